@@ -1,0 +1,289 @@
+"""Models on disk: `config.json` says how they are assembled, `model.safetensors` holds the weights.
+
+Nothing stored is ever executed. A part of condgen is described by its class name and constructor arguments, a layer
+of `torch.nn` by its attributes; anything else is handed over again at load. Loading imports condgen and torch alone.
+"""
+
+__all__ = ["build", "describe", "load", "save"]
+
+import hashlib
+import importlib
+import inspect
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
+from torch import nn
+
+import condgen
+from condgen.cvae import ConditionalVAE
+from condgen.files import write_atomically
+from condgen.parts import Part
+
+FORMAT = 1
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+PREPROCESSING = "uint8 images divided by 255, channels first"
+MODULE_LISTS = (nn.Sequential, nn.ModuleList)
+CLASS_NAME = re.compile(r"(condgen(\.[a-z_]+)+|torch\.nn)\.[A-Z]\w*")
+
+
+def save(model: ConditionalVAE, path: str | Path) -> Path:
+    """Write a model to a folder, which is made where it is missing.
+
+    Before anything is written the description is built again without memory, and every name and shape compared.
+    Each file is written under a temporary name, flushed, then renamed.
+
+    Args:
+        model: a `ConditionalVAE` from any parts. Parts that cannot be described (a user's own modules) are noted
+            by their place and handed over again at :func:`load`.
+        path: of the folder.
+
+    Returns:
+        The folder.
+
+    Raises:
+        TypeError: if this is no `ConditionalVAE`.
+        ValueError: if the description does not give the same names and shapes.
+
+    Example:
+        >>> import tempfile
+        >>> model = condgen.conditional_vae((1, 8, 8), num_classes=2, latent=4)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     again = load(save(model, Path(folder) / "tiny"))
+        >>> torch.equal(model.sample([0, 1]), again.sample([0, 1]))
+        True
+    """
+    if not isinstance(model, ConditionalVAE):
+        raise TypeError(f"Expected a ConditionalVAE; got {type(model).__name__}.")
+    external: dict[str, nn.Module] = {}
+    assembly = describe(model, external=external)
+    check_rebuilt(model, assembly, external)
+    path = Path(path)
+    path.mkdir(parents=True, exist_ok=True)
+    # Copies on the CPU; safetensors refuses tensors that share memory.
+    weights = to_bytes({k: v.detach().cpu().clone().contiguous() for k, v in model.state_dict().items()})
+    config = {
+        "format": FORMAT,
+        "condgen": condgen.__version__,
+        "image_shape": model.image_shape,
+        "class_names": model.class_names,
+        "preprocessing": PREPROCESSING,
+        "sha256": hashlib.sha256(weights).hexdigest(),
+        "assembly": assembly,
+    }
+    write_atomically(path / WEIGHTS, weights)
+    write_atomically(path / CONFIG, json.dumps(config, indent=2).encode())
+    return path
+
+
+def load(path: str | Path, parts: Mapping[str, nn.Module] | None = None) -> ConditionalVAE:
+    """A model from its folder, on the CPU and in evaluation mode.
+
+    Args:
+        path: of a folder that :func:`save` or a training run wrote.
+        parts: the modules that were not condgen's or torch's, by their place: `{"encoder": mine}`. Their weights
+            are loaded into them.
+
+    Raises:
+        FileNotFoundError: if the folder holds no model.
+        ValueError: if a file is damaged or of a newer format, names something that is no part, or if parts are
+            missing or do not fit.
+    """
+    path = Path(path)
+    config = read_config(path)
+    external = dict(parts or {})
+    with torch.device("meta"):
+        model = build(config["assembly"], external)
+    if not isinstance(model, ConditionalVAE):
+        raise ValueError(f"Expected a ConditionalVAE in {path / CONFIG}; got {type(model).__name__}.")
+    if external:
+        raise ValueError(f"This model has no part of yours at {', '.join(external)}. Leave it out of parts=.")
+    weights = path / WEIGHTS
+    check_header(weights, model)
+    if hashlib.sha256(weights.read_bytes()).hexdigest() != config.get("sha256"):
+        raise ValueError(f"{weights} is not the file that {CONFIG} was written with (checksums differ). Restore both.")
+    with_memory = load_file(weights)
+    model.load_state_dict(with_memory, assign=True)
+    model.class_names = tuple(config.get("class_names", ()))
+    # A part handed over at load may live elsewhere or need gradients off; ours always train.
+    return model.eval()
+
+
+def describe(value: Any, place: str = "", external: dict[str, nn.Module] | None = None) -> Any:
+    """A JSON-able description of a part, a layer of torch.nn, a class, a number or a container of these.
+
+    Args:
+        value: what to describe.
+        place: dotted path of a module inside the model.
+        external: collects modules that cannot be described, by their place.
+
+    Raises:
+        TypeError: for anything else.
+
+    Example:
+        >>> describe(nn.Linear(2, 3))
+        {'module': 'torch.nn.Linear', 'arguments': {'in_features': 2, 'out_features': 3, 'bias': True}}
+    """
+    external = {} if external is None else external
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, type):
+        return {"class": class_name(value)}
+    if isinstance(value, nn.Module):
+        found = len(external)
+        try:
+            return describe_module(value, place, external)
+        except TypeError:
+            for inner in list(external)[found:]:  # a part is external as a whole
+                del external[inner]
+            external[place] = value
+            return {"external": place, "was": type(value).__qualname__}
+    if isinstance(value, list | tuple):
+        return [describe(item, f"{place}.{k}", external) for k, item in enumerate(value)]
+    raise TypeError(f"Expected a part, a class, a number or a string; got {type(value).__name__}.")
+
+
+def describe_module(module: nn.Module, place: str, external: dict[str, nn.Module]) -> dict[str, Any]:
+    """The class name and arguments of one module; TypeError where it has none to tell."""
+
+    def inner(name: str) -> str:
+        return f"{place}.{name}" if place else name
+
+    if isinstance(module, MODULE_LISTS) and type(module) in MODULE_LISTS:
+        children = {name: describe(child, inner(name), external) for name, child in module.named_children()}
+        return {"module": class_name(type(module)), "children": children}
+    name = class_name(type(module))
+    if isinstance(module, Part):
+        arguments = {}
+        for key, value in module.arguments.items():
+            held = getattr(module, key, None)  # a part replaced after construction counts as it now is
+            value = held if isinstance(held, nn.Module) else value
+            arguments[key] = describe(value, inner(key), external)
+        return {"module": name, "arguments": arguments}
+    arguments = {}
+    for key, parameter in inspect.signature(type(module)).parameters.items():
+        if key in ("device", "dtype") or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue
+        if not hasattr(module, key):
+            raise TypeError(f"{name} does not tell its {key}.")
+        value = getattr(module, key)
+        # Whether there is a bias is an argument; the bias itself is a weight.
+        arguments[key] = value is not None if key == "bias" else describe(value)
+    return {"module": name, "arguments": arguments}
+
+
+def class_name(cls: type) -> str:
+    """The name that :func:`find_class` resolves again; TypeError for classes it would not."""
+    if issubclass(cls, nn.Module):
+        if cls.__module__.startswith("torch.nn.modules.") and getattr(nn, cls.__name__, None) is cls:
+            return f"torch.nn.{cls.__name__}"
+        if issubclass(cls, Part) and cls.__module__.startswith("condgen."):
+            return f"{cls.__module__}.{cls.__qualname__}"
+    raise TypeError(f"{cls.__qualname__} is neither a part of condgen nor a layer of torch.nn.")
+
+
+def find_class(name: Any) -> type[nn.Module]:
+    """The class of a name, which must be a part of condgen or a layer of torch.nn."""
+    if isinstance(name, str) and CLASS_NAME.fullmatch(name):
+        module, _, attribute = name.rpartition(".")
+        try:
+            cls = getattr(importlib.import_module(module), attribute, None)
+        except ImportError:
+            cls = None
+        if isinstance(cls, type) and issubclass(cls, nn.Module) and (module == "torch.nn" or issubclass(cls, Part)):
+            return cls
+    raise ValueError(f"Expected the name of a part of condgen or a layer of torch.nn; got {name!r}.")
+
+
+def build(description: Any, external: dict[str, nn.Module] | None = None) -> Any:
+    """What :func:`describe` described; modules of the user's own are taken out of `external` by their place.
+
+    Raises:
+        ValueError: for unknown classes, arguments they do not take, or a missing module of the user's own.
+
+    Example:
+        >>> build({"module": "torch.nn.Linear", "arguments": {"in_features": 2, "out_features": 3}})
+        Linear(in_features=2, out_features=3, bias=True)
+    """
+    external = {} if external is None else external
+    if isinstance(description, list):
+        return tuple(build(item, external) for item in description)
+    if not isinstance(description, dict):
+        return description
+    if "external" in description:
+        place, was = description["external"], description.get("was", "a module")
+        if place not in external:
+            raise ValueError(
+                f"This model was saved with a {place} of your own ({was}), whose code is not stored. "
+                f"Pass load(path, parts={{{place!r}: {was}(...)}})."
+            )
+        return external.pop(place)
+    if "class" in description:
+        return find_class(description["class"])
+    cls = find_class(description.get("module"))
+    if "children" in description:
+        children = {name: build(child, external) for name, child in description["children"].items()}
+        container: Any = cls() if cls in MODULE_LISTS else None
+        if container is None:
+            raise ValueError(f"Expected a container of modules; got {description['module']!r}.")
+        for name, child in children.items():
+            container.add_module(name, child)
+        return container
+    arguments = {key: build(value, external) for key, value in description.get("arguments", {}).items()}
+    try:
+        return cls(**arguments)
+    except TypeError as error:
+        raise ValueError(f"{description['module']} cannot be built from {arguments}: {error}") from error
+
+
+def check_rebuilt(model: nn.Module, assembly: Any, external: Mapping[str, nn.Module]) -> None:
+    """Raise unless the description, built without memory, has the model's names, shapes and description."""
+    with torch.device("meta"):
+        again = build(json.loads(json.dumps(assembly)), dict(external))
+    ours, theirs = (({k: tuple(v.shape) for k, v in m.state_dict().items()}) for m in (model, again))
+    if ours != theirs:
+        differ = sorted(set(ours.items()) ^ set(theirs.items()))[:4]
+        raise ValueError(
+            f"The model's weights are not those of its description (first differences: {differ}). Was a layer inside "
+            "a part replaced? Wrap your own network and pass it as a part instead."
+        )
+    if json.dumps(describe(again)) != json.dumps(assembly):
+        raise ValueError("The model's description does not describe what it builds; this is a fault of condgen.")
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The description in a model's folder."""
+    if not (path / CONFIG).is_file():
+        raise FileNotFoundError(f"No model in {path}: expected the files {CONFIG} and {WEIGHTS} there.")
+    try:
+        config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
+        newer = config["format"] > FORMAT
+        config["assembly"].items()
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{path / CONFIG} is damaged: {error!r}.") from error
+    if newer:
+        raise ValueError(
+            f"{path / CONFIG} has format {config['format']}, this condgen reads up to {FORMAT}. Upgrade condgen."
+        )
+    return config
+
+
+def check_header(weights: Path, model: nn.Module) -> None:
+    """Raise unless the weights file holds just the names and shapes of the model; nothing is allocated."""
+    if not weights.is_file():
+        raise FileNotFoundError(f"{weights} is missing.")
+    try:
+        with safe_open(weights, "pt") as file:
+            found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{weights} is damaged: {error}.") from error
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    if found != expected:
+        differ = sorted(set(found.items()) ^ set(expected.items()))[:4]
+        raise ValueError(f"{weights} does not fit its description; first differences: {differ}.")

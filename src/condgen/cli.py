@@ -1,0 +1,257 @@
+"""The command line: `condgen demo | train | sample | reconstruct`."""
+
+__all__ = ["demo", "main", "reconstruct", "sample", "train"]
+
+import json
+import re
+import sys
+import warnings
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from condgen import likelihoods
+from condgen.checkpoints import load
+from condgen.conditioners import Continuous, MultiLabel
+from condgen.cvae import ConditionalVAE
+from condgen.data import LabelledImages
+from condgen.elbo import ELBO, LinearWarmup
+from condgen.figures import curves, save_grid, write_figure
+from condgen.readers import load_data
+from condgen.recipes import RECIPES
+from condgen.sampling import num_classes, pairs, write_samples
+from condgen.sampling import per_class as sample_per_class
+from condgen.training import adam, fit
+
+LIKELIHOODS = {
+    "bernoulli": likelihoods.Bernoulli,
+    "continuous_bernoulli": likelihoods.ContinuousBernoulli,
+    "gaussian": likelihoods.Gaussian,
+    "discretized_logistic": likelihoods.DiscretizedLogistic,
+}
+LikelihoodName = Literal["bernoulli", "continuous_bernoulli", "gaussian", "discretized_logistic"]
+Accelerator = Literal["auto", "cpu", "cuda", "mps"]
+Split = Literal["train", "validation", "test"]
+
+
+def demo(out: Path = Path("runs/demo"), epochs: int | None = None, images: int = 6000, seed: int = 0) -> None:
+    """Train on built-in blood smears, sample every class, and say what to do next: offline, in under three minutes.
+
+    Args:
+        out: folder for the run.
+        epochs: passes over the images; by default the recipe's.
+        images: number of images to draw.
+        seed: of images, weights, order and noise.
+    """
+    train(data="smears", recipe="smears_demo", out=out, epochs=epochs, images=images, seed=seed)
+    say(f"\nLook at {out / 'samples.png'}: ten new cells of every class.")
+    say(f"Next:  condgen sample {out} --per-class 20 --out cells.png")
+    say("Then your own images, one subfolder per class:  condgen train --data FOLDER --out runs/mine")
+
+
+def train(
+    data: str = "smears",
+    recipe: str = "default",
+    out: Path = Path("runs/latest"),
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    learning_rate: float = 1e-3,
+    seed: int = 0,
+    size: int = 28,
+    images: int = 6000,
+    latent: int | None = None,
+    width: int | None = None,
+    likelihood: LikelihoodName | None = None,
+    output_labels: bool | None = None,
+    beta: float = 1.0,
+    warmup: float = 0.0,
+    free_bits: float = 0.0,
+    accelerator: Accelerator = "auto",
+) -> None:
+    """Train a conditional model on labelled images; model, metrics and pictures of it go to one folder.
+
+    Args:
+        data: smears (built in), a MedMNIST name such as bloodmnist, an .npz file, or a folder with one subfolder
+            of images per class.
+        recipe: default, bloodmnist_reference or smears_demo.
+        out: folder for the run: the best model, last/ (the last one), metrics.csv, run.json, samples.png, curves.png.
+        epochs: passes over the training images; by default the recipe's.
+        batch_size: images a step; by default the recipe's.
+        learning_rate: of Adam.
+        seed: of weights, order and noise.
+        size: height and width of folders, smears and MedMNIST (28, 64, 128 or 224).
+        images: number of images to draw, for smears.
+        latent: number of latents, where the recipe leaves it open.
+        width: channels after the first convolution, where the recipe leaves it open.
+        likelihood: of the pixels, where the recipe leaves it open.
+        output_labels: whether the decoder also redraws the label planes.
+        beta: weight of the KL.
+        warmup: epochs over which beta rises from 0.
+        free_bits: nats per latent that cost nothing.
+        accelerator: where to train.
+    """
+    labelled = load_data(data, size=size, n=images, seed=seed)
+    options: dict[str, Any] = {"latent": latent, "width": width, "output_labels": output_labels}
+    options["likelihood"] = LIKELIHOODS[likelihood]() if likelihood else None
+    model = build_model(recipe, labelled, {key: value for key, value in options.items() if value is not None}, seed)
+    say(f"{labelled}\n{model}")
+    numbers = RECIPES[recipe].training
+    history = fit(
+        model,
+        labelled,
+        epochs=numbers["epochs"] if epochs is None else epochs,
+        batch_size=numbers["batch_size"] if batch_size is None else batch_size,
+        objective=ELBO(LinearWarmup(warmup, beta) if warmup else beta, free_bits),
+        optimizer=partial(adam, lr=learning_rate),
+        seed=seed,
+        out=out,
+        accelerator=accelerator,
+        about={"recipe": recipe, "data": data, "size": size, "images": images},
+    )
+    best = load(out)
+    if labelled.kind == "class":
+        save_grid(sample_per_class(best, 10, seed=seed), out / "samples.png", row_names(best))
+    write_figure(curves(history), out / "curves.png")
+    say(f"Best epoch {history.best_epoch} of {len(history)} is in {out}, its samples in {out / 'samples.png'}.")
+
+
+def sample(
+    run: Path,
+    out: Path | None = None,
+    per_class: int = 10,
+    labels: list[str] | None = None,
+    seed: int = 0,
+    start: int = 0,
+    temperature: float = 1.0,
+) -> None:
+    """Draw new images from a trained model: so many of every class, or one for each label you list.
+
+    Args:
+        run: folder of a trained model.
+        out: a .png grid, an .npz file (images and labels), or a folder (one subfolder per class); by default
+            samples.png in the run.
+        per_class: images of every class.
+        labels: class names or numbers, one per image, instead of so many per class, e.g. [neutrophil,platelet,6].
+        seed: of the samples.
+        start: number of the first sample, to go on where an earlier call stopped.
+        temperature: scales the noise; below 1 is more typical and less varied.
+    """
+    model, out = load(run), out or run / "samples.png"
+    if labels is None:
+        wanted = torch.arange(num_classes(model)).repeat_interleave(per_class)
+    else:
+        wanted = torch.cat([model.labels([int(label)] if label.isdigit() else [label]) for label in labels])
+    if out.suffix == ".png":
+        drawn = model.sample(wanted, seed=seed, start=start, temperature=temperature)
+        rows = drawn[None] if labels else drawn.unflatten(0, (-1, per_class))
+        save_grid(rows, out, () if labels else row_names(model))
+    else:
+        write_samples(model, wanted, out, seed=seed, start=start, temperature=temperature)
+    say(f"Wrote {len(wanted)} images to {out}.")
+
+
+def reconstruct(
+    run: Path, out: Path | None = None, data: str | None = None, split: Split = "validation", count: int = 10
+) -> None:
+    """Show images beside what the model makes of them: originals above, reconstructions below, class by class.
+
+    Args:
+        run: folder of a trained model.
+        out: a .png file, which will show the original images; by default reconstructions.png in the run.
+        data: as for train; by default what the run was trained on.
+        split: which images to take.
+        count: images per class.
+    """
+    model, out = load(run), out or run / "reconstructions.png"
+    images = getattr(load_run_data(run, data), split)
+    if images.kind != "class":
+        raise ValueError(f"Expected class labels to show pairs by class; {images.name!r} has {images.kind} labels.")
+    rows, names = [], []
+    for label, name in enumerate(images.class_names):
+        own = images.subset((images.labels == label).nonzero()[0][:count])
+        if len(own) < count:
+            raise ValueError(
+                f"Expected {count} images of {name} in {images.name!r}; got {len(own)}. Pass --count {len(own)}."
+            )
+        rows += list(pairs(model, own.images, own.labels).transpose(0, 1))
+        names += [name, "reconstructed"]
+    save_grid(torch.stack(rows), out, names)
+    say(f"Wrote {len(rows) // 2 * count} pairs to {out}.")
+
+
+def build_model(recipe: str, data: LabelledImages, options: dict[str, Any], seed: int) -> ConditionalVAE:
+    """The recipe's model for this data, with weights from this seed and the global generator left as it was."""
+    if recipe not in RECIPES:
+        raise ValueError(f"Expected a recipe among {', '.join(RECIPES)}; got {recipe!r}.")
+    if data.kind == "multi-label":
+        options["conditioner"] = MultiLabel(data.num_classes)
+    if data.kind == "continuous":
+        options["conditioner"] = Continuous.of(torch.as_tensor(data.train.labels))
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return RECIPES[recipe].build(data.image_shape, data.num_classes, **options)
+
+
+def load_run_data(run: Path, data: str | None) -> LabelledImages:
+    """The data that a run was trained on, or other data read the same way."""
+    file = run / "run.json"
+    about = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    if "data" not in about and data is None:
+        raise ValueError(f"{file} does not tell what data the run was trained on. Pass --data.")
+    known = {key: about[name] for key, name in (("size", "size"), ("n", "images"), ("seed", "seed")) if name in about}
+    return load_data(data or about["data"], **known)
+
+
+def row_names(model: ConditionalVAE) -> Sequence[str]:
+    """A name for each row of a grid."""
+    return model.class_names or [f"class {k}" for k in range(num_classes(model))]
+
+
+def say(text: str) -> None:
+    """Tell the user."""
+    from rich.console import Console
+
+    Console(soft_wrap=True, highlight=False, markup=False).print(text)
+
+
+def dashed(argument: str) -> str:
+    """`--per-class` as the parser knows it, `--per_class`; values stay as they are."""
+    return re.sub(r"^--[\w-]+", lambda name: "--" + name[0][2:].replace("-", "_"), argument)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; errors are one line on standard error, and `--debug` shows where they came from.
+
+    Args:
+        arguments: by default those of the process.
+
+    Returns:
+        0, or 1 after an error, or 130 when interrupted. Wrong usage exits with 2.
+    """
+    from jsonargparse import auto_cli
+
+    arguments = [dashed(argument) for argument in (sys.argv[1:] if arguments is None else arguments)]
+    debug = "--debug" in arguments
+    commands = {"demo": demo, "train": train, "sample": sample, "reconstruct": reconstruct}
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_: print(f"condgen: warning: {message}", file=sys.stderr)
+        try:
+            auto_cli(
+                commands,
+                args=[argument for argument in arguments if argument != "--debug"],
+                prog="condgen",
+                description="Conditional generative models for small labelled image sets. Start with: condgen demo",
+                epilog="--debug shows where an error came from; --config FILE reads a command's options from YAML.",
+            )
+        except KeyboardInterrupt:
+            print("condgen: stopped; what the run folder holds is complete up to its last epoch.", file=sys.stderr)
+            return 130
+        except Exception as error:
+            if debug:
+                raise
+            print(f"condgen: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
+            return 1
+    return 0

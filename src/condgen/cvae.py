@@ -1,0 +1,455 @@
+r"""The conditional VAE: parts go into the class, numbers go into the builder.
+
+Generative story: a label y gives a condition c, a latent z is drawn from :math:`p(z \mid c)`, an image x from
+:math:`p(x \mid z, c)`. Training infers z from x and c with :math:`q(z \mid x, c)` and maximises the bound of
+:mod:`condgen.elbo`.
+"""
+
+__all__ = ["ConditionalVAE", "conditional_vae"]
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from condgen.conditioners import OneHot, Unconditional
+from condgen.data import image_tensor
+from condgen.decoders import DeconvDecoder
+from condgen.elbo import Inference, bits_per_dimension, dequantize, importance_weighted, kl_per_latent
+from condgen.encoders import ConvEncoder
+from condgen.layers import Modulation, Norm
+from condgen.likelihoods import Bernoulli
+from condgen.noise import Use, normals, stream, uniform
+from condgen.parts import Part
+from condgen.priors import StandardNormal
+from condgen.reparameterizers import Gaussian
+
+BLOCK = 64  # images decoded at once when sampling; fixed, so that a sample's bits never depend on the request
+Labels = Sequence[Any] | np.ndarray | Tensor
+
+
+class ConditionalVAE(Part):
+    r"""A conditional variational autoencoder assembled from parts that honour the contracts of their shelves.
+
+    Args:
+        conditioner: y → c.
+        encoder: (x, c) → parameters of q(z | x, c).
+        reparameterizer: parameters → q, and draws from it.
+        prior: c → p(z | c), and draws from it.
+        decoder: (z, c) → parameters of p(x | z, c).
+        likelihood: parameters → p(x | z, c).
+        output_labels: the decoder also redraws the label planes: its last channels, one per class, are their
+            logits. Needs `OneHot`.
+        image_shape: (channels, height, width); read from the encoder where it tells.
+
+    Raises:
+        ValueError: if output_labels is asked for with another conditioner than `OneHot`.
+
+    References:
+        Learning structured output representation using deep conditional generative models
+        (Sohn, Lee & Yan, 2015), https://papers.nips.cc/paper/5775
+
+    Example:
+        >>> from condgen import conditioners, decoders, encoders, likelihoods, priors, reparameterizers
+        >>> model = ConditionalVAE(
+        ...     conditioner=conditioners.OneHot(2),
+        ...     encoder=encoders.ConvEncoder((1, 8, 8), condition_dim=2, latent=4, channels=(8,), strides=(2,)),
+        ...     reparameterizer=reparameterizers.Gaussian(),
+        ...     prior=priors.StandardNormal(4),
+        ...     decoder=decoders.DeconvDecoder((1, 8, 8), latent=4, condition_dim=2, channels=(8,), strides=(2,)),
+        ...     likelihood=likelihoods.Bernoulli(),
+        ... )
+        >>> model.sample([0, 1, 1], seed=0).shape
+        torch.Size([3, 1, 8, 8])
+        >>> model
+        ConditionalVAE: 2,225 parameters
+          conditioner     OneHot           y → c (2)                         0
+          encoder         ConvEncoder      x (1, 8, 8), c (2) → (8)      1,256
+          reparameterizer Gaussian         (8) → z (4)                       0
+          prior           StandardNormal   c (2) → z (4)                     0
+          decoder         DeconvDecoder    z (4), c (2) → (1, 8, 8)        969
+          likelihood      Bernoulli        (1, 8, 8) → x (1, 8, 8)           0
+    """
+
+    # Any module that honours a shelf's contract is welcome, so the type checker is told no more than that.
+    conditioner: Any
+    encoder: Any
+    reparameterizer: Any
+    prior: Any
+    decoder: Any
+    likelihood: Any
+
+    def __init__(
+        self,
+        *,
+        conditioner: nn.Module,
+        encoder: nn.Module,
+        reparameterizer: nn.Module,
+        prior: nn.Module,
+        decoder: nn.Module,
+        likelihood: nn.Module,
+        output_labels: bool = False,
+        image_shape: tuple[int, int, int] | None = None,
+    ) -> None:
+        super().__init__()
+        if output_labels and not isinstance(conditioner, OneHot):
+            raise ValueError(
+                f"Expected OneHot to redraw label planes; got {type(conditioner).__name__}. Pass output_labels=False."
+            )
+        self.conditioner, self.encoder, self.reparameterizer = conditioner, encoder, reparameterizer
+        self.prior, self.decoder, self.likelihood = prior, decoder, likelihood
+        self.output_labels = output_labels
+        self.image_shape = tuple(image_shape or getattr(encoder, "image_shape", ())) or None
+        self.class_names: tuple[str, ...] = ()
+
+    # The model as mathematics: tensors on the model's device, no checks, one pass.
+
+    def infer(
+        self,
+        x: Float[Tensor, "batch channels height width"],
+        y: Shaped[Tensor, "batch ..."],
+        noise: dict[str, Tensor],
+    ) -> Inference:
+        """The terms of the bound for a batch.
+
+        Args:
+            x: images in [0, 1].
+            y: labels the conditioner takes.
+            noise: standard normal, one tensor for every name in `noise_shapes`.
+        """
+        c = self.condition(y, noise.get("label"))
+        parameters = self.encoder(x, c)
+        q, z = self.reparameterizer(parameters), self.reparameterizer.draw(parameters, noise["z"])
+        output, label_logits = self._split(self.decoder(z, c))
+        if self.training and hasattr(self.likelihood, "observe"):
+            self.likelihood.observe(output, x)
+        p = self.likelihood(output)
+        return Inference(
+            log_likelihood=p.log_prob(x),
+            label_log_likelihood=None if label_logits is None else label_log_likelihood(label_logits, c),
+            kl_terms=(kl_per_latent(q, self.prior(c), z),),
+            z=z,
+            p=p,
+            q=q,
+        )
+
+    forward = infer
+
+    def posterior(
+        self, x: Float[Tensor, "batch channels height width"], y: Shaped[Tensor, "batch ..."]
+    ) -> Distribution:
+        """q(z | x, c)."""
+        return self.reparameterizer(self.encoder(x, self.condition(y)))
+
+    def decode(self, z: Float[Tensor, "batch ..."], y: Shaped[Tensor, "batch ..."]) -> Distribution:
+        """p(x | z, c)."""
+        return self.likelihood(self._split(self.decoder(z, self.condition(y)))[0])
+
+    def draw(
+        self, y: Shaped[Tensor, "batch ..."], noise: dict[str, Tensor]
+    ) -> Float[Tensor, "batch channels height width"]:
+        """Labels and noise → images in [0, 1], the mean of p(x | z, c) at z drawn from the prior."""
+        return self.decode(self.prior.draw(self.condition(y), noise["z"]), y).mean
+
+    def condition(self, y: Shaped[Tensor, "batch ..."], noise: Tensor | None = None) -> Float[Tensor, "batch dim"]:
+        """C of these labels, in the precision of the weights; noise only for conditioners that use it."""
+        return (self.conditioner(y) if noise is None else self.conditioner(y, noise)).to(self.dtype)
+
+    @property
+    def noise_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name → shape of the noise that one image needs."""
+        shapes = {"z": tuple(self.prior.noise_shape)}
+        if hasattr(self.conditioner, "noise_shape"):
+            shapes["label"] = tuple(self.conditioner.noise_shape)
+        return shapes
+
+    def _split(self, output: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The decoder's output as the likelihood's parameters and the label planes' logits."""
+        planes = self.conditioner.dim if self.output_labels else 0
+        if self.image_shape:
+            expected = (self.likelihood.params * self.image_shape[0] + planes, *self.image_shape[1:])
+            if output.shape[1:] != expected:
+                raise ValueError(
+                    f"Expected decoder output of shape (batch, {', '.join(map(str, expected))}), which is "
+                    f"{self.likelihood.params} per image channel{f' and {planes} label planes' if planes else ''}; got "
+                    f"{tuple(output.shape)}. Change the decoder's last layer or the likelihood."
+                )
+        if not planes:
+            return output, None
+        return output[:, :-planes], output[:, -planes:]
+
+    # The model in use: labels of any kind, checked; deterministic; no gradients.
+
+    def labels(self, y: Labels) -> Tensor:
+        """Labels as a tensor on the model's device: integers, class names, arrays of shape (n,) or (n, 1).
+
+        Raises:
+            ValueError: for labels the conditioner does not take, or names the model does not know.
+
+        Example:
+            >>> conditional_vae((1, 8, 8), num_classes=2).labels([[1], [0]])
+            tensor([1, 0])
+        """
+        if isinstance(y, str) or np.ndim(y) == 0:
+            raise ValueError(f"Expected a sequence of labels; got {y!r}. Pass one per image, e.g. [{y!r}] * 10.")
+        if not isinstance(y, Tensor) and np.asarray(y).dtype.kind in "US":
+            unknown = sorted({str(name) for name in y} - set(self.class_names))
+            if unknown:
+                known = ", ".join(self.class_names) or "no names; pass integers"
+                raise ValueError(f"Expected class names among {known}; got {', '.join(unknown)}.")
+            y = [self.class_names.index(str(name)) for name in y]
+        labels = torch.as_tensor(y, device=self.device)
+        if labels.ndim == 2 and labels.shape[1] == 1:
+            labels = labels[:, 0]
+        self.conditioner.check(labels)
+        return labels
+
+    def images(self, x: np.ndarray | Tensor) -> Float[Tensor, "batch channels height width"]:
+        """Images as floats in [0, 1] on the model's device, from uint8 or floats.
+
+        Raises:
+            ValueError: if the shape is not the model's, or values leave [0, 1].
+        """
+        x = image_tensor(torch.as_tensor(x, device=self.device)).to(self.dtype)
+        if x.ndim != 4 or (self.image_shape and tuple(x.shape[1:]) != self.image_shape):
+            raise ValueError(f"Expected images of shape (batch, *{self.image_shape}); got {tuple(x.shape)}.")
+        return x
+
+    @torch.no_grad()
+    def encode(self, x: np.ndarray | Tensor, y: Labels) -> Float[Tensor, "batch ..."]:
+        """The posterior's mean: deterministic, in training mode and out of it."""
+        with evaluating(self):
+            return self.posterior(self.images(x), self.labels(y)).mean
+
+    @torch.no_grad()
+    def reconstruct(self, x: np.ndarray | Tensor, y: Labels) -> Float[Tensor, "batch channels height width"]:
+        """Images through the posterior's mean and back: deterministic."""
+        with evaluating(self):
+            return self.decode(self.encode(x, y), self.labels(y)).mean
+
+    def sample(
+        self, y: Labels, *, seed: int = 0, start: int = 0, temperature: float = 1.0
+    ) -> Float[Tensor, "batch channels height width"]:
+        """One new image for every label, in order, in [0, 1].
+
+        Sample i of seed s is one image: image k of the result is sample `start + k`, bit for bit the same however
+        a request is sliced (on one machine with one number of threads; within one grey level elsewhere).
+
+        Args:
+            y: labels; their number is the number of images.
+            seed: in [0, 2**64).
+            start: number of the first sample.
+            temperature: scales the noise; below 1 images are more typical and less varied.
+
+        Raises:
+            ValueError: for labels the model does not know, a negative start or temperature.
+
+        Example:
+            >>> model = conditional_vae((1, 8, 8), num_classes=2)
+            >>> whole, part = model.sample([0, 1, 1, 0]), model.sample([1, 0], start=2)
+            >>> torch.equal(whole[2:], part)
+            True
+        """
+        labels = self.labels(y)
+        blocks = list(self.sample_blocks(labels, seed=seed, start=start, temperature=temperature))
+        if not blocks:
+            raise ValueError("Expected at least one label; got none.")
+        return torch.cat(blocks)
+
+    @torch.no_grad()
+    def sample_blocks(
+        self, y: Labels, *, seed: int = 0, start: int = 0, temperature: float = 1.0
+    ) -> Iterator[Float[Tensor, "block channels height width"]]:
+        """The images of :meth:`sample` as they are made, at most 64 at a time."""
+        if start < 0 or not 0 <= temperature < math.inf:
+            raise ValueError(f"Expected start and temperature of 0 or more; got {start} and {temperature}.")
+        labels = self.labels(y)
+        for first in range(start // BLOCK * BLOCK, start + len(labels), BLOCK):
+            index = torch.arange(first, first + BLOCK, device=self.device)
+            asked = (index >= start) & (index < start + len(labels))
+            noise = normals(self.noise_shapes, seed, index, Use.SAMPLING, dtype=self.dtype)
+            noise["z"] = temperature * noise["z"]
+            with evaluating(self):
+                # Places of the block that were not asked for are filled with any label and thrown away.
+                images = self.draw(labels[(index - start).clamp(0, len(labels) - 1)], noise)
+            yield images[asked]
+
+    @torch.no_grad()
+    def log_likelihood(
+        self, x: np.ndarray | Tensor, y: Labels, *, samples: int = 64, seed: int = 0, chunk: int = 8
+    ) -> Float[Tensor, " batch"]:
+        """The importance-weighted bound on log p(x | y), nats per image; label planes are left out.
+
+        Args:
+            x: images.
+            y: labels.
+            samples: draws of z per image; the bound grows with them.
+            seed: of the draws.
+            chunk: draws decoded at once, which bounds memory.
+
+        Raises:
+            ValueError: for fewer than one sample.
+        """
+        if samples < 1:
+            raise ValueError(f"Expected at least one sample; got {samples}.")
+        images, labels = self.images(x), self.labels(y)
+        with evaluating(self):
+            return importance_weighted(self._log_weights(images, labels, samples, seed, chunk))
+
+    def _log_weights(self, x: Tensor, y: Tensor, samples: int, seed: int, chunk: int) -> Iterator[Tensor]:
+        """Log-weights (draws, batch) of `chunk` draws at a time."""
+        c, index = self.condition(y), torch.arange(len(x), device=x.device)
+        parameters = self.encoder(x, c)
+        q, prior = self.reparameterizer(parameters), self.prior(c)
+        for first in range(0, samples, chunk):
+            steps = range(first, min(first + chunk, samples))
+            zs = [
+                self.reparameterizer.draw(
+                    parameters, normals(self.noise_shapes, seed, index, Use.POSTERIOR, k, self.dtype)["z"]
+                )
+                for k in steps
+            ]
+            p = self.decode(torch.cat(zs), y.repeat(len(zs), *[1] * (y.ndim - 1)))
+            log_likelihood = p.log_prob(x.repeat(len(zs), 1, 1, 1)).unflatten(0, (len(zs), len(x)))
+            yield log_likelihood + torch.stack([prior.log_prob(z) - q.log_prob(z) for z in zs])
+
+    def bits_per_dimension(
+        self, x: np.ndarray | Tensor, y: Labels, *, samples: int = 64, seed: int = 0, chunk: int = 8
+    ) -> Float[Tensor, " batch"]:
+        """An upper bound on -log2 P(x | y) per pixel and channel, from :meth:`log_likelihood`.
+
+        Where the likelihood is a density, pixels are dequantised with uniform noise of this seed.
+
+        Raises:
+            ValueError: if the likelihood is no probability of grey levels, with the reason.
+        """
+        images = self.images(x)
+        measure, dimensions = getattr(self.likelihood, "measure", None), images[0].numel()
+        bits_per_dimension(images.new_zeros(1), measure, dimensions)  # refuses before the work
+        if measure == "density":
+            index = torch.arange(len(images), device=images.device)
+            u = uniform(seed, index, stream(Use.DEQUANTIZATION), images.shape[1:])
+            images = dequantize(images, u.to(images.dtype))
+        log_likelihood = self.log_likelihood(images, y, samples=samples, seed=seed, chunk=chunk)
+        return bits_per_dimension(log_likelihood, measure, dimensions)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next((p.device for p in self.parameters()), torch.device("cpu"))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights."""
+        return next((p.dtype for p in self.parameters()), torch.get_default_dtype())
+
+    def __repr__(self) -> str:
+        z = self.noise_shapes["z"]
+        c = f"c ({self.conditioner.dim})" if self.conditioner.dim else "no c"
+        x = self.image_shape or ("?",)
+        q, p = self.reparameterizer.params, self.likelihood.params
+        out = (p * x[0] + (self.conditioner.dim if self.output_labels else 0), *x[1:]) if self.image_shape else x
+        parameters = (q * z[0], *z[1:])
+        flows = {
+            "conditioner": f"y → {c}",
+            "encoder": f"x {shape(x)}, {c} → {shape(parameters)}",
+            "reparameterizer": f"{shape(parameters)} → z {shape(z)}",
+            "prior": f"{c} → z {shape(z)}",
+            "decoder": f"z {shape(z)}, {c} → {shape(out)}",
+            "likelihood": f"{shape(out)} → x {shape(x)}{' and label planes' if self.output_labels else ''}",
+        }
+        lines, width = [f"{type(self).__name__}: {count(self):,} parameters"], max(map(len, flows.values()))
+        for name, flow in flows.items():
+            part = getattr(self, name)
+            lines.append(f"  {name:<15} {type(part).__name__:<16} {flow:<{width}} {count(part):>10,}")
+        return "\n".join(lines)
+
+
+def label_log_likelihood(
+    logits: Float[Tensor, "batch classes height width"], c: Float[Tensor, "batch classes"]
+) -> Tensor:
+    """Bernoulli log-likelihood of one-hot label planes, summed over planes, nats per image."""
+    return Bernoulli()(logits).log_prob(c[:, :, None, None].expand_as(logits))
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """The model in evaluation mode, and back in the mode it came in."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
+def count(module: nn.Module) -> int:
+    """Number of trainable and other parameters."""
+    return sum(p.numel() for p in module.parameters())
+
+
+def shape(sizes: Sequence[Any]) -> str:
+    """(3, 28, 28) as it is written, without the comma of a single size."""
+    return f"({', '.join(map(str, sizes))})"
+
+
+def conditional_vae(
+    image_shape: tuple[int, int, int],
+    num_classes: int,
+    *,
+    latent: int = 128,
+    width: int = 32,
+    conditioner: nn.Module | None = None,
+    prior: nn.Module | None = None,
+    likelihood: nn.Module | None = None,
+    norm: Norm | None = None,
+    modulation: Modulation | None = None,
+    output_labels: bool = False,
+) -> ConditionalVAE:
+    """A conditional VAE with convolutional encoder and decoder, from numbers.
+
+    Every layer halves the image and doubles the width until the map is 4x4 or smaller.
+
+    Args:
+        image_shape: (channels, height, width), from 8x8 up.
+        num_classes: labels are integers in [0, num_classes); 0 makes a plain VAE.
+        latent: number of latents.
+        width: channels after the first convolution.
+        conditioner: instead of one-hot labels.
+        prior: instead of the standard normal.
+        likelihood: instead of `Bernoulli()`.
+        norm: class of a normalisation in encoder and decoder, such as `ChannelNorm`.
+        modulation: class of a conditional layer in every block, such as `FiLM`.
+        output_labels: the decoder also redraws the label planes, as the reference recipe does.
+
+    Raises:
+        ValueError: for images smaller than 8x8.
+
+    Example:
+        >>> model = conditional_vae((3, 28, 28), num_classes=8, latent=16)
+        >>> model.sample([6, 6], seed=0).shape
+        torch.Size([2, 3, 28, 28])
+    """
+    conditioner = conditioner or (OneHot(num_classes) if num_classes else Unconditional())
+    likelihood = likelihood or Bernoulli()
+    depth = max(1, math.ceil(math.log2(max(image_shape[1:]) / 4)))
+    channels, strides = [width * 2**k for k in range(depth)], [2] * depth
+    dim: int = conditioner.dim  # type: ignore[assignment]
+    outputs: int = likelihood.params * image_shape[0] + (dim if output_labels else 0)  # type: ignore[operator]
+    shared = {"norm": norm, "modulation": modulation}
+    return ConditionalVAE(
+        conditioner=conditioner,
+        encoder=ConvEncoder(image_shape, dim, latent, Gaussian.params, channels, strides, **shared),
+        reparameterizer=Gaussian(),
+        prior=prior or StandardNormal(latent),
+        decoder=DeconvDecoder((outputs, *image_shape[1:]), latent, dim, channels[::-1], strides, **shared),
+        likelihood=likelihood,
+        output_labels=output_labels,
+        image_shape=image_shape,
+    )

@@ -1,0 +1,320 @@
+"""Labelled images: uint8 arrays in memory or on disk, turned into batches (x, y) on the device.
+
+Images stay uint8 until they are on the device, batches are taken by index, and the order of an epoch is a
+function of a seed and an epoch number. There are no worker processes and no per-image Python.
+"""
+
+__all__ = ["Batch", "LabelledImages", "batches", "image_tensor"]
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64, Shaped, UInt8
+from torch import Tensor
+
+from condgen.noise import permutation
+
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class LabelledImages:
+    """Images with labels; a set that knows its own splits offers them as `train`, `validation` and `test`.
+
+    Args:
+        images: uint8, shape (images, channels, height, width); an array or a memory map.
+        labels: class labels, integers in [0, classes) of shape (images,) or (images, 1); or several labels an
+            image, 0 or 1 integers of shape (images, classes); or continuous conditions, floats of shape
+            (images, conditions).
+        class_names: one name per class (per column for multi-label and continuous labels); by default
+            "class 0", "class 1", and so on.
+        splits: name → slice or indices. The named ones are views where given as slices.
+        factors: further columns about each image, such as the drawn factors of built-in images.
+        name: what to call the set in messages and files.
+
+    Raises:
+        TypeError: if images are not uint8.
+        ValueError: if shapes or labels do not fit; the message says what to do.
+
+    Example:
+        >>> images, labels = np.zeros((6, 3, 28, 28), np.uint8), np.array([0, 1, 1, 0, 1, 1])
+        >>> cells = LabelledImages(images, labels, class_names=("round", "lobed"))
+        >>> cells
+        LabelledImages 'images': 6 images of (3, 28, 28); round 2, lobed 4
+        >>> cells.subset([1, 2]).class_counts
+        {'round': 0, 'lobed': 2}
+    """
+
+    images: UInt8[np.ndarray, "images channels height width"]
+    labels: Shaped[np.ndarray, "images ..."]
+    class_names: Sequence[str] = ()
+    splits: Mapping[str, slice | np.ndarray] = field(default_factory=dict)
+    factors: Mapping[str, np.ndarray] = field(default_factory=dict)
+    name: str = "images"
+
+    def __post_init__(self) -> None:
+        check_images(self.images)
+        labels = normalised_labels(np.asarray(self.labels), len(self.images))
+        default = int(labels.max(initial=-1)) + 1 if labels.ndim == 1 else labels.shape[1]
+        names = tuple(self.class_names) or tuple(f"class {k}" for k in range(default))
+        check_labels(labels, names)
+        object.__setattr__(self, "labels", labels)
+        object.__setattr__(self, "class_names", names)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width)."""
+        channels, height, width = self.images.shape[1:]
+        return channels, height, width
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes (of columns for multi-label and continuous labels)."""
+        return len(self.class_names)
+
+    @property
+    def kind(self) -> str:
+        """What the labels are: "class", "multi-label" or "continuous"."""
+        if self.labels.ndim == 1:
+            return "class"
+        return "continuous" if self.labels.dtype.kind == "f" else "multi-label"
+
+    @property
+    def class_counts(self) -> dict[str, int]:
+        """Images per class; with several labels an image, images that carry each label."""
+        if self.kind == "continuous":
+            raise ValueError("Continuous labels have no classes to count.")
+        if self.kind == "class":
+            counts = np.bincount(self.labels, minlength=self.num_classes)
+        else:
+            counts = self.labels.sum(0, dtype=np.int64)
+        return dict(zip(self.class_names, counts.tolist(), strict=True))
+
+    @property
+    def train(self) -> "LabelledImages":
+        """The images to train on."""
+        return self._split("train")
+
+    @property
+    def validation(self) -> "LabelledImages":
+        """The images to choose by."""
+        return self._split("validation")
+
+    @property
+    def test(self) -> "LabelledImages":
+        """The images to report on."""
+        return self._split("test")
+
+    def _split(self, name: str) -> "LabelledImages":
+        if name not in self.splits:
+            have = ", ".join(self.splits) or "no splits"
+            raise ValueError(f"{self.name!r} has {have}, not {name!r}. Call .split() to make train, validation, test.")
+        return self.subset(self.splits[name], name=f"{self.name} {name}")
+
+    def subset(self, indices: slice | Sequence[int] | np.ndarray | Tensor, name: str | None = None) -> "LabelledImages":
+        """The images at `indices` (a slice, integers or a boolean mask), in that order, without splits."""
+        if not isinstance(indices, slice):
+            indices = np.asarray(indices)
+            if indices.size and indices.dtype.kind not in "iub":
+                raise TypeError(f"Expected a slice, integers or a boolean mask; got {indices.dtype}.")
+            indices = indices if indices.dtype == bool else indices.astype(np.int64)
+        factors = {key: column[indices] for key, column in self.factors.items()}
+        return type(self)(
+            self.images[indices],
+            self.labels[indices],
+            self.class_names,
+            {},
+            factors,
+            name or f"{self.name} subset",
+        )
+
+    def stratified(self, share: float, seed: int = 0) -> np.ndarray:
+        """Sorted indices of a random `share` of every class, rounded, but at least one of each class present.
+
+        Args:
+            share: in (0, 1].
+            seed: the same seed takes the same images.
+
+        Raises:
+            ValueError: if share is out of range.
+
+        Example:
+            >>> images = LabelledImages(np.zeros((30, 1, 8, 8), np.uint8), np.arange(30) // 20)
+            >>> images.subset(images.stratified(0.1)).class_counts
+            {'class 0': 2, 'class 1': 1}
+        """
+        if not 0 < share <= 1:
+            raise ValueError(f"Expected a share in (0, 1]; got {share}.")
+        groups = self.labels if self.kind == "class" else np.zeros(len(self), np.int64)
+        shuffled = permutation(len(self), seed, 0).numpy()
+        taken = [np.empty(0, np.int64)]
+        for group in np.unique(groups):
+            members = shuffled[groups[shuffled] == group]
+            taken.append(members[: max(1, round(share * len(members)))])
+        return np.sort(np.concatenate(taken))
+
+    def split(self, validation: float = 0.1, test: float = 0.1, seed: int = 0) -> "LabelledImages":
+        """The same images with stratified `train`, `validation` and `test` splits.
+
+        Every class keeps at least one image in `train`; one of three or more has some in each split.
+
+        Raises:
+            ValueError: if a share is not positive, they leave nothing to train on, or images are too few.
+
+        Example:
+            >>> images = LabelledImages(np.zeros((50, 1, 8, 8), np.uint8), np.arange(50) % 5).split()
+            >>> len(images.train), len(images.validation), len(images.test)
+            (40, 5, 5)
+        """
+        if not (validation > 0 and test > 0 and validation + test < 1):
+            raise ValueError(f"Expected positive shares with a sum below 1; got {validation} and {test}.")
+        groups = self.labels if self.kind == "class" else np.zeros(len(self), np.int64)
+        shuffled = permutation(len(self), seed, 0).numpy()
+        parts = {name: [np.empty(0, np.int64)] for name in SPLITS}
+        for group in np.unique(groups):
+            members = shuffled[groups[shuffled] == group]
+            # At least one for validation and test where the class has three images to give.
+            least = 1 if len(members) >= 3 else 0
+            cut = min(max(least, round(validation * len(members))), len(members) - 1 - least)
+            end = min(cut + max(least, round(test * len(members))), len(members) - 1)
+            parts["validation"].append(members[:cut])
+            parts["test"].append(members[cut:end])
+            parts["train"].append(members[end:])
+        splits = {name: np.sort(np.concatenate(parts[name])) for name in SPLITS}
+        for name, indices in splits.items():
+            if len(indices) == 0:
+                raise ValueError(f"{len(self)} images are too few to split: {name} would be empty.")
+        return type(self)(self.images, self.labels, self.class_names, splits, self.factors, self.name)
+
+    def with_labels(self, labels: np.ndarray, class_names: Sequence[str] = ()) -> "LabelledImages":
+        """The same images and splits under other labels, for instance a factor as a continuous condition.
+
+        Example:
+            >>> images = LabelledImages(np.zeros((3, 1, 8, 8), np.uint8), np.array([0, 1, 0]))
+            >>> images.with_labels(np.array([[0.1], [0.5], [0.9]]), ["radius"]).kind
+            'continuous'
+        """
+        return type(self)(self.images, labels, class_names, self.splits, self.factors, self.name)
+
+    def __repr__(self) -> str:
+        counted = self.num_classes <= 20 and self.kind != "continuous"
+        names = (f"{k} {n}" for k, n in self.class_counts.items()) if counted else self.class_names[:20]
+        size = f"{len(self)} images of {self.image_shape}"
+        return f"{type(self).__name__} {self.name!r}: {size}; {', '.join(names)}"
+
+
+class Batch(NamedTuple):
+    """Images, labels, and where in the set they stand."""
+
+    index: Int64[Tensor, " batch"]  # pyright: ignore[reportIncompatibleMethodOverride]
+    x: Float[Tensor, "batch channels height width"]
+    y: Shaped[Tensor, "batch ..."]
+
+
+def batches(
+    images: UInt8[Tensor, "images channels height width"],
+    labels: Shaped[Tensor, "images ..."],
+    batch_size: int,
+    *,
+    seed: int = 0,
+    epoch: int | None = None,
+) -> Iterator[Batch]:
+    """One pass over tensors that already are where they are needed, last partial batch included.
+
+    Args:
+        images: uint8, on the device that trains.
+        labels: on the same device.
+        batch_size: images a batch.
+        seed: of the order.
+        epoch: the order is a function of (seed, epoch); None keeps the order of the set.
+
+    Yields:
+        Batches with x in [0, 1].
+
+    Example:
+        >>> images, labels = torch.zeros(5, 1, 8, 8, dtype=torch.uint8), torch.arange(5)
+        >>> [batch.index.tolist() for batch in batches(images, labels, 2)]
+        [[0, 1], [2, 3], [4]]
+    """
+    n, device = len(images), images.device
+    order = torch.arange(n, device=device) if epoch is None else permutation(n, seed, epoch, device)
+    for index in order.split(batch_size):
+        yield Batch(index, image_tensor(images[index]), labels[index])
+
+
+def image_tensor(images: Tensor | np.ndarray) -> Float[Tensor, "batch channels height width"]:
+    """Images as float tensors in [0, 1]: uint8 is divided by 255, floats are taken as they are once checked.
+
+    Raises:
+        ValueError: if floats are not finite or leave [0, 1].
+        TypeError: for any other type.
+
+    Example:
+        >>> image_tensor(torch.full((1, 1, 1, 1), 255, dtype=torch.uint8))
+        tensor([[[[1.]]]])
+    """
+    # A copy: torch warns about arrays it may not write to, such as a memory map.
+    images = torch.tensor(images) if isinstance(images, np.ndarray) else images
+    if images.dtype == torch.uint8:
+        return images.to(torch.get_default_dtype()) / 255
+    if not images.is_floating_point():
+        raise TypeError(f"Expected images as uint8 or as floats in [0, 1]; got {images.dtype}.")
+    if images.numel() and not bool(((images >= 0) & (images <= 1)).all()):
+        low, high = images.min().item(), images.max().item()
+        raise ValueError(f"Expected float images in [0, 1]; got values from {low:.4g} to {high:.4g}. Rescale them.")
+    return images
+
+
+def check_images(images: np.ndarray) -> None:
+    """Raise unless images are uint8 of shape (images, channels, height, width)."""
+    if getattr(images, "dtype", None) != np.uint8:
+        kind = getattr(images, "dtype", type(images).__name__)
+        raise TypeError(
+            f"Expected uint8 images in [0, 255]; got {kind}. "
+            "Floats in [0, 1]: pass (255 * images).round().astype('uint8')."
+        )
+    if images.ndim != 4 or 0 in images.shape[1:]:
+        raise ValueError(
+            f"Expected images of shape (images, channels, height, width); got {images.shape}. "
+            "Channels last: pass images.transpose(0, 3, 1, 2)."
+        )
+
+
+def normalised_labels(labels: np.ndarray, n: int) -> np.ndarray:
+    """Labels as int64 (n,), uint8 (n, classes) or float32 (n, conditions)."""
+    if labels.ndim not in (1, 2) or len(labels) != n:
+        raise ValueError(f"Expected one label for each of {n} images; got labels of shape {labels.shape}.")
+    if labels.dtype.kind in "iub":
+        if labels.ndim == 1 or labels.shape[1] == 1:
+            return labels.reshape(-1).astype(np.int64)
+        if ((labels != 0) & (labels != 1)).any():
+            raise ValueError("Expected 0 or 1 in every column of multi-label labels; got other integers.")
+        return labels.astype(np.uint8)
+    if labels.dtype.kind == "f":
+        if not np.isfinite(labels).all():
+            raise ValueError("Expected finite continuous labels; got NaN or infinity. Drop or fill those images.")
+        return labels.reshape(n, -1).astype(np.float32)
+    raise TypeError(f"Expected integer labels (classes) or floats (continuous); got {labels.dtype}.")
+
+
+def check_labels(labels: np.ndarray, names: tuple[str, ...]) -> None:
+    """Raise unless the labels stay within the named classes and no name stands for two of them."""
+    twice = sorted({str(name) for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"Expected a name of its own for every class; got {twice[0]!r} more than once.")
+    if labels.ndim == 2:
+        if labels.shape[1] != len(names):
+            raise ValueError(f"Expected {len(names)} label columns, one per name; got {labels.shape[1]}.")
+        return
+    low, high = int(labels.min(initial=0)), int(labels.max(initial=0))
+    if low < 0 or (len(labels) and high >= len(names)):
+        raise ValueError(
+            f"Expected labels in [0, {len(names)}), one class per name; got {low if low < 0 else high}. "
+            "Name more classes or remap the labels."
+        )

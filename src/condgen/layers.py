@@ -1,0 +1,204 @@
+r"""Layers: where the condition meets a feature map, and the blocks that networks are made of.
+
+A layer that takes a condition is called `(h, c) → h`, with h (batch, channels, height, width) and c (batch, dim).
+"""
+
+__all__ = ["ChannelNorm", "Concatenate", "ConvBlock", "FiLM", "LabelChannels", "bounded", "join", "map_sizes"]
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from einops import repeat
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from condgen.parts import Part
+
+Norm = Callable[[int], nn.Module]
+Modulation = Callable[[int, int], nn.Module]
+SMALLEST_IMAGE = 8
+
+
+def join(h: Float[Tensor, "batch ..."], c: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch ..."]:
+    """The condition joined to a vector as further entries, to a map as constant planes.
+
+    Example:
+        >>> join(torch.zeros(2, 3, 28, 28), torch.zeros(2, 8)).shape, join(torch.zeros(2, 128), torch.zeros(2, 8)).shape
+        (torch.Size([2, 11, 28, 28]), torch.Size([2, 136]))
+    """
+    if h.ndim == 4:
+        c = repeat(c, "batch dim -> batch dim height width", height=h.shape[2], width=h.shape[3])
+    return torch.cat([h, c.to(h.dtype)], dim=1)
+
+
+class LabelChannels(Part):
+    """One plane per entry of the condition, joined to the image: (batch, C, H, W) → (batch, C + dim, H, W).
+
+    References:
+        Conditional generative adversarial nets (Mirza & Osindero, 2014), https://arxiv.org/abs/1411.1784
+
+    Example:
+        >>> planes = LabelChannels()(torch.zeros(1, 3, 28, 28), torch.tensor([[0.0, 1.0]]))[:, 3:]
+        >>> planes.mean((2, 3))
+        tensor([[0., 1.]])
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def forward(
+        self, h: Float[Tensor, "batch channels height width"], c: Float[Tensor, "batch dim"]
+    ) -> Float[Tensor, "batch more height width"]:
+        """Join c to h."""
+        return join(h, c)
+
+
+class FiLM(Part):
+    r"""Feature-wise linear modulation: the condition scales and shifts every channel.
+
+    .. math:: h'_k = (1 + \gamma_k(c)) \, h_k + \beta_k(c)
+
+    with linear :math:`\gamma, \beta` that start at 0, so that a new layer changes nothing.
+
+    Args:
+        condition_dim: width of c.
+        channels: of the feature map.
+
+    References:
+        FiLM: visual reasoning with a general conditioning layer (Perez et al., 2018), https://arxiv.org/abs/1709.07871
+
+    Example:
+        >>> h = torch.randn(2, 16, 7, 7)
+        >>> torch.equal(FiLM(8, 16)(h, torch.ones(2, 8)), h)
+        True
+    """
+
+    def __init__(self, condition_dim: int, channels: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(condition_dim, 2 * channels)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(
+        self, h: Float[Tensor, "batch channels height width"], c: Float[Tensor, "batch dim"]
+    ) -> Float[Tensor, "batch channels height width"]:
+        """Modulate h by c."""
+        gamma, beta = self.linear(c)[:, :, None, None].chunk(2, dim=1)
+        return (1 + gamma) * h + beta
+
+
+class ChannelNorm(Part):
+    """Group normalisation from a number of channels alone, to be passed as `norm=ChannelNorm`.
+
+    Args:
+        channels: of the feature map; the groups are the largest common divisor of it and `groups`.
+        groups: at most this many.
+
+    References:
+        Group normalization (Wu & He, 2018), https://arxiv.org/abs/1803.08494
+
+    Example:
+        >>> ChannelNorm(12).norm.num_groups
+        4
+    """
+
+    def __init__(self, channels: int, groups: int = 8) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(math.gcd(channels, groups), channels)
+
+    def forward(self, h: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch channels height width"]:
+        """Normalise each image's channel groups."""
+        return self.norm(h)
+
+
+class ConvBlock(nn.Module):
+    """A convolution (or transposed one), then norm, modulation by the condition and activation, where given.
+
+    Example:
+        >>> block = ConvBlock(nn.Conv2d(3, 16, 3), ChannelNorm(16), FiLM(8, 16), nn.SiLU())
+        >>> block(torch.zeros(2, 3, 28, 28), torch.zeros(2, 8)).shape
+        torch.Size([2, 16, 26, 26])
+    """
+
+    def __init__(
+        self, conv: nn.Module, norm: nn.Module | None, modulation: nn.Module | None, activation: nn.Module
+    ) -> None:
+        super().__init__()
+        self.conv, self.norm, self.modulation, self.activation = conv, norm, modulation, activation
+
+    def forward(
+        self, h: Float[Tensor, "batch channels height width"], c: Float[Tensor, "batch dim"]
+    ) -> Float[Tensor, "batch features height2 width2"]:
+        """Feature map and condition → feature map."""
+        h = self.conv(h)
+        if self.norm is not None:
+            h = self.norm(h)
+        if self.modulation is not None:
+            h = self.modulation(h, c)
+        return self.activation(h)
+
+
+class Concatenate(Part):
+    """A plain network as an encoder or decoder: the condition is joined to its input.
+
+    Args:
+        net: takes (batch, channels + dim, height, width) as an encoder, (batch, latent + dim) as a decoder.
+
+    Example:
+        >>> decoder = Concatenate(nn.Sequential(nn.Linear(16 + 8, 784), nn.Unflatten(1, (1, 28, 28))))
+        >>> decoder(torch.zeros(2, 16), torch.zeros(2, 8)).shape
+        torch.Size([2, 1, 28, 28])
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, h: Float[Tensor, "batch ..."], c: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch ..."]:
+        """(x, c) or (z, c) → what the network makes of both."""
+        return self.net(join(h, c))
+
+
+def map_sizes(size: tuple[int, int], strides: Sequence[int], kernel_size: int) -> list[tuple[int, int]]:
+    """Height and width before and after each convolution padded by (kernel_size - 1) // 2.
+
+    Encoders and their mirrored decoders both read their map sizes here, so a decoder's output has exactly the size
+    of the encoder's input.
+
+    Raises:
+        ValueError: if the image is smaller than 8x8, or too small for an even kernel.
+
+    Example:
+        >>> map_sizes((33, 47), (2, 2, 2), kernel_size=3)
+        [(33, 47), (17, 24), (9, 12), (5, 6)]
+    """
+    if min(size) < SMALLEST_IMAGE:
+        raise ValueError(
+            f"Expected images of at least {SMALLEST_IMAGE}x{SMALLEST_IMAGE}; got {size[0]}x{size[1]}. "
+            "Enlarge them first."
+        )
+    sizes, padding = [size], (kernel_size - 1) // 2
+    for stride in strides:
+        height, width = ((n + 2 * padding - kernel_size) // stride + 1 for n in sizes[-1])
+        if min(height, width) < 1:
+            raise ValueError(
+                f"Images of {size[0]}x{size[1]} are too small for {len(strides)} convolutions with kernel "
+                f"{kernel_size} and strides {tuple(strides)}. Use fewer layers, smaller strides or larger images."
+            )
+        sizes.append((height, width))
+    return sizes
+
+
+def bounded(x: Float[Tensor, "*shape"], low: float, high: float) -> Float[Tensor, "*shape"]:
+    """X within [low, high]; outside, the value is clamped and the gradient passes as if it were not.
+
+    So a log-scale that ran away stays finite and can still come back.
+
+    Example:
+        >>> x = torch.tensor([0.5, 99.0], requires_grad=True)
+        >>> bounded(x, -1.0, 1.0).sum().backward()
+        >>> bounded(x, -1.0, 1.0).tolist(), x.grad.tolist()
+        ([0.5, 1.0], [1.0, 1.0])
+    """
+    return x.clamp(low, high).detach() + (x - x.detach())

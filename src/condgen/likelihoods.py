@@ -1,0 +1,222 @@
+r"""Likelihoods: the decoder's output in, :math:`p(x \mid z, c)` out.
+
+Contract: `likelihood(parameters) → Distribution` over images x in [0, 1] with `log_prob` (per image, nats) and
+`mean`; `params`, decoder channels per image channel; `measure`, what log_prob is the logarithm of:
+
+* "mass": a probability of each of the 256 grey levels, so bits per dimension follow at once;
+* "density": a density over real intensities, so bits per dimension follow on uniformly dequantised pixels;
+* None: neither, for grey pixels.
+
+A likelihood with running statistics offers `observe(parameters, x)`, which training calls before it is used.
+Distributions are built with `validate_args=False`: validation reads values back from the device, and a Bernoulli
+would refuse grey pixels.
+"""
+
+__all__ = ["Bernoulli", "ContinuousBernoulli", "DiscretizedLogistic", "Gaussian", "Measure"]
+
+import math
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.distributions import Distribution, Independent, Normal
+
+from condgen.layers import bounded
+from condgen.parts import Part
+
+Measure = Literal["mass", "density"] | None
+Parameters = Float[Tensor, "batch parameters height width"]
+LOG_SCALE_RANGE = (-8.0, 4.0)
+
+
+class Bernoulli(Part):
+    r"""Independent Bernoulli pixels: binary cross-entropy with logits, a probability only for images of 0 and 1.
+
+    .. math:: \log p(x \mid z, c) = \sum_i x_i \log \sigma(\ell_i) + (1 - x_i) \log \sigma(-\ell_i)
+
+    On grey pixels this is a useful training signal but no density: it has a floor (the entropy of the grey
+    values) and its nats compare with nothing but themselves. Bits per dimension are refused.
+
+    References:
+        Auto-Encoding Variational Bayes (Kingma & Welling, 2014), https://arxiv.org/abs/1312.6114
+
+    Example:
+        >>> p = Bernoulli()(torch.zeros(2, 1, 28, 28))
+        >>> p.log_prob(torch.ones(2, 1, 28, 28)) / 784  # a fair coin: log 1/2 per pixel
+        tensor([-0.6931, -0.6931])
+    """
+
+    params = 1
+    measure: Measure = None
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def forward(self, parameters: Parameters) -> Distribution:
+        """Logits (batch, channels, height, width) → a distribution over x."""
+        return per_image(torch.distributions.Bernoulli(logits=parameters, validate_args=False))
+
+
+class ContinuousBernoulli(Part):
+    r"""The density on [0, 1] that binary cross-entropy forgets to normalise.
+
+    .. math:: p(x \mid \ell) = C(\lambda) \, \lambda^x (1 - \lambda)^{1 - x}, \qquad \lambda = \sigma(\ell)
+
+    References:
+        The continuous Bernoulli: fixing a pervasive error in variational autoencoders
+        (Loaiza-Ganem & Cunningham, 2019), https://arxiv.org/abs/1907.06845
+
+    Example:
+        >>> ContinuousBernoulli()(torch.zeros(1, 1, 2, 2)).log_prob(torch.rand(1, 1, 2, 2))  # uniform at logit 0
+        tensor([0.])
+    """
+
+    params = 1
+    measure: Measure = "density"
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def forward(self, parameters: Parameters) -> Distribution:
+        """Logits (batch, channels, height, width) → a distribution over x."""
+        return per_image(torch.distributions.ContinuousBernoulli(logits=parameters, validate_args=False))
+
+
+class Gaussian(Part):
+    r"""Independent Gaussian pixels :math:`\mathcal N(\sigma(\ell_i), s^2)`; means are logits, so they stay in (0, 1).
+
+    Args:
+        scale: the standard deviation s, in units of intensity: a number (fixed); "shared" (one learned number);
+            "pixel" (the decoder gives each pixel its own: two channels per image channel, logits then log-scales);
+            "optimal" (the root mean squared error, kept as a running average over training batches).
+
+    Raises:
+        ValueError: for any other scale.
+
+    References:
+        Simple and effective VAE training with calibrated decoders (Rybkin, Daniilidis & Levine, 2021),
+        https://arxiv.org/abs/2006.13202, for "optimal": with s at its optimum the gradient with respect to the
+        means is that of the paper's analytic variance, since the derivative with respect to s vanishes there.
+
+    Example:
+        >>> p = Gaussian(scale=0.1)(torch.zeros(1, 3, 8, 8))
+        >>> p.log_prob(torch.full((1, 3, 8, 8), 0.5)) / 192  # -log(0.1 sqrt(2 pi)) per pixel
+        tensor([1.3836])
+    """
+
+    measure: Measure = "density"
+    variance: Tensor
+    observations: Tensor
+    MOMENTUM = 0.01
+
+    def __init__(self, scale: float | str = "optimal") -> None:
+        super().__init__()
+        if scale not in ("shared", "pixel", "optimal") and (isinstance(scale, str) or not scale > 0):
+            raise ValueError(f"Expected a positive scale, 'shared', 'pixel' or 'optimal'; got {scale!r}.")
+        self.scale = scale
+        self.params = 2 if scale == "pixel" else 1
+        if scale == "shared":
+            self.log_scale = nn.Parameter(torch.zeros(()))
+        if scale == "optimal":
+            self.register_buffer("variance", torch.ones(()))
+            self.register_buffer("observations", torch.zeros(()))
+
+    def forward(self, parameters: Parameters) -> Distribution:
+        """Logits, and for "pixel" log-scales → a distribution over x (batch, channels, height, width)."""
+        logits, *log_scales = parameters.chunk(self.params, dim=1)
+        mean = logits.sigmoid()
+        if self.scale == "pixel":
+            scale = bounded(log_scales[0], *LOG_SCALE_RANGE).exp()
+        elif self.scale == "shared":
+            scale = bounded(self.log_scale, *LOG_SCALE_RANGE).exp()
+        elif self.scale == "optimal":
+            scale = self.variance.sqrt()
+        else:
+            scale = torch.full_like(mean, float(self.scale))
+        return per_image(Normal(mean, scale.expand_as(mean), validate_args=False))
+
+    @torch.no_grad()
+    def observe(self, parameters: Parameters, x: Float[Tensor, "batch channels height width"]) -> None:
+        """Move the running mean squared error towards this batch's; only "optimal" keeps one."""
+        if self.scale != "optimal":
+            return
+        error = (parameters.sigmoid() - x).square().mean()
+        # The plain average of the first batches, so that the start of training is forgotten soon.
+        self.observations += 1
+        weight = self.observations.reciprocal().clamp(min=self.MOMENTUM)
+        self.variance.lerp_(error.clamp(min=math.exp(2 * LOG_SCALE_RANGE[0])), weight)
+
+
+class DiscretizedLogistic(Part):
+    r"""A logistic distribution cut into the 256 grey levels, the outer levels taking the tails.
+
+    .. math:: P(x) = \sigma\!\left(\frac{x + \frac{1}{510} - \mu}{s}\right)
+                   - \sigma\!\left(\frac{x - \frac{1}{510} - \mu}{s}\right), \qquad x \in \{0, \tfrac1{255}, \dots, 1\}
+
+    The decoder gives two channels per image channel: :math:`4 (\mu - \frac12)` and :math:`\log s`, shifted so that
+    an untrained network starts at mid-grey with s near 0.1.
+
+    References:
+        Improved variational inference with inverse autoregressive flow (Kingma et al., 2016),
+        https://arxiv.org/abs/1606.04934; PixelCNN++ (Salimans et al., 2017), https://arxiv.org/abs/1701.05517
+
+    Example:
+        >>> p = DiscretizedLogistic()(torch.randn(1, 2, 8, 8))
+        >>> levels = torch.linspace(0, 1, 256).view(-1, 1, 1, 1).expand(-1, 1, 8, 8)
+        >>> p.level_log_prob(levels).exp().sum(0).allclose(torch.ones(1, 8, 8), atol=1e-5)
+        True
+    """
+
+    params = 2
+    measure: Measure = "mass"
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def forward(self, parameters: Parameters) -> "LogisticLevels":
+        """(batch, 2 * channels, height, width) → a distribution over x (batch, channels, height, width)."""
+        mean, log_scale = parameters.chunk(2, dim=1)
+        return LogisticLevels(0.5 + mean / 4, bounded(log_scale - math.log(10), *LOG_SCALE_RANGE))
+
+
+class LogisticLevels(Distribution):
+    """The distribution of :class:`DiscretizedLogistic`: location and log-scale per pixel."""
+
+    arg_constraints: ClassVar = {}  # type: ignore[reportIncompatibleMethodOverride, reportAssignmentType]
+
+    def __init__(self, location: Tensor, log_scale: Tensor) -> None:
+        self.location, self.scale = location, log_scale.exp()
+        super().__init__(location.shape[:1], location.shape[1:], validate_args=False)
+
+    def level_log_prob(self, value: Tensor) -> Tensor:
+        """Log-probability of each pixel's grey level, in nats, pixels kept."""
+        half = 0.5 / 255
+        above = (value + half - self.location) / self.scale
+        below = (value - half - self.location) / self.scale
+        # log(sigma(a) - sigma(b)) = log sigma(a) + log sigma(-b) + log(1 - exp(b - a)), stable everywhere.
+        inside = torch.log(-torch.expm1(-2 * half / self.scale))
+        middle = F.logsigmoid(above) + F.logsigmoid(-below) + inside
+        value = value.expand_as(middle)
+        return torch.where(
+            value < half, F.logsigmoid(above), torch.where(value > 1 - half, F.logsigmoid(-below), middle)
+        )
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Per image, summed over pixels, in nats."""
+        return self.level_log_prob(value).flatten(1).sum(1)
+
+    @property
+    def mean(self) -> Tensor:
+        r"""Expected intensity, within half a grey level: the mean of the logistic clipped to [0, 1].
+
+        .. math:: \int_0^1 P(X > t) \, dt = s \left[ \log(1 + e^{\mu / s}) - \log(1 + e^{(\mu - 1) / s}) \right]
+        """
+        softplus = F.softplus(self.location / self.scale) - F.softplus((self.location - 1) / self.scale)
+        return (self.scale * softplus).clamp(0, 1)
+
+
+def per_image(pixels: Distribution) -> Distribution:
+    """A distribution over pixels (batch, channels, height, width) as one over images."""
+    return Independent(pixels, 3, validate_args=False)

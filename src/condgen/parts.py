@@ -1,0 +1,45 @@
+"""What every part has in common: it remembers the arguments it was built from, so a file can describe it."""
+
+__all__ = ["Part"]
+
+import functools
+import inspect
+from typing import Any
+
+from torch import nn
+
+
+class Part(nn.Module):
+    """An `nn.Module` that records its constructor arguments in `arguments`.
+
+    A saved model is its parts' class names, their arguments and the weights; nothing executable. Modules among
+    the arguments must be kept as attributes of the same name, so that a part replaced later is saved as it
+    then is. Nobody has to subclass this: any module that honours a shelf's contract is welcome in a model.
+
+    Example:
+        >>> class Scale(Part):
+        ...     def __init__(self, factor: float = 2.0) -> None:
+        ...         super().__init__()
+        ...         self.factor = factor
+        >>> Scale(3.0).arguments, Scale().arguments
+        ({'factor': 3.0}, {'factor': 2.0})
+    """
+
+    arguments: dict[str, Any]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        init: Any = cls.__init__
+        signature = inspect.signature(init)
+
+        @functools.wraps(init)
+        def recording(self: Part, *args: Any, **kwargs: Any) -> None:
+            bound = signature.bind(self, *args, **kwargs)
+            bound.apply_defaults()
+            init(self, *args, **kwargs)
+            if type(self) is cls:
+                # Copies of the user's lists: what they do with theirs later is not what we were built from.
+                values = {name: value for name, value in bound.arguments.items() if name != "self"}
+                self.arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+
+        cls.__init__ = recording

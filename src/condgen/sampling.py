@@ -1,0 +1,230 @@
+"""What a trained model is used for: images per class, interpolation, label swap, reconstruction pairs, files.
+
+A model is anything with `labels`, `images`, `encode`, `decode`, `draw`, `sample` and `sample_blocks`; nothing here
+knows how it is assembled.
+"""
+
+__all__ = ["interpolate", "pairs", "per_class", "to_uint8", "transfer", "write_samples"]
+
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from einops import rearrange
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from condgen.files import replacing
+
+Images = Float[Tensor, "batch channels height width"]
+
+
+def per_class(
+    model: Any, count: int, *, seed: int = 0, temperature: float = 1.0
+) -> Float[Tensor, "classes count channels height width"]:
+    """`count` new images of every class.
+
+    Args:
+        model: with class labels.
+        count: images a class.
+        seed: of the samples; image k of class c is sample `c * count + k`.
+        temperature: scales the noise.
+
+    Example:
+        >>> import condgen
+        >>> per_class(condgen.conditional_vae((1, 8, 8), num_classes=3), 2).shape
+        torch.Size([3, 2, 1, 8, 8])
+    """
+    classes = num_classes(model)
+    labels = torch.arange(classes).repeat_interleave(count)
+    images = model.sample(labels, seed=seed, temperature=temperature)
+    return rearrange(images, "(classes count) c h w -> classes count c h w", classes=classes)
+
+
+def num_classes(model: Any) -> int:
+    """How many classes the model's labels tell apart; 1 for a model without labels.
+
+    Raises:
+        ValueError: for models whose labels are not classes.
+    """
+    if model.conditioner.columns == 0:
+        return 1
+    inner = getattr(model.conditioner, "conditioner", model.conditioner)
+    if not hasattr(inner, "num_classes"):
+        raise ValueError(
+            f"Expected a model with class labels; got {type(inner).__name__}. Pass labels to model.sample."
+        )
+    return inner.num_classes
+
+
+def interpolate(
+    model: Any,
+    first: Tensor | np.ndarray,
+    last: Tensor | np.ndarray,
+    y: Any,
+    *,
+    steps: int = 8,
+    spherical: bool = False,
+) -> Float[Tensor, "steps channels height width"]:
+    """Images on the way between two images or two latents, ends included.
+
+    Args:
+        model: any conditional VAE.
+        first: one image (channels, height, width) or one latent (latent,).
+        last: the same.
+        y: one label for all steps, or a pair of labels with which to encode `first` and `last`; the steps are then
+            drawn with the first label up to the middle and the second from there on.
+        steps: number of images, at least 2.
+        spherical: along the great circle, which keeps the length that a prior's draws have, instead of straight.
+
+    Raises:
+        ValueError: for fewer than two steps.
+
+    Example:
+        >>> import condgen
+        >>> model = condgen.conditional_vae((1, 8, 8), num_classes=3, latent=4)
+        >>> interpolate(model, torch.zeros(4), torch.ones(4), 2, steps=5).shape
+        torch.Size([5, 1, 8, 8])
+    """
+    if steps < 2:
+        raise ValueError(f"Expected at least 2 steps, the two ends; got {steps}.")
+    ends = list(y) if isinstance(y, tuple) else [y, y]
+    z0, z1 = (
+        model.encode(torch.as_tensor(end)[None], [label])[0] if np.ndim(end) == 3 else torch.as_tensor(end)
+        for end, label in zip((first, last), ends, strict=True)
+    )
+    t = torch.linspace(0, 1, steps, dtype=z0.dtype).reshape(-1, *[1] * z0.ndim)
+    z = slerp(z0, z1, t) if spherical else torch.lerp(z0[None].expand(steps, *z0.shape), z1[None], t)
+    labels = model.labels([ends[0] if k < (steps + 1) // 2 else ends[1] for k in range(steps)])
+    return decoded(model, z, labels)
+
+
+def slerp(z0: Tensor, z1: Tensor, t: Tensor) -> Tensor:
+    """Spherical interpolation from z0 to z1; straight where they point the same way."""
+    cosine = torch.dot(z0.flatten(), z1.flatten()) / (z0.norm() * z1.norm()).clamp(min=1e-12)
+    angle = torch.arccos(cosine.clamp(-1, 1))
+    if angle.sin() < 1e-6:
+        return (1 - t) * z0 + t * z1
+    return (torch.sin((1 - t) * angle) * z0 + torch.sin(t * angle) * z1) / angle.sin()
+
+
+def transfer(model: Any, x: Tensor | np.ndarray, y: Any, labels: Sequence[Any]) -> Float[Tensor, "batch labels c h w"]:
+    """Label swap: the latent of each image, drawn again as each of `labels`.
+
+    Args:
+        model: any conditional VAE.
+        x: images.
+        y: their own labels.
+        labels: the labels to draw them as.
+
+    Example:
+        >>> import condgen
+        >>> model = condgen.conditional_vae((1, 8, 8), num_classes=3)
+        >>> transfer(model, torch.zeros(2, 1, 8, 8), [0, 1], labels=[0, 1, 2]).shape
+        torch.Size([2, 3, 1, 8, 8])
+    """
+    z = model.encode(x, y)
+    drawn = [decoded(model, z, model.labels([label] * len(z))) for label in labels]
+    return torch.stack(drawn, dim=1)
+
+
+@torch.no_grad()
+def decoded(model: Any, z: Tensor, y: Tensor) -> Images:
+    """The mean image of latents on the model's device."""
+    training = model.training
+    try:
+        return model.eval().decode(z.to(y.device), y).mean
+    finally:
+        model.train(training)
+
+
+def pairs(model: Any, x: Tensor | np.ndarray, y: Any) -> Float[Tensor, "batch 2 channels height width"]:
+    """Each image beside its reconstruction.
+
+    Example:
+        >>> import condgen
+        >>> model = condgen.conditional_vae((1, 8, 8), num_classes=3)
+        >>> pairs(model, torch.zeros(2, 1, 8, 8), [0, 1]).shape
+        torch.Size([2, 2, 1, 8, 8])
+    """
+    return torch.stack([model.images(x), model.reconstruct(x, y)], dim=1)
+
+
+def to_uint8(images: Images) -> UInt8[Tensor, "batch channels height width"]:
+    """Images in [0, 1] as the nearest of 256 grey levels.
+
+    Example:
+        >>> to_uint8(torch.tensor([[[[0.0, 0.5, 1.0]]]]))
+        tensor([[[[  0, 128, 255]]]], dtype=torch.uint8)
+    """
+    return (images * 255).round().clamp(0, 255).to(torch.uint8)
+
+
+def write_samples(
+    model: Any, y: Any, path: str | Path, *, seed: int = 0, start: int = 0, temperature: float = 1.0
+) -> Path:
+    """Write one new image per label as they are drawn, in bounded memory.
+
+    Args:
+        model: any conditional VAE.
+        y: labels, one an image.
+        path: a `.npz` file (`images` uint8, channels last, and `labels`: what `load_npz` reads), or a folder, which
+            gets one PNG an image in one subfolder per class (what `load_folder` reads).
+        seed: of the samples.
+        start: number of the first sample.
+        temperature: scales the noise.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: for labels the model does not know, or another file ending.
+    """
+    path, labels = Path(path), model.labels(y)
+    if path.suffix not in (".npz", ""):
+        raise ValueError(f"Expected a path ending in .npz, or a folder; got {path}.")
+    blocks = (to_uint8(block) for block in model.sample_blocks(labels, seed=seed, start=start, temperature=temperature))
+    arrays = (rearrange(block, "b c h w -> b h w c").cpu().numpy() for block in blocks)
+    if path.suffix == ".npz":
+        write_npz(path, arrays, labels.cpu().numpy(), model)
+    else:
+        write_folder(path, arrays, labels.cpu().numpy(), model, start)
+    return path
+
+
+def write_npz(path: Path, blocks: Iterator[np.ndarray], labels: np.ndarray, model: Any) -> None:
+    """Blocks of (images, height, width, channels) into one npz, block by block."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    first = next(blocks)
+    header = {"descr": "|u1", "fortran_order": False, "shape": (len(labels), *first.shape[1:])}
+    with replacing(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as file:
+        with file.open("images.npy", "w", force_zip64=True) as images:
+            np.lib.format.write_array_header_1_0(images, header)  # type: ignore[arg-type]
+            images.write(first.tobytes())
+            for block in blocks:
+                images.write(block.tobytes())
+        arrays = {"labels": labels, **({"class_names": np.array(model.class_names)} if model.class_names else {})}
+        for name, array in arrays.items():
+            with file.open(f"{name}.npy", "w") as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)  # type: ignore[arg-type]
+
+
+def write_folder(path: Path, blocks: Iterator[np.ndarray], labels: np.ndarray, model: Any, start: int) -> None:
+    """Blocks of images as PNGs, named by sample number, in a subfolder per class."""
+    from PIL import Image
+
+    if labels.ndim != 1:
+        raise ValueError("A folder per class needs one class label an image. Write an .npz file instead.")
+    names = model.class_names or tuple(f"class {k}" for k in range(num_classes(model)))
+    for name in names:
+        (path / name).mkdir(parents=True, exist_ok=True)
+    number = 0
+    for block in blocks:
+        for image in block:
+            image = image[..., 0] if image.shape[-1] == 1 else image
+            with replacing(path / names[labels[number]] / f"{start + number:08d}.png") as temporary:
+                Image.fromarray(image).save(temporary, format="PNG")
+            number += 1

@@ -1,0 +1,372 @@
+"""Training: one readable loop on Lightning Fabric, the same call on CPU and GPU."""
+
+__all__ = ["History", "fit"]
+
+import csv
+import io
+import json
+import math
+import platform
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+import condgen
+from condgen.checkpoints import save
+from condgen.cvae import ConditionalVAE
+from condgen.data import LabelledImages, batches
+from condgen.elbo import ELBO
+from condgen.files import write_atomically
+from condgen.noise import Use, normals
+
+
+@dataclass
+class History:
+    """What training recorded: one row an epoch, terms in nats per image.
+
+    Attributes:
+        rows: name → number, per epoch.
+        best_epoch: the one with the lowest validation loss; without validation the last.
+
+    Example:
+        >>> History([{"epoch": 1, "train_loss": 3.0}, {"epoch": 2, "train_loss": 2.0}])["train_loss"]
+        [3.0, 2.0]
+    """
+
+    rows: list[dict[str, float]] = field(default_factory=list)
+    best_epoch: int = 0
+
+    def __getitem__(self, name: str) -> list[float]:
+        return [row[name] for row in self.rows]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def add(self, row: dict[str, float]) -> None:
+        """Add an epoch.
+
+        Raises:
+            FloatingPointError: if its loss is not finite; the row is kept, the best epoch stays.
+        """
+        self.rows.append(row)
+        loss = row.get("validation_loss", row["train_loss"])
+        if not math.isfinite(row["train_loss"]) or not math.isfinite(loss):
+            raise FloatingPointError(
+                f"The loss is {loss} in epoch {row['epoch']}; what epoch {self.best_epoch} left in the run's folder "
+                "stays. Lower the learning rate, or look for damaged images."
+            )
+        if loss <= min(r.get("validation_loss", math.inf) for r in self.rows):
+            self.best_epoch = int(row["epoch"])
+
+    def to_csv(self) -> str:
+        """The rows as CSV text with a header."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(self.rows[0]) if self.rows else [], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        return text.getvalue()
+
+
+class Step(nn.Module):
+    """Model and objective as one module, so that whatever Fabric wraps around it sees every call."""
+
+    def __init__(self, model: nn.Module, objective: ELBO) -> None:
+        super().__init__()
+        self.model, self.objective = model, objective
+
+    def forward(self, x: Tensor, y: Tensor, noise: dict[str, Tensor], beta: Tensor) -> dict[str, Tensor]:
+        """The objective's terms for a batch."""
+        return self.objective.loss(self.model, x, y, noise, beta)
+
+
+def adam(parameters: Iterable[nn.Parameter], lr: float = 1e-3) -> Optimizer:
+    """Adam, all parameters updated in one pass."""
+    return torch.optim.Adam(parameters, lr=lr, fused=True)
+
+
+def fit(
+    model: ConditionalVAE,
+    data: LabelledImages,
+    *,
+    validation: LabelledImages | None = None,
+    epochs: int = 50,
+    batch_size: int = 128,
+    objective: ELBO | None = None,
+    optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] = adam,
+    seed: int = 0,
+    out: str | Path | None = None,
+    accelerator: str = "auto",
+    progress: bool = True,
+    on_epoch: Callable[[int, ConditionalVAE, dict[str, float]], object] | None = None,
+    about: Mapping[str, Any] | None = None,
+) -> History:
+    """Train a model; its weights after the last epoch stay in it, the best on validation are kept in `out`.
+
+    Order and noise are functions of (seed, epoch, image index), so the same call gives the same weights on one
+    machine with one number of threads. Validation uses the same objective with its final beta and the same noise
+    every epoch. The model comes back on the device and in the mode it had.
+
+    Args:
+        model: what to train; its `class_names` are set from the data where it has none.
+        data: images to train on. A set with splits is trained on its `train` part alone, and validated on its
+            `validation` part unless another is given.
+        validation: images to choose the best epoch by.
+        epochs: passes over the data.
+        batch_size: images a step; the last, smaller batch is kept.
+        objective: by default `ELBO()`.
+        optimizer: parameters → optimizer, e.g. `functools.partial(torch.optim.AdamW, lr=3e-4)`.
+        seed: of order and noise, in [0, 2**64).
+        out: folder for `config.json` and `model.safetensors` (best epoch), `last/` (last epoch), `metrics.csv`
+            and `run.json`; nothing is written without it.
+        accelerator: "auto", "cpu", "cuda" or "mps".
+        progress: show a progress bar, or a line an epoch where there is no terminal.
+        on_epoch: called after every epoch with its number, the model and the epoch's row.
+        about: further entries for `run.json`.
+
+    Returns:
+        One row an epoch: terms of training and validation in nats per image, seconds, images per second.
+
+    Raises:
+        ValueError: if data, labels and model do not fit together, or epochs or batch_size are not positive.
+        FloatingPointError: when the loss is no longer finite; what was saved before stays.
+
+    Example:
+        >>> images = condgen.load_smears(64, size=16)
+        >>> model = condgen.conditional_vae(images.image_shape, images.num_classes, latent=4, width=8)
+        >>> history = fit(model, images, epochs=2, progress=False)
+        >>> history["train_loss"][1] < history["train_loss"][0]
+        True
+    """
+    from lightning_fabric import Fabric
+
+    training, validation = resolve_splits(data, validation)
+    check_fit(model, training, validation, epochs, batch_size)
+    model.class_names = model.class_names or tuple(training.class_names)
+    objective = objective or ELBO()
+    home, mode, history = model.device, model.training, History()
+    fabric = Fabric(accelerator=accelerator, devices=1)
+    step: Any = Step(model, objective)
+    step, optimize = fabric.setup(step, optimizer(step.parameters()))
+    train = tensors(training, fabric.device)
+    held_out = tensors(validation, fabric.device) if validation else None
+    settings = {
+        **(about or {}),
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "seed": seed,
+        "objective": repr_of(objective),
+        "optimizer": repr_of(optimize.optimizer),
+        "train": repr(training),
+        "validation": repr(validation),
+        **environment(fabric.device),
+    }
+    folder = RunFolder(out, settings)
+    folder.record(history, "running")
+    try:
+        with display(epochs, len(training), progress) as show:
+            for epoch in range(epochs):
+                started = time.perf_counter()
+                row = {"epoch": epoch + 1} | train_epoch(fabric, step, optimize, train, batch_size, seed, epoch, show)
+                row["seconds"] = time.perf_counter() - started
+                row["images_per_second"] = len(training) / row["seconds"]
+                if held_out:
+                    row |= evaluate_epoch(step, held_out, batch_size, seed)
+                history.add(row)
+                folder.keep(model, history)
+                show.epoch(row)
+                if on_epoch:
+                    on_epoch(epoch + 1, model, row)
+        folder.record(history, "finished")
+    except BaseException:
+        folder.record(history, "stopped")
+        raise
+    finally:
+        model.to(home).train(mode)
+    return history
+
+
+def train_epoch(
+    fabric: Any,
+    step: Any,
+    optimizer: Any,
+    train: tuple[Tensor, Tensor],
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    show: Any,
+) -> dict[str, float]:
+    """One pass over the training images; its mean terms, read back from the device once at the end."""
+    step.train()
+    total = Totals("train")
+    schedule, steps = step.objective.beta, -(-len(train[0]) // batch_size)
+    beta = torch.zeros((), device=fabric.device)
+    for k, (index, x, y) in enumerate(batches(*train, batch_size, seed=seed, epoch=epoch)):
+        beta = torch.full_like(beta, schedule(epoch + k / steps))
+        noise = normals(step.model.noise_shapes, seed, index, Use.TRAINING, epoch, x.dtype)
+        optimizer.zero_grad()
+        terms = step(x, y, noise, beta)
+        fabric.backward(terms["loss"])
+        optimizer.step()
+        total.add(terms, len(x))
+        show.advance(len(x))
+    return {**total.means(), "beta": beta.item()}
+
+
+@torch.no_grad()
+def evaluate_epoch(step: Any, held_out: tuple[Tensor, Tensor], batch_size: int, seed: int) -> dict[str, float]:
+    """The validation terms: final beta, and the same noise in every epoch."""
+    step.eval()
+    total = Totals("validation")
+    for index, x, y in batches(*held_out, batch_size):
+        noise = normals(step.model.noise_shapes, seed, index, Use.VALIDATION, 0, x.dtype)
+        beta = torch.full((), step.objective.beta.final, device=x.device)
+        total.add(step(x, y, noise, beta), len(x))
+    return total.means()
+
+
+class Totals:
+    """Sums of a batch's mean terms on the device; nothing is read back before the end."""
+
+    def __init__(self, prefix: str) -> None:
+        self.prefix, self.images, self.sums = prefix, 0, {}
+
+    def add(self, terms: Mapping[str, Tensor], images: int) -> None:
+        """Add a batch."""
+        self.images += images
+        for name, value in terms.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value.detach() * images
+
+    def means(self) -> dict[str, float]:
+        """Mean per image."""
+        values = torch.stack(list(self.sums.values())).div(self.images).tolist()
+        return {f"{self.prefix}_{name}": value for name, value in zip(self.sums, values, strict=True)}
+
+
+class Display:
+    """A progress bar on a terminal; elsewhere a line an epoch; or nothing."""
+
+    def __init__(self, bar: Any, task: Any, console: Any, epochs: int) -> None:
+        self.bar, self.task, self.console, self.epochs = bar, task, console, epochs
+
+    def advance(self, images: int) -> None:
+        """Images done."""
+        if self.bar:
+            self.bar.advance(self.task, images)
+
+    def epoch(self, row: Mapping[str, float]) -> None:
+        """An epoch done."""
+        split = "validation" if "validation_loss" in row else "train"
+        terms = f"{split}: log-likelihood {row[f'{split}_log_likelihood']:.1f}, KL {row[f'{split}_kl']:.1f} nats"
+        text = f"epoch {row['epoch']}/{self.epochs}  {row['images_per_second']:,.0f} images/s  {terms}"
+        if self.bar:
+            self.bar.update(self.task, description=text)
+        elif self.console:
+            self.console.print(text, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def display(epochs: int, images: int, progress: bool) -> Iterator[Display]:
+    """What shows the progress of `epochs` passes over `images`."""
+    if not progress:
+        yield Display(None, None, None, epochs)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield Display(None, None, console, epochs)
+        return
+    columns = BarColumn(bar_width=24), TimeRemainingColumn(), TextColumn("{task.description}")
+    with Progress(*columns, console=console) as bar:
+        yield Display(bar, bar.add_task("starting", total=epochs * images), console, epochs)
+
+
+def resolve_splits(
+    data: LabelledImages, validation: LabelledImages | None
+) -> tuple[LabelledImages, LabelledImages | None]:
+    """Training and validation images: a set with splits is never trained on as a whole."""
+    if not data.splits:
+        return data, validation
+    if validation is None and "validation" in data.splits:
+        validation = data.validation
+    return data.train, validation
+
+
+def check_fit(
+    model: ConditionalVAE, data: LabelledImages, validation: LabelledImages | None, epochs: int, batch_size: int
+) -> None:
+    """Raise unless data, labels and model fit together."""
+    if epochs < 1 or batch_size < 1:
+        raise ValueError(f"Expected epochs and batch_size of 1 or more; got {epochs} and {batch_size}.")
+    for split in (data, validation):
+        if split is None:
+            continue
+        if len(split) == 0:
+            raise ValueError(f"{split.name!r} holds no images.")
+        if model.image_shape and model.image_shape != split.image_shape:
+            raise ValueError(
+                f"Expected images of {model.image_shape}, which the model was built for; {split.name!r} has "
+                f"{split.image_shape}. Build the model with image_shape={split.image_shape} or resize the images."
+            )
+        model.conditioner.check(torch.as_tensor(split.labels))
+
+
+def tensors(data: LabelledImages, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Images (uint8) and labels on the device that trains."""
+    return torch.as_tensor(data.images).to(device), torch.as_tensor(data.labels).to(device)
+
+
+def repr_of(thing: Any) -> str:
+    """A class and its settings on one line."""
+    if isinstance(thing, Optimizer):
+        return f"{type(thing).__name__}({', '.join(f'{k}={v}' for k, v in thing.defaults.items())})"
+    if isinstance(thing, ELBO):
+        return f"ELBO(beta={thing.beta}, free_bits={thing.free_bits})"
+    return " ".join(repr(thing).split())
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """What a figure needs beside it to be repeated."""
+    return {
+        "condgen": condgen.__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "device": torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"{device.type} ({platform.machine()})",
+        "threads": torch.get_num_threads(),
+    }
+
+
+class RunFolder:
+    """Where a run is kept: best model, last model, `run.json` and `metrics.csv`; nowhere if `out` is None."""
+
+    def __init__(self, out: str | Path | None, settings: Mapping[str, Any]) -> None:
+        self.out, self.settings = None if out is None else Path(out), settings
+
+    def keep(self, model: ConditionalVAE, history: History) -> None:
+        """Save the model after an epoch, as the last and, if it is, as the best."""
+        if self.out is None:
+            return
+        if history.best_epoch == len(history):
+            save(model, self.out)
+        save(model, self.out / "last")
+        self.record(history, "running")
+
+    def record(self, history: History, state: str) -> None:
+        """Write `run.json` and `metrics.csv` as they stand."""
+        if self.out is None:
+            return
+        self.out.mkdir(parents=True, exist_ok=True)
+        run = {**self.settings, "state": state, "epochs_done": len(history), "best_epoch": history.best_epoch}
+        write_atomically(self.out / "run.json", json.dumps(run, indent=2).encode())
+        if history.rows:
+            write_atomically(self.out / "metrics.csv", history.to_csv().encode())
