@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
@@ -30,7 +31,8 @@ FORMAT = 1
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 PREPROCESSING = "uint8 images divided by 255, channels first"
 MODULE_LISTS = (nn.Sequential, nn.ModuleList)
-CLASS_NAME = re.compile(r"(condgen(\.[a-z_]+)+|torch\.nn)\.[A-Z]\w*")
+PLAIN = bool | int | float | str
+CLASS_NAME = re.compile(r"(condgen(\.[a-z][a-z_]*)+|torch\.nn)\.[A-Z]\w*")  # nothing like condgen.__main__
 
 
 def save(model: ConditionalVAE, path: str | Path) -> Path:
@@ -48,8 +50,8 @@ def save(model: ConditionalVAE, path: str | Path) -> Path:
         The folder.
 
     Raises:
-        TypeError: if this is no `ConditionalVAE`.
-        ValueError: if the description does not give the same names and shapes.
+        TypeError: if this is no `ConditionalVAE`, or a subclass, whose code would not be stored.
+        ValueError: if the description does not give the same layers, names and shapes.
 
     Example:
         >>> import tempfile
@@ -59,26 +61,29 @@ def save(model: ConditionalVAE, path: str | Path) -> Path:
         >>> torch.equal(model.sample([0, 1]), again.sample([0, 1]))
         True
     """
-    if not isinstance(model, ConditionalVAE):
-        raise TypeError(f"Expected a ConditionalVAE; got {type(model).__name__}.")
+    if type(model) is not ConditionalVAE:
+        raise TypeError(
+            f"Expected a ConditionalVAE, not a subclass, whose code would not be stored; got {type(model).__name__}. "
+            "Put what is new into a part."
+        )
     external: dict[str, nn.Module] = {}
-    assembly = describe(model, external=external)
+    assembly = describe_module(model, "", external)
     check_rebuilt(model, assembly, external)
-    path = Path(path)
-    path.mkdir(parents=True, exist_ok=True)
     # Copies on the CPU; safetensors refuses tensors that share memory.
     weights = to_bytes({k: v.detach().cpu().clone().contiguous() for k, v in model.state_dict().items()})
     config = {
         "format": FORMAT,
         "condgen": condgen.__version__,
-        "image_shape": model.image_shape,
-        "class_names": model.class_names,
+        "image_shape": describe(model.image_shape),
+        "class_names": [str(name) for name in model.class_names],
         "preprocessing": PREPROCESSING,
         "sha256": hashlib.sha256(weights).hexdigest(),
         "assembly": assembly,
     }
+    content, path = json.dumps(config, indent=2).encode(), Path(path)
+    path.mkdir(parents=True, exist_ok=True)
     write_atomically(path / WEIGHTS, weights)
-    write_atomically(path / CONFIG, json.dumps(config, indent=2).encode())
+    write_atomically(path / CONFIG, content)
     return path
 
 
@@ -98,8 +103,13 @@ def load(path: str | Path, parts: Mapping[str, nn.Module] | None = None) -> Cond
     path = Path(path)
     config = read_config(path)
     external = dict(parts or {})
-    with torch.device("meta"):
-        model = build(config["assembly"], external)
+    try:
+        with torch.device("meta"):
+            model = build(config["assembly"], external)
+    except ValueError:
+        raise
+    except Exception as error:  # whatever a tampered description makes a constructor raise
+        raise ValueError(f"{path / CONFIG} is damaged: {error!r}.") from error
     if not isinstance(model, ConditionalVAE):
         raise ValueError(f"Expected a ConditionalVAE in {path / CONFIG}; got {type(model).__name__}.")
     if external:
@@ -110,7 +120,7 @@ def load(path: str | Path, parts: Mapping[str, nn.Module] | None = None) -> Cond
         raise ValueError(f"{weights} is not the file that {CONFIG} was written with (checksums differ). Restore both.")
     with_memory = load_file(weights)
     model.load_state_dict(with_memory, assign=True)
-    model.class_names = tuple(config.get("class_names", ()))
+    model.class_names = tuple(config["class_names"])
     # A part handed over at load may live elsewhere or need gradients off; ours always train.
     return model.eval()
 
@@ -131,7 +141,9 @@ def describe(value: Any, place: str = "", external: dict[str, nn.Module] | None 
         {'module': 'torch.nn.Linear', 'arguments': {'in_features': 2, 'out_features': 3, 'bias': True}}
     """
     external = {} if external is None else external
-    if value is None or isinstance(value, bool | int | float | str):
+    if isinstance(value, np.generic):
+        return value.item()
+    if value is None or isinstance(value, PLAIN):
         return value
     if isinstance(value, type):
         return {"class": class_name(value)}
@@ -155,15 +167,19 @@ def describe_module(module: nn.Module, place: str, external: dict[str, nn.Module
     def inner(name: str) -> str:
         return f"{place}.{name}" if place else name
 
-    if isinstance(module, MODULE_LISTS) and type(module) in MODULE_LISTS:
-        children = {name: describe(child, inner(name), external) for name, child in module.named_children()}
+    if type(module) in MODULE_LISTS:
+        # named_children would leave out a layer that stands in two places, such as one activation used twice.
+        children = {n: describe(c, inner(n), external) for n, c in module._modules.items()}
         return {"module": class_name(type(module)), "children": children}
     name = class_name(type(module))
     if isinstance(module, Part):
         arguments = {}
         for key, value in module.arguments.items():
-            held = getattr(module, key, None)  # a part replaced after construction counts as it now is
-            value = held if isinstance(held, nn.Module) else value
+            held = getattr(module, key, None)  # what was replaced after construction counts as it now is
+            if isinstance(held, nn.ModuleList):
+                value = list(held)
+            elif isinstance(held, nn.Module | PLAIN):
+                value = held
             arguments[key] = describe(value, inner(key), external)
         return {"module": name, "arguments": arguments}
     arguments = {}
@@ -175,6 +191,8 @@ def describe_module(module: nn.Module, place: str, external: dict[str, nn.Module
         value = getattr(module, key)
         # Whether there is a bias is an argument; the bias itself is a weight.
         arguments[key] = value is not None if key == "bias" else describe(value)
+    if not arguments and any(True for _ in module.parameters()):  # recurrent layers take *args
+        raise TypeError(f"{name} does not tell its arguments.")
     return {"module": name, "arguments": arguments}
 
 
@@ -194,10 +212,10 @@ def find_class(name: Any) -> type[nn.Module]:
         module, _, attribute = name.rpartition(".")
         try:
             cls = getattr(importlib.import_module(module), attribute, None)
-        except ImportError:
-            cls = None
-        if isinstance(cls, type) and issubclass(cls, nn.Module) and (module == "torch.nn" or issubclass(cls, Part)):
-            return cls
+            if isinstance(cls, type) and class_name(cls) == name:
+                return cls
+        except (ImportError, TypeError):
+            pass
     raise ValueError(f"Expected the name of a part of condgen or a layer of torch.nn; got {name!r}.")
 
 
@@ -243,18 +261,24 @@ def build(description: Any, external: dict[str, nn.Module] | None = None) -> Any
 
 
 def check_rebuilt(model: nn.Module, assembly: Any, external: Mapping[str, nn.Module]) -> None:
-    """Raise unless the description, built without memory, has the model's names, shapes and description."""
+    """Raise unless the description, built without memory, has the model's layers, names, shapes and description."""
     with torch.device("meta"):
         again = build(json.loads(json.dumps(assembly)), dict(external))
-    ours, theirs = (({k: tuple(v.shape) for k, v in m.state_dict().items()}) for m in (model, again))
+    ours, theirs = (inventory(m) for m in (model, again))
     if ours != theirs:
-        differ = sorted(set(ours.items()) ^ set(theirs.items()))[:4]
+        differ = "; ".join(f"{place}: {what}" for place, what in sorted(ours ^ theirs)[:4])
         raise ValueError(
-            f"The model's weights are not those of its description (first differences: {differ}). Was a layer inside "
+            f"The model's layers are not those of its description (first differences: {differ}). Was a layer inside "
             "a part replaced? Wrap your own network and pass it as a part instead."
         )
     if json.dumps(describe(again)) != json.dumps(assembly):
         raise ValueError("The model's description does not describe what it builds; this is a fault of condgen.")
+
+
+def inventory(module: nn.Module) -> set[tuple[str, str]]:
+    """Every layer with its settings and every weight with its shape, by place."""
+    layers = {(n, f"{type(m).__name__}({m.extra_repr()})") for n, m in module.named_modules(remove_duplicate=False)}
+    return layers | {(name, str(tuple(tensor.shape))) for name, tensor in module.state_dict().items()}
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -265,6 +289,8 @@ def read_config(path: Path) -> dict[str, Any]:
         config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
         newer = config["format"] > FORMAT
         config["assembly"].items()
+        if not isinstance(config["class_names"], list) or not all(isinstance(n, str) for n in config["class_names"]):
+            raise TypeError("class_names is not a list of names")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path / CONFIG} is damaged: {error!r}.") from error
     if newer:

@@ -22,7 +22,7 @@ from condgen.elbo import ELBO, LinearWarmup
 from condgen.figures import curves, save_grid, write_figure
 from condgen.readers import load_data
 from condgen.recipes import RECIPES
-from condgen.sampling import num_classes, pairs, write_samples
+from condgen.sampling import class_names, num_classes, pairs, write_samples
 from condgen.sampling import per_class as sample_per_class
 from condgen.training import adam, fit
 
@@ -77,7 +77,7 @@ def train(
         data: smears (built in), a MedMNIST name such as bloodmnist, an .npz file, or a folder with one subfolder
             of images per class.
         recipe: default, bloodmnist_reference or smears_demo.
-        out: folder for the run: the best model, last/ (the last one), metrics.csv, run.json, samples.png, curves.png.
+        out: folder for the run: the best model, last/ (the last one), metrics.csv, run.json, curves.png, samples.png.
         epochs: passes over the training images; by default the recipe's.
         batch_size: images a step; by default the recipe's.
         learning_rate: of Adam.
@@ -93,6 +93,7 @@ def train(
         free_bits: nats per latent that cost nothing.
         accelerator: where to train.
     """
+    check_recipe(recipe)
     labelled = load_data(data, size=size, n=images, seed=seed)
     options: dict[str, Any] = {"latent": latent, "width": width, "output_labels": output_labels}
     options["likelihood"] = LIKELIHOODS[likelihood]() if likelihood else None
@@ -112,17 +113,18 @@ def train(
         about={"recipe": recipe, "data": data, "size": size, "images": images},
     )
     best = load(out)
-    if labelled.kind == "class":
-        save_grid(sample_per_class(best, 10, seed=seed), out / "samples.png", row_names(best))
     write_figure(curves(history), out / "curves.png")
-    say(f"Best epoch {history.best_epoch} of {len(history)} is in {out}, its samples in {out / 'samples.png'}.")
+    say(f"Best epoch {history.best_epoch} of {len(history)} is in {out}, its curves in {out / 'curves.png'}.")
+    if labelled.kind == "class":
+        save_grid(sample_per_class(best, 10, seed=seed), out / "samples.png", class_names(best))
+        say(f"Ten samples of every class are in {out / 'samples.png'}.")
 
 
 def sample(
     run: Path,
     out: Path | None = None,
     per_class: int = 10,
-    labels: list[str] | None = None,
+    labels: list[int | str] | None = None,
     seed: int = 0,
     start: int = 0,
     temperature: float = 1.0,
@@ -143,11 +145,11 @@ def sample(
     if labels is None:
         wanted = torch.arange(num_classes(model)).repeat_interleave(per_class)
     else:
-        wanted = torch.cat([model.labels([int(label)] if label.isdigit() else [label]) for label in labels])
-    if out.suffix == ".png":
+        wanted = model.labels([label_number(model, label) for label in labels])
+    if out.suffix.lower() == ".png":
         drawn = model.sample(wanted, seed=seed, start=start, temperature=temperature)
         rows = drawn[None] if labels else drawn.unflatten(0, (-1, per_class))
-        save_grid(rows, out, () if labels else row_names(model))
+        save_grid(rows, out, () if labels else class_names(model))
     else:
         write_samples(model, wanted, out, seed=seed, start=start, temperature=temperature)
     say(f"Wrote {len(wanted)} images to {out}.")
@@ -169,23 +171,35 @@ def reconstruct(
     images = getattr(load_run_data(run, data), split)
     if images.kind != "class":
         raise ValueError(f"Expected class labels to show pairs by class; {images.name!r} has {images.kind} labels.")
+    fewest, name = min((number, name) for name, number in images.class_counts.items())
+    if not 1 <= count <= fewest:
+        advice = f"Pass --count {fewest}" if fewest else "Pass another --split, or --data with images of every class"
+        raise ValueError(
+            f"Expected --count of 1 or more and as many images of every class; got {count}, and {images.name!r} has "
+            f"{fewest} of {name}. {advice}."
+        )
     rows, names = [], []
     for label, name in enumerate(images.class_names):
         own = images.subset((images.labels == label).nonzero()[0][:count])
-        if len(own) < count:
-            raise ValueError(
-                f"Expected {count} images of {name} in {images.name!r}; got {len(own)}. Pass --count {len(own)}."
-            )
         rows += list(pairs(model, own.images, own.labels).transpose(0, 1))
         names += [name, "reconstructed"]
     save_grid(torch.stack(rows), out, names)
     say(f"Wrote {len(rows) // 2 * count} pairs to {out}.")
 
 
-def build_model(recipe: str, data: LabelledImages, options: dict[str, Any], seed: int) -> ConditionalVAE:
-    """The recipe's model for this data, with weights from this seed and the global generator left as it was."""
+def label_number(model: ConditionalVAE, label: int | str) -> int:
+    """The number of a class name; a number is itself, unless a class has it for its name."""
+    return label if isinstance(label, int) and str(label) not in model.class_names else int(model.labels([str(label)]))
+
+
+def check_recipe(recipe: str) -> None:
+    """Raise unless there is such a recipe."""
     if recipe not in RECIPES:
         raise ValueError(f"Expected a recipe among {', '.join(RECIPES)}; got {recipe!r}.")
+
+
+def build_model(recipe: str, data: LabelledImages, options: dict[str, Any], seed: int) -> ConditionalVAE:
+    """The recipe's model for this data, with weights from this seed and the global generator left as it was."""
     if data.kind == "multi-label":
         options["conditioner"] = MultiLabel(data.num_classes)
     if data.kind == "continuous":
@@ -203,11 +217,6 @@ def load_run_data(run: Path, data: str | None) -> LabelledImages:
         raise ValueError(f"{file} does not tell what data the run was trained on. Pass --data.")
     known = {key: about[name] for key, name in (("size", "size"), ("n", "images"), ("seed", "seed")) if name in about}
     return load_data(data or about["data"], **known)
-
-
-def row_names(model: ConditionalVAE) -> Sequence[str]:
-    """A name for each row of a grid."""
-    return model.class_names or [f"class {k}" for k in range(num_classes(model))]
 
 
 def say(text: str) -> None:

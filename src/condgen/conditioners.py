@@ -89,9 +89,9 @@ class MultiLabel(Part):
         super().__init__()
         self.dim = self.columns = num_labels
 
-    def forward(self, y: Shaped[Tensor, "batch labels"]) -> Float[Tensor, "batch labels"]:
+    def forward(self, y: Shaped[Tensor, "batch *labels"]) -> Float[Tensor, "batch dim"]:
         """(batch, num_labels) of 0 and 1 → the same as floats."""
-        return y.to(torch.get_default_dtype())
+        return y.reshape(len(y), self.columns).to(torch.get_default_dtype())
 
     def check(self, y: Tensor) -> None:
         """Raise ValueError unless y is (batch, num_labels) of 0 and 1."""
@@ -140,7 +140,7 @@ class Continuous(Part):
 
     def forward(self, y: Shaped[Tensor, "batch *columns"]) -> Float[Tensor, "batch dim"]:
         """(batch, columns) → (batch, columns)."""
-        return (y.reshape(len(y), -1) - self.mean) / self.std
+        return (y.reshape(len(y), self.columns) - self.mean) / self.std
 
     def check(self, y: Tensor) -> None:
         """Raise ValueError unless y is (batch, columns) and finite."""
@@ -155,6 +155,9 @@ class Joint(Part):
     Args:
         conditioners: in the order of their columns.
 
+    Raises:
+        ValueError: for a part that drops labels: all labels of an image are dropped together, or none.
+
     Example:
         >>> cell_and_radius = Joint([OneHot(3), Continuous([10.0], [2.0])])
         >>> cell_and_radius(torch.tensor([[2.0, 12.0]]))  # class 2, radius 12
@@ -163,11 +166,13 @@ class Joint(Part):
 
     def __init__(self, conditioners: Sequence[nn.Module]) -> None:
         super().__init__()
+        if any(hasattr(part, "noise_shape") for part in conditioners):
+            raise ValueError("Expected conditioners without noise. Pass LabelDropout(Joint([...]), probability).")
         self.conditioners = nn.ModuleList(conditioners)
         self.dim = sum(part.dim for part in conditioners)  # type: ignore[misc]
         self.columns = sum(part.columns for part in conditioners)  # type: ignore[misc]
 
-    def forward(self, y: Shaped[Tensor, "batch columns"]) -> Float[Tensor, "batch dim"]:
+    def forward(self, y: Shaped[Tensor, "batch *columns"]) -> Float[Tensor, "batch dim"]:
         """(batch, columns) → (batch, dim)."""
         return torch.cat([part(own) for part, own in self._columns(y)], dim=1)
 
@@ -178,7 +183,7 @@ class Joint(Part):
             part.check(own)  # type: ignore[operator]
 
     def _columns(self, y: Tensor) -> list[tuple[nn.Module, Tensor]]:
-        own = y.split([part.columns for part in self.conditioners], dim=1)  # type: ignore[misc]
+        own = y.reshape(len(y), self.columns).split([part.columns for part in self.conditioners], dim=1)  # type: ignore[misc]
         return [(p, part[:, 0] if p.columns == 1 else part) for p, part in zip(self.conditioners, own, strict=True)]
 
 
@@ -259,8 +264,8 @@ def check_classes(y: Tensor, num_classes: int) -> None:
     """Raise unless y holds whole numbers in [0, num_classes), one per image."""
     if y.ndim != 1 and y.shape[1:] != (1,):
         raise ValueError(f"Expected one class label per image, shape (batch,); got shape {tuple(y.shape)}.")
-    if y.is_floating_point() and not bool((y == y.round()).all()):
-        raise ValueError("Expected whole numbers as class labels; got fractions or NaN.")
+    if y.is_floating_point() and not bool((y.isfinite() & (y == y.round())).all()):
+        raise ValueError("Expected whole numbers as class labels; got fractions, NaN or infinity.")
     low, high = (int(y.min()), int(y.max())) if y.numel() else (0, 0)
     if low < 0 or high >= num_classes:
         got = low if low < 0 else high

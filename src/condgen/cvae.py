@@ -125,7 +125,13 @@ class ConditionalVAE(Part):
         """
         c = self.condition(y, noise.get("label"))
         parameters = self.encoder(x, c)
-        q, z = self.reparameterizer(parameters), self.reparameterizer.draw(parameters, noise["z"])
+        q = self.reparameterizer(parameters)
+        if q.batch_shape + q.event_shape != noise["z"].shape:  # a single latent would be broadcast over the others
+            raise ValueError(
+                f"Expected an encoder for the prior's z of shape {shape(self.prior.noise_shape)}; got a posterior of "
+                f"shape {shape(q.event_shape)}. Give encoder and prior the same number of latents."
+            )
+        z = self.reparameterizer.draw(parameters, noise["z"])
         output, label_logits = self._split(self.decoder(z, c))
         if self.training and hasattr(self.likelihood, "observe"):
             self.likelihood.observe(output, x)
@@ -248,7 +254,7 @@ class ConditionalVAE(Part):
             temperature: scales the noise; below 1 images are more typical and less varied.
 
         Raises:
-            ValueError: for labels the model does not know, a negative start or temperature.
+            ValueError: for no labels, labels the model does not know, a negative start or temperature.
 
         Example:
             >>> model = conditional_vae((1, 8, 8), num_classes=2)
@@ -256,13 +262,8 @@ class ConditionalVAE(Part):
             >>> torch.equal(whole[2:], part)
             True
         """
-        labels = self.labels(y)
-        blocks = list(self.sample_blocks(labels, seed=seed, start=start, temperature=temperature))
-        if not blocks:
-            raise ValueError("Expected at least one label; got none.")
-        return torch.cat(blocks)
+        return torch.cat(list(self.sample_blocks(y, seed=seed, start=start, temperature=temperature)))
 
-    @torch.no_grad()
     def sample_blocks(
         self, y: Labels, *, seed: int = 0, start: int = 0, temperature: float = 1.0
     ) -> Iterator[Float[Tensor, "block channels height width"]]:
@@ -270,12 +271,15 @@ class ConditionalVAE(Part):
         if start < 0 or not 0 <= temperature < math.inf:
             raise ValueError(f"Expected start and temperature of 0 or more; got {start} and {temperature}.")
         labels = self.labels(y)
+        if not len(labels):
+            raise ValueError("Expected at least one label; got none.")
         for first in range(start // BLOCK * BLOCK, start + len(labels), BLOCK):
             index = torch.arange(first, first + BLOCK, device=self.device)
             asked = (index >= start) & (index < start + len(labels))
             noise = normals(self.noise_shapes, seed, index, Use.SAMPLING, dtype=self.dtype)
             noise["z"] = temperature * noise["z"]
-            with evaluating(self):
+            # Not as a decorator: one on a generator ends before it begins where another wraps the function.
+            with torch.no_grad(), evaluating(self):
                 # Places of the block that were not asked for are filled with any label and thrown away.
                 images = self.draw(labels[(index - start).clamp(0, len(labels) - 1)], noise)
             yield images[asked]
@@ -380,13 +384,14 @@ def label_log_likelihood(
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """The model in evaluation mode, and back in the mode it came in."""
-    training = model.training
+    """The model in evaluation mode, and every part of it back in the mode it came in."""
+    modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
         yield
     finally:
-        model.train(training)
+        for module, training in modes.items():
+            module.training = training
 
 
 def count(module: nn.Module) -> int:

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from condgen.layers import ConvBlock, Modulation, Norm, join, map_sizes
+from condgen.layers import ConvBlock, Modulation, Norm, check_lengths, join, map_sizes
 from condgen.parts import Part
 
 
@@ -59,8 +59,7 @@ class DeconvDecoder(Part):
         modulation: Modulation | None = None,
     ) -> None:
         super().__init__()
-        if len(channels) != len(strides) or not channels:
-            raise ValueError(f"Expected one stride per convolution; got channels {channels} and strides {strides}.")
+        check_lengths(channels, strides)
         self.output_shape = tuple(output_shape)
         padding = (kernel_size - 1) // 2
         sizes = map_sizes((output_shape[1], output_shape[2]), strides[::-1], kernel_size)[::-1]
@@ -95,7 +94,7 @@ class DeconvDecoder(Part):
     def forward(
         self, z: Float[Tensor, "batch latent"], c: Float[Tensor, "batch dim"]
     ) -> Float[Tensor, "batch channels height width"]:
-        """(z, c) → (batch, *output_shape)."""
+        """(z, c) → (batch, channels, height, width)."""
         h = self.unflatten(self.linear(join(z, c)))
         for block in self.blocks:
             h = block(h, c)

@@ -48,7 +48,7 @@ class Inference:
 
     log_likelihood: Float[Tensor, " batch"]
     label_log_likelihood: Float[Tensor, " batch"] | None
-    kl_terms: tuple[Float[Tensor, "batch *latents"], ...]
+    kl_terms: tuple[Float[Tensor, "batch ..."], ...]
     z: Tensor
     p: Distribution
     q: Distribution
@@ -115,6 +115,9 @@ class Constant:
 class LinearWarmup:
     """From 0 to beta over the first `epochs`, then constant.
 
+    Raises:
+        ValueError: unless epochs is positive.
+
     References:
         Ladder variational autoencoders (Sønderby et al., 2016), https://arxiv.org/abs/1602.02282
 
@@ -125,6 +128,10 @@ class LinearWarmup:
 
     epochs: float
     beta: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.epochs > 0:
+            raise ValueError(f"Expected a positive number of epochs; got {self.epochs}. Use Constant for no warm-up.")
 
     @property
     def final(self) -> float:
@@ -140,6 +147,9 @@ class LinearWarmup:
 class Cyclical:
     """From 0 to beta again and again: a linear rise over `rise` of every period, then constant to its end.
 
+    Raises:
+        ValueError: unless period is positive and rise in (0, 1].
+
     References:
         Cyclical annealing schedule: a simple approach to mitigating KL vanishing (Fu et al., 2019),
         https://arxiv.org/abs/1903.10145
@@ -152,6 +162,10 @@ class Cyclical:
     period: float
     beta: float = 1.0
     rise: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not (self.period > 0 and 0 < self.rise <= 1):
+            raise ValueError(f"Expected a positive period and rise in (0, 1]; got {self.period} and {self.rise}.")
 
     @property
     def final(self) -> float:
@@ -228,13 +242,13 @@ class ELBO(nn.Module):
         return self(model.infer(x, y, noise), beta)  # type: ignore[operator]
 
 
-def sum_of_free(kl_terms: Iterable[Float[Tensor, "batch *latents"]], free_bits: float) -> Float[Tensor, ""]:
+def sum_of_free(kl_terms: Iterable[Float[Tensor, "batch ..."]], free_bits: float) -> Float[Tensor, ""]:
     """The KL with `free_bits` nats of every latent (averaged over the batch) at no cost."""
     totals = [term.mean(0).clamp(min=free_bits).sum() for term in kl_terms]
     return torch.stack(totals).sum()
 
 
-def importance_weighted(log_weights: Iterable[Float[Tensor, "samples batch"]]) -> Float[Tensor, " batch"]:
+def importance_weighted(log_weights: Iterable[Float[Tensor, "_ batch"]]) -> Float[Tensor, " batch"]:
     r"""The bound of k samples, :math:`\log \frac1k \sum_i w_i`, from chunks of log-weights as they come.
 
     .. math:: w_i = \frac{p(x \mid z_i, c) \, p(z_i \mid c)}{q(z_i \mid x, c)}, \quad z_i \sim q

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from condgen.layers import ConvBlock, LabelChannels, Modulation, Norm, map_sizes
+from condgen.layers import ConvBlock, LabelChannels, Modulation, Norm, check_lengths, map_sizes
 from condgen.parts import Part
 
 
@@ -79,9 +79,3 @@ class ConvEncoder(Part):
             h = block(h, c)
         h = h.flatten(1)
         return torch.cat([head(h) for head in self.heads], dim=1)
-
-
-def check_lengths(channels: Sequence[int], strides: Sequence[int]) -> None:
-    """Raise unless there is one stride for every convolution."""
-    if len(channels) != len(strides) or not channels:
-        raise ValueError(f"Expected one stride per convolution; got channels {channels} and strides {strides}.")

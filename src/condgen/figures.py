@@ -2,6 +2,7 @@
 
 __all__ = ["class_grid", "curves", "image_rows", "save_grid"]
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from condgen.files import replacing
+from condgen.sampling import to_uint8
 from condgen.training import History
 
 if TYPE_CHECKING:
@@ -46,6 +48,9 @@ def class_grid(
         title: above the grid.
         zoom: screen pixels per image pixel; by default images are about 84 pixels high.
 
+    Raises:
+        ValueError: if there are names, but not one per row.
+
     Example:
         >>> figure = class_grid(torch.zeros(2, 5, 3, 28, 28), ["round", "lobed"])
     """
@@ -53,18 +58,21 @@ def class_grid(
     from matplotlib.figure import Figure
 
     rows, _, _, height, _ = images.shape
+    if len(names) not in (0, rows):
+        raise ValueError(f"Expected a name for each of {rows} rows; got {len(names)}.")
     zoom = zoom or max(1, round(84 / height))
-    picture = image_rows(images.detach().cpu().float().clamp(0, 1)).numpy()
-    picture = np.repeat(np.repeat(picture.transpose(1, 2, 0), zoom, 0), zoom, 1)
-    picture = picture[..., 0] if picture.shape[-1] == 1 else picture
-    left, top, dpi = (170 if names else 4), (30 if title else 4), 100
+    picture = rearrange(to_uint8(image_rows(images.detach())[None]), "1 c h w -> h w c").cpu().numpy()
+    picture = np.repeat(np.repeat(picture, zoom, 0), zoom, 1)
+    # Grey as RGB: a colour map would move values by a level or two.
+    picture = np.repeat(picture, 3, 2) if picture.shape[2] == 1 else picture
+    left, top, dpi = (190 if names else 4), (30 if title else 4), 100
     size = (picture.shape[1] + left + 4, picture.shape[0] + top + 4)
     figure = Figure(figsize=(size[0] / dpi, size[1] / dpi), dpi=dpi)
     FigureCanvasAgg(figure)
-    figure.figimage(picture, left, 4, cmap="gray", vmin=0, vmax=1)
+    figure.figimage(picture, left, 4, origin="upper")
     for row, name in enumerate(names):
-        middle = 4 + picture.shape[0] * (1 - (row + 0.5) / rows)
-        figure.text((left - 8) / size[0], middle / size[1], name, ha="right", va="center", fontsize=9)
+        middle, text = 4 + picture.shape[0] * (1 - (row + 0.5) / rows), textwrap.fill(name, 24)
+        figure.text((left - 8) / size[0], middle / size[1], text, ha="right", va="center", fontsize=9)
     if title:
         figure.text(left / size[0], 1 - 15 / size[1], title, ha="left", va="center", fontsize=10)
     return figure
@@ -113,5 +121,5 @@ def write_figure(figure: "matplotlib.figure.Figure", path: str | Path) -> Path:
         raise ValueError(f"Expected a path ending in .png; got {path}.")
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
-        figure.savefig(temporary, format="png")
+        figure.savefig(temporary, format="png", dpi=figure.dpi)  # images are placed by the pixel
     return path

@@ -62,8 +62,11 @@ class FiLM(Part):
     with linear :math:`\gamma, \beta` that start at 0, so that a new layer changes nothing.
 
     Args:
-        condition_dim: width of c.
+        condition_dim: width of c, at least 1.
         channels: of the feature map.
+
+    Raises:
+        ValueError: if there is no condition to modulate by.
 
     References:
         FiLM: visual reasoning with a general conditioning layer (Perez et al., 2018), https://arxiv.org/abs/1709.07871
@@ -76,6 +79,8 @@ class FiLM(Part):
 
     def __init__(self, condition_dim: int, channels: int) -> None:
         super().__init__()
+        if condition_dim < 1:
+            raise ValueError(f"Expected a condition to modulate by; got condition_dim={condition_dim}. Leave FiLM out.")
         self.linear = nn.Linear(condition_dim, 2 * channels)
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
@@ -188,6 +193,12 @@ def map_sizes(size: tuple[int, int], strides: Sequence[int], kernel_size: int) -
             )
         sizes.append((height, width))
     return sizes
+
+
+def check_lengths(channels: Sequence[int], strides: Sequence[int]) -> None:
+    """Raise unless there is one stride for every convolution, and at least one convolution."""
+    if len(channels) != len(strides) or not channels:
+        raise ValueError(f"Expected one stride per convolution; got channels {channels} and strides {strides}.")
 
 
 def bounded(x: Float[Tensor, "*shape"], low: float, high: float) -> Float[Tensor, "*shape"]:

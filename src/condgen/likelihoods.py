@@ -81,7 +81,44 @@ class ContinuousBernoulli(Part):
 
     def forward(self, parameters: Parameters) -> Distribution:
         """Logits (batch, channels, height, width) → a distribution over x."""
-        return per_image(torch.distributions.ContinuousBernoulli(logits=parameters, validate_args=False))
+        return per_image(TiltedUniform(parameters))
+
+
+class TiltedUniform(Distribution):
+    r"""The distribution of :class:`ContinuousBernoulli`, pixel by pixel, from logits.
+
+    .. math:: p(x) = \frac{e^{\ell x}}{\int_0^1 e^{\ell t} \, dt} = \frac{\ell \, e^{\ell x}}{e^\ell - 1}
+
+    torch's own class goes through probabilities, which run out of digits for black and white pixels: beyond logits
+    of 16 in float32 it no longer integrates to one, and its mean stays within [0.063, 0.937].
+    """
+
+    arg_constraints: ClassVar = {}  # type: ignore[reportIncompatibleMethodOverride, reportAssignmentType]
+    SERIES = 0.25  # below, a series: the closed form loses digits to cancellation
+
+    def __init__(self, logits: Tensor) -> None:
+        self.logits = logits
+        super().__init__(logits.shape, validate_args=False)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log-density of each pixel, in nats."""
+        return (value - 0.5) * self.logits - self._log_normalizer()
+
+    def _log_normalizer(self) -> Tensor:
+        r"""Log of :math:`\int_0^1 e^{\ell (t - 1/2)} dt = \sinh(\ell / 2) / (\ell / 2)`."""
+        size = self.logits.abs().clamp(min=self.SERIES)
+        square = self.logits.clamp(-self.SERIES, self.SERIES).square()
+        series = square * (1 / 24 - square * (1 / 2880 - square / 181440))
+        exact = size / 2 + torch.log(-torch.expm1(-size)) - torch.log(size)
+        return torch.where(self.logits.abs() < self.SERIES, series, exact)
+
+    @property
+    def mean(self) -> Tensor:
+        r"""Expected intensity, :math:`1 / (1 - e^{-\ell}) - 1 / \ell`."""
+        small, square = self.logits.abs() < self.SERIES, self.logits.square()
+        series = 0.5 + self.logits * (1 / 12 - square * (1 / 720 - square / 30240))
+        logits = torch.where(small, torch.ones_like(self.logits), self.logits)
+        return torch.where(small, series, -1 / torch.expm1(-logits) - 1 / logits)
 
 
 class Gaussian(Part):

@@ -34,7 +34,7 @@ class StandardNormal(Part):
         self.noise_shape = (latent,) if isinstance(latent, int) else tuple(latent)
 
     def forward(self, c: Float[Tensor, "batch dim"]) -> Distribution:
-        """(batch, dim) → a distribution over z (batch, *latent)."""
+        """(batch, dim) → a distribution over z."""
         zeros = torch.zeros(len(c), *self.noise_shape, device=c.device, dtype=c.dtype)
         normal = Normal(zeros, torch.ones_like(zeros), validate_args=False)
         return Independent(normal, len(self.noise_shape), validate_args=False)

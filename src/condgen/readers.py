@@ -21,6 +21,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from condgen.data import LabelledImages, check_images, normalised_labels
+from condgen.smears import load_smears
 
 MEDMNIST_SIZES = (28, 64, 128, 224)
 PREFIXES = {"train": "train_", "validation": "val_", "test": "test_"}  # of MedMNIST's arrays
@@ -47,8 +48,6 @@ def load_data(source: str | Path, size: int = 28, n: int = 5000, seed: int = 0) 
         (3, 28, 28)
     """
     if source == "smears":
-        from condgen.smears import load_smears
-
         return load_smears(n, size, seed)
     path = Path(source).expanduser()
     if path.suffix.lower() == ".npz":

@@ -1,7 +1,7 @@
 """What a trained model is used for: images per class, interpolation, label swap, reconstruction pairs, files.
 
-A model is anything with `labels`, `images`, `encode`, `decode`, `draw`, `sample` and `sample_blocks`; nothing here
-knows how it is assembled.
+A model is anything with `labels`, `images`, `encode`, `decode`, `reconstruct`, `sample`, `sample_blocks`, `device` and
+`dtype`; which classes there are is read from its `conditioner` and `class_names`.
 """
 
 __all__ = ["interpolate", "pairs", "per_class", "to_uint8", "transfer", "write_samples"]
@@ -60,6 +60,19 @@ def num_classes(model: Any) -> int:
     return inner.num_classes
 
 
+def class_names(model: Any) -> tuple[str, ...]:
+    """A name for each class the model tells apart.
+
+    Example:
+        >>> import condgen
+        >>> class_names(condgen.conditional_vae((1, 8, 8), num_classes=2))
+        ('class 0', 'class 1')
+    """
+    count = num_classes(model)
+    # A model without labels may have been trained on images with them; it still has one kind of image.
+    return tuple(model.class_names) if len(model.class_names) == count else tuple(f"class {k}" for k in range(count))
+
+
 def interpolate(
     model: Any,
     first: Tensor | np.ndarray,
@@ -81,7 +94,7 @@ def interpolate(
         spherical: along the great circle, which keeps the length that a prior's draws have, instead of straight.
 
     Raises:
-        ValueError: for fewer than two steps.
+        ValueError: for fewer than two steps, or a tuple of other than two labels.
 
     Example:
         >>> import condgen
@@ -92,11 +105,15 @@ def interpolate(
     if steps < 2:
         raise ValueError(f"Expected at least 2 steps, the two ends; got {steps}.")
     ends = list(y) if isinstance(y, tuple) else [y, y]
+    if len(ends) != 2:
+        raise ValueError(f"Expected one label or a pair of labels; got {y}. Several columns go into a list.")
     z0, z1 = (
-        model.encode(torch.as_tensor(end)[None], [label])[0] if np.ndim(end) == 3 else torch.as_tensor(end)
+        model.encode(torch.as_tensor(end)[None], [label])[0]
+        if np.ndim(end) == 3
+        else torch.as_tensor(end, device=model.device, dtype=model.dtype)
         for end, label in zip((first, last), ends, strict=True)
     )
-    t = torch.linspace(0, 1, steps, dtype=z0.dtype).reshape(-1, *[1] * z0.ndim)
+    t = torch.linspace(0, 1, steps, device=z0.device, dtype=z0.dtype).reshape(-1, *[1] * z0.ndim)
     z = slerp(z0, z1, t) if spherical else torch.lerp(z0[None].expand(steps, *z0.shape), z1[None], t)
     labels = model.labels([ends[0] if k < (steps + 1) // 2 else ends[1] for k in range(steps)])
     return decoded(model, z, labels)
@@ -184,6 +201,8 @@ def write_samples(
         ValueError: for labels the model does not know, or another file ending.
     """
     path, labels = Path(path), model.labels(y)
+    if len(labels) == 0:
+        raise ValueError("Expected at least one label; got none.")
     if path.suffix not in (".npz", ""):
         raise ValueError(f"Expected a path ending in .npz, or a folder; got {path}.")
     blocks = (to_uint8(block) for block in model.sample_blocks(labels, seed=seed, start=start, temperature=temperature))
@@ -213,13 +232,16 @@ def write_npz(path: Path, blocks: Iterator[np.ndarray], labels: np.ndarray, mode
 
 
 def write_folder(path: Path, blocks: Iterator[np.ndarray], labels: np.ndarray, model: Any, start: int) -> None:
-    """Blocks of images as PNGs, named by sample number, in a subfolder per class."""
+    """Blocks of images as PNGs, named by sample number, in a subfolder for each class drawn."""
     from PIL import Image
 
-    if labels.ndim != 1:
-        raise ValueError("A folder per class needs one class label an image. Write an .npz file instead.")
-    names = model.class_names or tuple(f"class {k}" for k in range(num_classes(model)))
-    for name in names:
+    names = class_names(model)
+    if labels.ndim != 1 or labels.min() < 0 or labels.max() >= len(names):
+        raise ValueError(f"Expected one label in [0, {len(names)}) an image. Write an .npz file instead.")
+    wanted = {names[label] for label in labels}
+    if bad := [name for name in wanted if name in ("", ".", "..") or set(name) & set("/\\:\0")]:
+        raise ValueError(f"The class name {bad[0]!r} cannot be a folder's. Write an .npz file instead.")
+    for name in wanted:
         (path / name).mkdir(parents=True, exist_ok=True)
     number = 0
     for block in blocks:

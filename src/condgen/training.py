@@ -8,6 +8,7 @@ import json
 import math
 import platform
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -208,7 +209,7 @@ def train_epoch(
     schedule, steps = step.objective.beta, -(-len(train[0]) // batch_size)
     beta = torch.zeros((), device=fabric.device)
     for k, (index, x, y) in enumerate(batches(*train, batch_size, seed=seed, epoch=epoch)):
-        beta = torch.full_like(beta, schedule(epoch + k / steps))
+        beta, x = torch.full_like(beta, schedule(epoch + k / steps)), x.to(step.model.dtype)
         noise = normals(step.model.noise_shapes, seed, index, Use.TRAINING, epoch, x.dtype)
         optimizer.zero_grad()
         terms = step(x, y, noise, beta)
@@ -225,6 +226,7 @@ def evaluate_epoch(step: Any, held_out: tuple[Tensor, Tensor], batch_size: int, 
     step.eval()
     total = Totals("validation")
     for index, x, y in batches(*held_out, batch_size):
+        x = x.to(step.model.dtype)
         noise = normals(step.model.noise_shapes, seed, index, Use.VALIDATION, 0, x.dtype)
         beta = torch.full((), step.objective.beta.final, device=x.device)
         total.add(step(x, y, noise, beta), len(x))
@@ -320,8 +322,10 @@ def check_fit(
 
 
 def tensors(data: LabelledImages, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Images (uint8) and labels on the device that trains."""
-    return torch.as_tensor(data.images).to(device), torch.as_tensor(data.labels).to(device)
+    """Images (uint8) and labels on the device that trains; a memory map is only ever read."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        return torch.as_tensor(data.images).to(device), torch.as_tensor(data.labels).to(device)
 
 
 def repr_of(thing: Any) -> str:
