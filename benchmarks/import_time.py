@@ -1,7 +1,7 @@
 """What does `import condgen` cost beside `import torch`? Each in new processes, in turn; medians and their ratio.
 
-    python benchmarks/import_time.py            print the figures
-    python benchmarks/import_time.py --check    fail if the ratio is above 1.3
+python benchmarks/import_time.py            print the figures
+python benchmarks/import_time.py --check    fail if the ratio is above 1.3
 """
 
 import statistics

@@ -11,7 +11,6 @@ reconstructions of the first ten validation images of every class (PNG; the orig
 import argparse
 import datetime
 import json
-import math
 import platform
 import shutil
 from pathlib import Path
@@ -103,7 +102,7 @@ def table(report: dict) -> str:
     lines += ["| run | split | " + " | ".join(columns) + " | minutes |", "|---" * (len(columns) + 3) + "|"]
     for name, row in report["runs"].items():
         for split in ("validation", "test"):
-            values = (f"{row[split].get(column, math.nan):.2f}" for column in columns)
+            values = (f"{row[split][column]:.2f}" if column in row[split] else "" for column in columns)
             lines.append(f"| {name} | {split} | {' | '.join(values)} | {row['training_minutes']:.0f} |")
     return "\n".join(lines) + "\n"
 

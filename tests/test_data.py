@@ -5,7 +5,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jaxtyping import config
 
 from condgen.data import LabelledImages, batches, image_tensor
 
@@ -21,12 +20,6 @@ def numbered(n):
 
 
 class_labels = st.lists(st.integers(1, 60), min_size=1, max_size=6).map(lambda n: np.repeat(np.arange(len(n)), n))
-
-
-@pytest.fixture
-def unchecked(monkeypatch):
-    """Without the run-time shape checks of the test run, users meet our own messages."""
-    monkeypatch.setattr(config, "jaxtyping_disable", True)
 
 
 class TestLabels:

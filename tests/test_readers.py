@@ -10,7 +10,6 @@ import warnings
 import zipfile
 import zlib
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -560,10 +559,8 @@ class TestRealFile:
 class TestLoadData:
     def test_smears(self, monkeypatch):
         drawn = LabelledImages(pixels(4, 3, 32, 32), np.arange(4))
-        module = ModuleType("condgen.smears")
         asked = []
-        module.load_smears = lambda n, size, seed: asked.append((n, size, seed)) or drawn
-        monkeypatch.setitem(sys.modules, "condgen.smears", module)
+        monkeypatch.setattr("condgen.readers.load_smears", lambda n, size, seed: asked.append((n, size, seed)) or drawn)
         assert load_data("smears", size=32, n=4, seed=7) is drawn
         assert asked == [(4, 32, 7)]
 

@@ -118,8 +118,8 @@ def load(path: str | Path, parts: Mapping[str, nn.Module] | None = None) -> Cond
     check_header(weights, model)
     if hashlib.sha256(weights.read_bytes()).hexdigest() != config.get("sha256"):
         raise ValueError(f"{weights} is not the file that {CONFIG} was written with (checksums differ). Restore both.")
-    with_memory = load_file(weights)
-    model.load_state_dict(with_memory, assign=True)
+    # Copies: the file's tensors start anywhere in memory, and sums may then differ from the saved model's in a bit.
+    model.load_state_dict({name: tensor.clone() for name, tensor in load_file(weights).items()}, assign=True)
     model.class_names = tuple(config["class_names"])
     # A part handed over at load may live elsewhere or need gradients off; ours always train.
     return model.eval()
@@ -138,7 +138,7 @@ def describe(value: Any, place: str = "", external: dict[str, nn.Module] | None 
 
     Example:
         >>> describe(nn.Linear(2, 3))
-        {'module': 'torch.nn.Linear', 'arguments': {'in_features': 2, 'out_features': 3, 'bias': True}}
+        {'module': 'torch.nn.Linear', 'arguments': {'in_features': 2, 'out_features': 3}}
     """
     external = {} if external is None else external
     if isinstance(value, np.generic):
@@ -182,7 +182,7 @@ def describe_module(module: nn.Module, place: str, external: dict[str, nn.Module
                 value = held
             arguments[key] = describe(value, inner(key), external)
         return {"module": name, "arguments": arguments}
-    arguments = {}
+    arguments, told = {}, False
     for key, parameter in inspect.signature(type(module)).parameters.items():
         if key in ("device", "dtype") or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
@@ -190,8 +190,11 @@ def describe_module(module: nn.Module, place: str, external: dict[str, nn.Module
             raise TypeError(f"{name} does not tell its {key}.")
         value = getattr(module, key)
         # Whether there is a bias is an argument; the bias itself is a weight.
-        arguments[key] = value is not None if key == "bias" else describe(value)
-    if not arguments and any(True for _ in module.parameters()):  # recurrent layers take *args
+        value = value is not None if key == "bias" else value
+        told = True
+        if value is not parameter.default and value != parameter.default:  # other versions of torch know fewer
+            arguments[key] = describe(value)
+    if not told and any(True for _ in module.parameters()):  # recurrent layers take *args
         raise TypeError(f"{name} does not tell its arguments.")
     return {"module": name, "arguments": arguments}
 

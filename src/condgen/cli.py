@@ -46,7 +46,7 @@ def demo(out: Path = Path("runs/demo"), epochs: int | None = None, images: int =
         images: number of images to draw.
         seed: of images, weights, order and noise.
     """
-    train(data="smears", recipe="smears_demo", out=out, epochs=epochs, images=images, seed=seed)
+    train(data="smears", recipe="smears_demo", out=out, epochs=epochs, images=images, seed=seed, overwrite=True)
     say(f"\nLook at {out / 'samples.png'}: ten new cells of every class.")
     say(f"Next:  condgen sample {out} --per-class 20 --out cells.png")
     say("Then your own images, one subfolder per class:  condgen train --data FOLDER --out runs/mine")
@@ -70,6 +70,7 @@ def train(
     warmup: float = 0.0,
     free_bits: float = 0.0,
     accelerator: Accelerator = "auto",
+    overwrite: bool = False,
 ) -> None:
     """Train a conditional model on labelled images; model, metrics and pictures of it go to one folder.
 
@@ -92,8 +93,11 @@ def train(
         warmup: epochs over which beta rises from 0.
         free_bits: nats per latent that cost nothing.
         accelerator: where to train.
+        overwrite: whether the run may replace an earlier one in the same folder.
     """
     check_recipe(recipe)
+    if (out / "run.json").exists() and not overwrite:
+        raise ValueError(f"{out} already holds a run. Choose another --out, or pass --overwrite true.")
     labelled = load_data(data, size=size, n=images, seed=seed)
     options: dict[str, Any] = {"latent": latent, "width": width, "output_labels": output_labels}
     options["likelihood"] = LIKELIHOODS[likelihood]() if likelihood else None
@@ -110,7 +114,7 @@ def train(
         seed=seed,
         out=out,
         accelerator=accelerator,
-        about={"recipe": recipe, "data": data, "size": size, "images": images},
+        about={"recipe": recipe, "data": absolute(data), "size": size, "images": images},
     )
     best = load(out)
     write_figure(curves(history), out / "curves.png")
@@ -219,6 +223,12 @@ def load_run_data(run: Path, data: str | None) -> LabelledImages:
     return load_data(data or about["data"], **known)
 
 
+def absolute(data: str) -> str:
+    """A path that later commands find from any folder; names stay names."""
+    path = Path(data).expanduser()
+    return str(path.resolve()) if path.suffix == ".npz" or (path.is_dir() and data != "smears") else data
+
+
 def say(text: str) -> None:
     """Tell the user."""
     from rich.console import Console
@@ -244,13 +254,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     arguments = [dashed(argument) for argument in (sys.argv[1:] if arguments is None else arguments)]
     debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"] or ["--help"]
     commands = {"demo": demo, "train": train, "sample": sample, "reconstruct": reconstruct}
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_: print(f"condgen: warning: {message}", file=sys.stderr)
         try:
             auto_cli(
                 commands,
-                args=[argument for argument in arguments if argument != "--debug"],
+                args=arguments,
                 prog="condgen",
                 description="Conditional generative models for small labelled image sets. Start with: condgen demo",
                 epilog="--debug shows where an error came from; --config FILE reads a command's options from YAML.",

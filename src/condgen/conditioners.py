@@ -197,9 +197,6 @@ class Unconditional(Part):
 
     dim = columns = 0
 
-    def __init__(self) -> None:
-        super().__init__()
-
     def forward(self, y: Shaped[Tensor, "batch ..."]) -> Float[Tensor, "batch 0"]:
         """Any labels → (batch, 0)."""
         return torch.zeros(len(y), 0, device=y.device)

@@ -126,11 +126,7 @@ class ConditionalVAE(Part):
         c = self.condition(y, noise.get("label"))
         parameters = self.encoder(x, c)
         q = self.reparameterizer(parameters)
-        if q.batch_shape + q.event_shape != noise["z"].shape:  # a single latent would be broadcast over the others
-            raise ValueError(
-                f"Expected an encoder for the prior's z of shape {shape(self.prior.noise_shape)}; got a posterior of "
-                f"shape {shape(q.event_shape)}. Give encoder and prior the same number of latents."
-            )
+        self._check_latents(q)
         z = self.reparameterizer.draw(parameters, noise["z"])
         output, label_logits = self._split(self.decoder(z, c))
         if self.training and hasattr(self.likelihood, "observe"):
@@ -175,6 +171,14 @@ class ConditionalVAE(Part):
             shapes["label"] = tuple(self.conditioner.noise_shape)
         return shapes
 
+    def _check_latents(self, q: Distribution) -> None:
+        """Raise unless prior and posterior agree: a single latent would be broadcast over the others."""
+        if tuple(q.event_shape) != self.noise_shapes["z"]:
+            raise ValueError(
+                f"Expected an encoder for the prior's z of shape {shape(self.prior.noise_shape)}; got a posterior of "
+                f"shape {shape(q.event_shape)}. Give encoder and prior the same number of latents."
+            )
+
     def _split(self, output: Tensor) -> tuple[Tensor, Tensor | None]:
         """The decoder's output as the likelihood's parameters and the label planes' logits."""
         planes = self.conditioner.dim if self.output_labels else 0
@@ -204,12 +208,14 @@ class ConditionalVAE(Part):
         """
         if isinstance(y, str) or np.ndim(y) == 0:
             raise ValueError(f"Expected a sequence of labels; got {y!r}. Pass one per image, e.g. [{y!r}] * 10.")
-        if not isinstance(y, Tensor) and np.asarray(y).dtype.kind in "US":
+        if not isinstance(y, Tensor) and np.asarray(y).dtype.kind in "USO":
             unknown = sorted({str(name) for name in y} - set(self.class_names))
             if unknown:
                 known = ", ".join(self.class_names) or "no names; pass integers"
                 raise ValueError(f"Expected class names among {known}; got {', '.join(unknown)}.")
             y = [self.class_names.index(str(name)) for name in y]
+        if isinstance(y, np.ndarray) and y.dtype.kind == "u":  # torch computes with signed integers
+            y = y.astype(np.int64)
         labels = torch.as_tensor(y, device=self.device)
         if labels.ndim == 2 and labels.shape[1] == 1:
             labels = labels[:, 0]
@@ -286,7 +292,7 @@ class ConditionalVAE(Part):
 
     @torch.no_grad()
     def log_likelihood(
-        self, x: np.ndarray | Tensor, y: Labels, *, samples: int = 64, seed: int = 0, chunk: int = 8
+        self, x: np.ndarray | Tensor, y: Labels, *, samples: int = 64, seed: int = 0, start: int = 0, chunk: int = 8
     ) -> Float[Tensor, " batch"]:
         """The importance-weighted bound on log p(x | y), nats per image; label planes are left out.
 
@@ -295,6 +301,7 @@ class ConditionalVAE(Part):
             y: labels.
             samples: draws of z per image; the bound grows with them.
             seed: of the draws.
+            start: number of the first image: a set taken in batches has the values of the set taken whole.
             chunk: draws decoded at once, which bounds memory.
 
         Raises:
@@ -304,11 +311,11 @@ class ConditionalVAE(Part):
             raise ValueError(f"Expected at least one sample; got {samples}.")
         images, labels = self.images(x), self.labels(y)
         with evaluating(self):
-            return importance_weighted(self._log_weights(images, labels, samples, seed, chunk))
+            return importance_weighted(self._log_weights(images, labels, samples, seed, start, chunk))
 
-    def _log_weights(self, x: Tensor, y: Tensor, samples: int, seed: int, chunk: int) -> Iterator[Tensor]:
+    def _log_weights(self, x: Tensor, y: Tensor, samples: int, seed: int, start: int, chunk: int) -> Iterator[Tensor]:
         """Log-weights (draws, batch) of `chunk` draws at a time."""
-        c, index = self.condition(y), torch.arange(len(x), device=x.device)
+        c, index = self.condition(y), torch.arange(start, start + len(x), device=x.device)
         parameters = self.encoder(x, c)
         q, prior = self.reparameterizer(parameters), self.prior(c)
         for first in range(0, samples, chunk):
@@ -324,11 +331,12 @@ class ConditionalVAE(Part):
             yield log_likelihood + torch.stack([prior.log_prob(z) - q.log_prob(z) for z in zs])
 
     def bits_per_dimension(
-        self, x: np.ndarray | Tensor, y: Labels, *, samples: int = 64, seed: int = 0, chunk: int = 8
+        self, x: np.ndarray | Tensor, y: Labels, *, samples: int = 64, seed: int = 0, start: int = 0, chunk: int = 8
     ) -> Float[Tensor, " batch"]:
         """An upper bound on -log2 P(x | y) per pixel and channel, from :meth:`log_likelihood`.
 
-        Where the likelihood is a density, pixels are dequantised with uniform noise of this seed.
+        Where the likelihood is a density, pixels are dequantised with uniform noise of this seed. Arguments are those
+        of :meth:`log_likelihood`.
 
         Raises:
             ValueError: if the likelihood is no probability of grey levels, with the reason.
@@ -337,10 +345,12 @@ class ConditionalVAE(Part):
         measure, dimensions = getattr(self.likelihood, "measure", None), images[0].numel()
         bits_per_dimension(images.new_zeros(1), measure, dimensions)  # refuses before the work
         if measure == "density":
-            index = torch.arange(len(images), device=images.device)
+            index = torch.arange(start, start + len(images), device=images.device)
             u = uniform(seed, index, stream(Use.DEQUANTIZATION), images.shape[1:])
             images = dequantize(images, u.to(images.dtype))
-        log_likelihood = self.log_likelihood(images, y, samples=samples, seed=seed, chunk=chunk)
+        else:
+            images = (255 * images).round() / 255  # a mass is of grey levels, not of what lies between them
+        log_likelihood = self.log_likelihood(images, y, samples=samples, seed=seed, start=start, chunk=chunk)
         return bits_per_dimension(log_likelihood, measure, dimensions)
 
     @property

@@ -4,7 +4,7 @@ Images stay uint8 until they are on the device, batches are taken by index, and 
 function of a seed and an epoch number. There are no worker processes and no per-image Python.
 """
 
-__all__ = ["Batch", "LabelledImages", "batches", "image_tensor"]
+__all__ = ["Batch", "LabelledImages", "batches", "default_names", "image_tensor"]
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -59,7 +59,7 @@ class LabelledImages:
         check_images(self.images)
         labels = normalised_labels(np.asarray(self.labels), len(self.images))
         default = int(labels.max(initial=-1)) + 1 if labels.ndim == 1 else labels.shape[1]
-        names = tuple(self.class_names) or tuple(f"class {k}" for k in range(default))
+        names = tuple(self.class_names) or default_names(default)
         check_labels(labels, names)
         object.__setattr__(self, "labels", labels)
         object.__setattr__(self, "class_names", names)
@@ -269,6 +269,16 @@ def image_tensor(images: Tensor | np.ndarray) -> Float[Tensor, "batch channels h
         low, high = images.min().item(), images.max().item()
         raise ValueError(f"Expected float images in [0, 1]; got values from {low:.4g} to {high:.4g}. Rescale them.")
     return images
+
+
+def default_names(count: int) -> tuple[str, ...]:
+    """What classes without names are called.
+
+    Example:
+        >>> default_names(2)
+        ('class 0', 'class 1')
+    """
+    return tuple(f"class {k}" for k in range(count))
 
 
 def check_images(images: np.ndarray) -> None:

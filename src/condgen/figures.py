@@ -108,7 +108,9 @@ def curves(history: History) -> "matplotlib.figure.Figure":
     for axes, (term, title) in zip(figure.subplots(1, 3), titles.items(), strict=True):
         for split in ("train", "validation"):
             if f"{split}_{term}" in history.rows[0]:
-                axes.plot(history["epoch"], history[f"{split}_{term}"], label=split)
+                # A single epoch is a point, which a line would not show.
+                style = "." if len(history) == 1 else "-"
+                axes.plot(history["epoch"], history[f"{split}_{term}"], style, label=split)
         axes.set(title=title, xlabel="epoch", ylabel="nats per image")
         axes.legend()
     return figure

@@ -44,9 +44,6 @@ class LabelChannels(Part):
         tensor([[0., 1.]])
     """
 
-    def __init__(self) -> None:
-        super().__init__()
-
     def forward(
         self, h: Float[Tensor, "batch channels height width"], c: Float[Tensor, "batch dim"]
     ) -> Float[Tensor, "batch more height width"]:

@@ -51,9 +51,6 @@ class Bernoulli(Part):
     params = 1
     measure: Measure = None
 
-    def __init__(self) -> None:
-        super().__init__()
-
     def forward(self, parameters: Parameters) -> Distribution:
         """Logits (batch, channels, height, width) → a distribution over x."""
         return per_image(torch.distributions.Bernoulli(logits=parameters, validate_args=False))
@@ -75,9 +72,6 @@ class ContinuousBernoulli(Part):
 
     params = 1
     measure: Measure = "density"
-
-    def __init__(self) -> None:
-        super().__init__()
 
     def forward(self, parameters: Parameters) -> Distribution:
         """Logits (batch, channels, height, width) → a distribution over x."""
@@ -208,9 +202,6 @@ class DiscretizedLogistic(Part):
 
     params = 2
     measure: Measure = "mass"
-
-    def __init__(self) -> None:
-        super().__init__()
 
     def forward(self, parameters: Parameters) -> "LogisticLevels":
         """(batch, 2 * channels, height, width) → a distribution over x (batch, channels, height, width)."""

@@ -27,6 +27,9 @@ class Part(nn.Module):
 
     arguments: dict[str, Any]
 
+    def __init__(self) -> None:
+        super().__init__()
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         init: Any = cls.__init__

@@ -37,9 +37,6 @@ class Gaussian(Part):
 
     params = 2
 
-    def __init__(self) -> None:
-        super().__init__()
-
     def forward(self, parameters: Float[Tensor, "batch parameters *map"]) -> Distribution:
         """(batch, 2 * latent) → a distribution over z (batch, latent)."""
         mean, std = mean_and_std(parameters)

@@ -17,6 +17,7 @@ from einops import rearrange
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from condgen.data import default_names
 from condgen.files import replacing
 
 Images = Float[Tensor, "batch channels height width"]
@@ -70,7 +71,7 @@ def class_names(model: Any) -> tuple[str, ...]:
     """
     count = num_classes(model)
     # A model without labels may have been trained on images with them; it still has one kind of image.
-    return tuple(model.class_names) if len(model.class_names) == count else tuple(f"class {k}" for k in range(count))
+    return tuple(model.class_names) if len(model.class_names) == count else default_names(count)
 
 
 def interpolate(
@@ -203,7 +204,7 @@ def write_samples(
     path, labels = Path(path), model.labels(y)
     if len(labels) == 0:
         raise ValueError("Expected at least one label; got none.")
-    if path.suffix not in (".npz", ""):
+    if path.suffix != ".npz" and path.suffix[1:].isalpha():  # v1.0 is a folder, cells.zip is a mistake
         raise ValueError(f"Expected a path ending in .npz, or a folder; got {path}.")
     blocks = (to_uint8(block) for block in model.sample_blocks(labels, seed=seed, start=start, temperature=temperature))
     arrays = (rearrange(block, "b c h w -> b h w c").cpu().numpy() for block in blocks)

@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 import condgen
 from condgen.checkpoints import save
 from condgen.cvae import ConditionalVAE
-from condgen.data import LabelledImages, batches
+from condgen.data import LabelledImages, batches, default_names
 from condgen.elbo import ELBO
 from condgen.files import write_atomically
 from condgen.noise import Use, normals
@@ -118,7 +118,7 @@ def fit(
         model: what to train; its `class_names` are set from the data where it has none.
         data: images to train on. A set with splits is trained on its `train` part alone, and validated on its
             `validation` part unless another is given.
-        validation: images to choose the best epoch by.
+        validation: images to choose the best epoch by; of a set with splits its `validation` part.
         epochs: passes over the data.
         batch_size: images a step; the last, smaller batch is kept.
         objective: by default `ELBO()`.
@@ -294,12 +294,12 @@ def display(epochs: int, images: int, progress: bool) -> Iterator[Display]:
 def resolve_splits(
     data: LabelledImages, validation: LabelledImages | None
 ) -> tuple[LabelledImages, LabelledImages | None]:
-    """Training and validation images: a set with splits is never trained on as a whole."""
-    if not data.splits:
-        return data, validation
+    """Training and validation images: a set with splits is never used as a whole."""
     if validation is None and "validation" in data.splits:
         validation = data.validation
-    return data.train, validation
+    if validation is not None and validation.splits:
+        validation = validation.validation
+    return data.train if data.splits else data, validation
 
 
 def check_fit(
@@ -317,6 +317,12 @@ def check_fit(
             raise ValueError(
                 f"Expected images of {model.image_shape}, which the model was built for; {split.name!r} has "
                 f"{split.image_shape}. Build the model with image_shape={split.image_shape} or resize the images."
+            )
+        named = tuple(split.class_names) != default_names(split.num_classes)
+        if model.class_names and named and tuple(split.class_names) != model.class_names:
+            raise ValueError(
+                f"Expected the classes the model knows, {', '.join(model.class_names)}; {split.name!r} has "
+                f"{', '.join(split.class_names)}. Bring its labels into that order, or set model.class_names = ()."
             )
         model.conditioner.check(torch.as_tensor(split.labels))
 

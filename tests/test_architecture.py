@@ -1,0 +1,184 @@
+"""What holds for the package as a whole: imports point up, nothing global is touched, nothing stored is executed."""
+
+import ast
+import importlib
+import importlib.metadata
+import inspect
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import condgen
+
+PACKAGE = Path(condgen.__file__).parent
+REPOSITORY = PACKAGE.parents[1]
+# Data flows down this list; a file imports only from files above it.
+ORDER = [
+    "noise",
+    "files",
+    "parts",
+    "data",
+    "smears",
+    "readers",
+    "conditioners",
+    "layers",
+    "encoders",
+    "reparameterizers",
+    "priors",
+    "decoders",
+    "likelihoods",
+    "elbo",
+    "cvae",
+    "recipes",
+    "checkpoints",
+    "training",
+    "sampling",
+    "figures",
+    "cli",
+]
+HEAVY = ["jsonargparse", "lightning_fabric", "matplotlib", "medmnist", "rich", "torchvision"]
+
+
+def source(name):
+    return (PACKAGE / f"{name}.py").read_text(encoding="utf-8")
+
+
+def imported_from_condgen(name):
+    """Modules of the package that a module imports, wherever in the file it does."""
+    found = set()
+    for node in ast.walk(ast.parse(source(name))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names if alias.name.startswith("condgen.")}
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            if node.module == "condgen":
+                found |= {f"condgen.{alias.name}" for alias in node.names}
+            elif node.module.startswith("condgen."):
+                found.add(node.module)
+    return {module.removeprefix("condgen.") for module in found}
+
+
+def test_every_file_has_its_place():
+    assert sorted(path.stem for path in PACKAGE.glob("*.py")) == sorted([*ORDER, "__init__"])
+
+
+@pytest.mark.parametrize("name", ORDER)
+def test_imports_point_up(name):
+    below = imported_from_condgen(name) - set(ORDER[: ORDER.index(name)])
+    assert not below, f"{name} imports from files below it: {sorted(below)}"
+
+
+@pytest.mark.parametrize("name", ORDER)
+def test_the_package_itself_is_asked_for_its_version_alone(name):
+    """Anything else would be an import that points down."""
+    asked = {
+        node.attr
+        for node in ast.walk(ast.parse(source(name)))
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "condgen"
+    }
+    assert asked <= {"__version__"}
+
+
+@pytest.mark.parametrize("shelf", ["conditioners", "encoders", "reparameterizers", "priors", "decoders", "likelihoods"])
+def test_parts_do_not_know_their_assembler(shelf):
+    """They know the layers, what every part has in common, and a Gaussian to draw from."""
+    assert imported_from_condgen(shelf) <= {"layers", "parts", "reparameterizers"}
+
+
+def test_what_receives_objects_knows_no_parts():
+    assert imported_from_condgen("sampling") <= {"data", "files"}
+    assert imported_from_condgen("elbo") <= {"likelihoods"}
+
+
+@pytest.mark.parametrize("name", [None, *ORDER])
+def test_public_names_are_chosen_and_described(name):
+    module = importlib.import_module(f"condgen.{name}" if name else "condgen")
+    assert module.__doc__
+    assert len(set(module.__all__)) == len(module.__all__)
+    for public in module.__all__:
+        thing = getattr(module, public)
+        if inspect.isclass(thing) or inspect.isfunction(thing) or inspect.ismodule(thing):
+            assert inspect.getdoc(thing), f"{name}.{public} has no docstring"
+
+
+@pytest.mark.parametrize("name", [name for name in ORDER if name != "cli"])
+def test_public_functions_have_an_example(name):
+    """A class or function that takes part in a model or its use shows how."""
+    module = importlib.import_module(f"condgen.{name}")
+    without = {
+        public
+        for public in module.__all__
+        if (inspect.isclass(thing := getattr(module, public)) or inspect.isfunction(thing))
+        and ">>>" not in (inspect.getdoc(thing) or "")
+    }
+    plain = {"Batch", "Inference", "Schedule", "Use", "load", "replacing", "save_grid", "write_samples"}
+    assert without <= plain
+
+
+@pytest.mark.parametrize("name", ORDER)
+def test_nothing_stored_is_executed(name):
+    """No pickle is opened and no text becomes code, in any file."""
+    for node in ast.walk(ast.parse(source(name))):
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            assert called not in {"eval", "exec", "compile", "__import__", "torch.load", "torch.jit.load"}
+            assert not re.match(r"(pickle|cloudpickle|dill|joblib|marshal|shelve)\.", called)
+            if called in {"np.load", "numpy.load"}:
+                assert "allow_pickle=False" in ast.unparse(node)
+        if isinstance(node, ast.Import):
+            assert not {alias.name for alias in node.names} & {"pickle", "marshal", "shelve", "joblib", "dill"}
+
+
+def test_importing_is_light_and_changes_nothing(tmp_path):
+    """In a new process: no heavy package, no setting, no generator, no file."""
+    script = f"""if True:
+        import json, logging, os, random, sys, warnings
+        import numpy, torch
+        def state():
+            return dict(
+                dtype=str(torch.get_default_dtype()), device=str(torch.get_default_device()),
+                torch=torch.get_rng_state().tolist(), python=random.getstate(),
+                numpy=[str(part) for part in numpy.random.get_state()],
+                threads=(torch.get_num_threads(), torch.get_num_interop_threads()), grad=torch.is_grad_enabled(),
+                precision=torch.get_float32_matmul_precision(), filters=repr(warnings.filters),
+                deterministic=torch.are_deterministic_algorithms_enabled(), printing=repr(numpy.get_printoptions()),
+                validation=torch.distributions.Distribution._validate_args, handlers=repr(logging.root.handlers),
+                loggers=logging.root.level, environment=dict(os.environ), folder=os.getcwd(), paths=list(sys.path),
+                hooks=repr((sys.excepthook, sys.displayhook)),
+            )
+        before = state()
+        import condgen
+        after = state()
+        changed = [name for name in before if before[name] != after[name]]
+        print(json.dumps([changed, [name for name in {HEAVY} if name in sys.modules]]))
+    """
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")])}
+    command = [sys.executable, "-W", "error", "-B", "-c", script]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True, text=True)
+    changed, heavy = json.loads(done.stdout)
+    assert changed == []
+    assert heavy == []
+    assert done.stderr == ""
+    assert not list(tmp_path.iterdir())
+
+
+def test_there_is_one_version():
+    try:
+        installed = importlib.metadata.version("condgen")
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("condgen is not installed")
+    assert installed == condgen.__version__
+
+
+def test_the_repository_holds_no_data_and_no_weights():
+    if not (REPOSITORY / ".git").exists() or shutil.which("git") is None:
+        pytest.skip("no git repository")
+    listed = subprocess.run(["git", "ls-files"], cwd=REPOSITORY, check=True, capture_output=True, text=True)
+    endings = (".npz", ".npy", ".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".joblib")
+    assert not [name for name in listed.stdout.splitlines() if name.endswith(endings)]

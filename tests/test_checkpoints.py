@@ -1,0 +1,635 @@
+"""Models on disk: what was saved comes back bit for bit, and nothing a file holds is ever executed."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections import OrderedDict
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import condgen
+from condgen import checkpoints, conditioners, likelihoods, priors, reparameterizers
+from condgen.checkpoints import build, describe, load, save
+from condgen.encoders import ConvEncoder
+from condgen.files import replacing, write_atomically
+from condgen.layers import ChannelNorm, Concatenate, FiLM
+
+SHAPE, LATENT = (1, 8, 8), 4
+EXECUTED = []
+
+
+def small(image_shape=SHAPE, num_classes=3, **options):
+    return condgen.conditional_vae(image_shape, num_classes, **{"latent": LATENT, "width": 4, **options})
+
+
+def plain_encoder(dim):
+    return nn.Sequential(nn.Conv2d(1 + dim, 2, 3, stride=2), nn.SiLU(), nn.Flatten(), nn.Linear(2 * 3 * 3, 2 * LATENT))
+
+
+def plain_decoder(dim):
+    return nn.Sequential(nn.Linear(LATENT + dim, 64), nn.Unflatten(1, (1, 8, 8)))
+
+
+def assembled(**parts):
+    """A model from parts, any of which can be another."""
+    standard = {
+        "conditioner": conditioners.OneHot(3),
+        "encoder": Concatenate(plain_encoder(3)),
+        "reparameterizer": reparameterizers.Gaussian(),
+        "prior": priors.StandardNormal(LATENT),
+        "decoder": Concatenate(plain_decoder(3)),
+        "likelihood": likelihoods.Bernoulli(),
+        "image_shape": SHAPE,
+    }
+    return condgen.ConditionalVAE(**{**standard, **parts})
+
+
+def observed_gaussian():
+    """A likelihood whose running statistics are not those it was built with."""
+    likelihood = likelihoods.Gaussian("optimal")
+    likelihood.observe(torch.zeros(2, 1, 8, 8), torch.rand(2, 1, 8, 8))
+    return likelihood
+
+
+CLASSES, ROWS = [0, 2, 1], [[1, 0, 1], [0, 0, 0], [1, 1, 1]]
+ASSEMBLIES = {
+    "one-hot": (small, CLASSES),
+    "embedding": (lambda: small(conditioner=conditioners.Embedding(3, 5)), CLASSES),
+    "multi-label": (lambda: small(conditioner=conditioners.MultiLabel(3)), ROWS),
+    "continuous": (lambda: small(conditioner=conditioners.Continuous([1.0, 2.0], [0.5, 3.0])), [[1.0, 2.0]] * 3),
+    "joint": (
+        lambda: small(conditioner=conditioners.Joint([conditioners.OneHot(3), conditioners.Continuous([10.0], [2.0])])),
+        [[0.0, 9.0], [2.0, 11.0], [1.0, 10.0]],
+    ),
+    "unconditional": (lambda: small(num_classes=0), CLASSES),
+    "label dropout": (lambda: small(conditioner=conditioners.LabelDropout(conditioners.OneHot(3), 0.3)), [0, -1, 2]),
+    "output labels": (lambda: small(output_labels=True), CLASSES),
+    "label prior": (lambda: small(prior=priors.LabelNormal(LATENT, 3)), CLASSES),
+    "FiLM and ChannelNorm": (lambda: small(norm=ChannelNorm, modulation=FiLM), CLASSES),
+    "continuous Bernoulli": (lambda: small(likelihood=likelihoods.ContinuousBernoulli()), CLASSES),
+    "discretized logistic": (lambda: small(likelihood=likelihoods.DiscretizedLogistic()), CLASSES),
+    "Gaussian, fixed": (lambda: small(likelihood=likelihoods.Gaussian(0.1)), CLASSES),
+    "Gaussian, shared": (lambda: small(likelihood=likelihoods.Gaussian("shared")), CLASSES),
+    "Gaussian, pixel": (lambda: small(likelihood=likelihoods.Gaussian("pixel")), CLASSES),
+    "Gaussian, optimal": (lambda: small(likelihood=observed_gaussian()), CLASSES),
+    "colour, not square": (lambda: small((3, 9, 13)), CLASSES),
+    "float64": (lambda: small().double(), CLASSES),
+    "plain networks": (assembled, CLASSES),
+}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A saved model."""
+    return save(small(), tmp_path / "model")
+
+
+def randomised(model):
+    """Weights that no constructor could have made."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return model
+
+
+def images_of(model):
+    return torch.rand(3, *model.image_shape, generator=torch.Generator().manual_seed(2))
+
+
+class TestRoundTrip:
+    @pytest.mark.parametrize("name", ASSEMBLIES)
+    def test_weights_samples_and_densities_are_bit_equal(self, name, tmp_path):
+        make, y = ASSEMBLIES[name]
+        model = randomised(make())
+        again = load(save(model, tmp_path))
+        ours, theirs = model.state_dict(), again.state_dict()
+        assert list(ours) == list(theirs)
+        assert all(torch.equal(ours[k], theirs[k]) and ours[k].dtype == theirs[k].dtype for k in ours)
+        assert torch.equal(model.sample(y), again.sample(y))
+        x = images_of(model)
+        assert torch.equal(model.log_likelihood(x, y, samples=2), again.log_likelihood(x, y, samples=2))
+        assert repr(model) == repr(again)
+
+    def test_in_a_new_process(self, tmp_path):
+        """And there, loading brings in nothing beside condgen, torch and what these two import."""
+        model = randomised(assembled())
+        save(model, tmp_path)
+        np.save(tmp_path / "samples.npy", model.sample([0, 1, 2, 0]).numpy())
+        script = """if True:
+            import sys, numpy as np, torch, condgen
+            before = set(sys.modules)
+            model = condgen.load(sys.argv[1])
+            assert np.array_equal(model.sample([0, 1, 2, 0]).numpy(), np.load(sys.argv[1] + "/samples.npy"))
+            new = {name.split(".")[0] for name in set(sys.modules) - before}
+            assert new <= {"condgen", "torch"} | set(sys.stdlib_module_names), new
+            heavy = {"lightning_fabric", "matplotlib", "medmnist", "torchvision", "jsonargparse", "rich"}
+            assert not heavy & set(sys.modules), heavy & set(sys.modules)
+        """
+        subprocess.run([sys.executable, "-W", "error", "-c", script, str(tmp_path)], check=True, env=environment())
+
+    def test_what_else_a_model_knows(self, tmp_path):
+        model = small()
+        model.class_names = ("lobed", "round", "ηλεκτρόνιο")
+        again = load(save(model, tmp_path))
+        assert (again.class_names, again.image_shape) == (model.class_names, SHAPE)
+        assert torch.equal(again.sample(["round"]), model.sample([1]))
+
+    def test_a_loaded_model_is_ready_for_use_and_for_training(self, folder):
+        model = load(folder)
+        assert not model.training
+        assert model.device == torch.device("cpu")
+        assert all(parameter.requires_grad for parameter in model.parameters())
+        assert load(str(folder)).device == torch.device("cpu")
+
+    def test_loaded_weights_lie_in_memory_like_any_others(self, folder):
+        """Aligned: sums over tensors that begin anywhere else may differ in a bit."""
+        assert all(tensor.data_ptr() % 64 == 0 for tensor in load(folder).state_dict().values())
+
+    def test_saving_changes_nothing_about_the_model(self, tmp_path):
+        model = small().train()
+        weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        save(model, tmp_path)
+        assert model.training
+        assert all(torch.equal(weights[name], tensor) for name, tensor in model.state_dict().items())
+
+    def test_saving_again_replaces_the_earlier_model(self, folder):
+        other = randomised(small())
+        assert torch.equal(load(save(other, folder)).sample([0]), other.sample([0]))
+        assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
+
+    def test_numpy_numbers_are_numbers(self, tmp_path, unchecked):
+        """Such as classes counted by numpy."""
+        model = small((np.int64(1), 8, 8), num_classes=np.int64(3), likelihood=likelihoods.Gaussian(np.float32(0.5)))
+        again = load(save(model, tmp_path))
+        assert torch.equal(again.sample(CLASSES), model.sample(CLASSES))
+        assert again.likelihood.scale == 0.5
+
+    def test_a_list_of_the_user_is_theirs(self, tmp_path):
+        channels, strides = [4, 8], [2, 2]
+        model = assembled(encoder=ConvEncoder(SHAPE, 3, LATENT, channels=channels, strides=strides))
+        channels.append(16)
+        load(save(model, tmp_path))
+        assert (channels, strides) == ([4, 8, 16], [2, 2])
+
+    def test_weights_tied_between_layers_are_saved(self, tmp_path):
+        linear = nn.Linear(8, 8)
+        net = nn.Sequential(nn.Linear(LATENT + 3, 8), linear, nn.SiLU(), linear, nn.Linear(8, 64))
+        model = assembled(decoder=Concatenate(nn.Sequential(net, nn.Unflatten(1, (1, 8, 8)))))
+        assert torch.equal(load(save(model, tmp_path)).sample([0]), model.sample([0]))
+
+
+class TestOwnParts:
+    class Encoder(nn.Module):
+        def __init__(self, width=5):
+            super().__init__()
+            self.net = nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.Tanh(), nn.Linear(width, 2 * LATENT))
+
+        def forward(self, x, c):
+            return self.net(x)
+
+    class Unflatten(nn.Module):
+        def forward(self, h):
+            return h.reshape(-1, 1, 8, 8)
+
+    def test_without_parts_the_message_names_the_place(self, tmp_path):
+        save(assembled(encoder=self.Encoder()), tmp_path)
+        with pytest.raises(ValueError, match=r"saved with a encoder of your own \(.*Encoder\).*parts=\{'encoder'"):
+            load(tmp_path)
+
+    def test_with_parts_the_weights_go_into_them(self, tmp_path):
+        model, mine = randomised(assembled(encoder=self.Encoder())), self.Encoder()
+        again = load(save(model, tmp_path), parts={"encoder": mine})
+        assert again.encoder is mine
+        x = images_of(model)
+        assert torch.equal(again.reconstruct(x, CLASSES), model.reconstruct(x, CLASSES))
+
+    def test_parts_is_not_changed(self, tmp_path):
+        parts = {"encoder": self.Encoder()}
+        load(save(assembled(encoder=self.Encoder()), tmp_path), parts=parts)
+        assert list(parts) == ["encoder"]
+
+    def test_a_layer_deep_inside_has_a_dotted_place(self, tmp_path):
+        net = nn.Sequential(nn.Linear(LATENT + 3, 64), nn.Sequential(self.Unflatten()))
+        save(model := assembled(decoder=Concatenate(net)), tmp_path)
+        with pytest.raises(ValueError, match=r"'decoder\.net\.1\.0'"):
+            load(tmp_path)
+        again = load(tmp_path, parts={"decoder.net.1.0": self.Unflatten()})
+        assert torch.equal(again.sample([0]), model.sample([0]))
+
+    def test_a_layer_of_torch_that_hides_its_arguments_is_handed_over_too(self, tmp_path):
+        class Last(nn.Module):
+            def forward(self, h):
+                return h[0].unflatten(1, (1, 8, 8))
+
+        make = lambda: nn.Sequential(nn.RNN(LATENT + 3, 64), Last())  # noqa: E731
+        model = assembled(decoder=Concatenate(make()))
+        rnn, last = make()
+        again = load(save(model, tmp_path), parts={"decoder.net.0": rnn, "decoder.net.1": last})
+        assert torch.equal(again.sample([0]), model.sample([0]))
+
+    def test_a_part_of_ours_with_a_function_among_its_arguments_is_handed_over_too(self, tmp_path):
+        make = lambda: ConvEncoder(SHAPE, 3, LATENT, channels=(4,), strides=(2,), activation=lambda: nn.ELU(0.5))  # noqa: E731
+        model = assembled(encoder=make())
+        again = load(save(model, tmp_path), parts={"encoder": make()})
+        x = images_of(model)
+        assert torch.equal(again.encode(x, CLASSES), model.encode(x, CLASSES))
+
+    def test_a_part_is_handed_over_as_a_whole(self, tmp_path, unchecked):
+        class Mine(nn.Module):
+            dim, columns = 3, 1
+
+        half = Fraction(1, 2)  # which no file describes
+        model = assembled(conditioner=conditioners.LabelDropout(Mine(), half), encoder=Concatenate(plain_encoder(4)))
+        save(model, tmp_path)
+        with pytest.raises(ValueError, match=r"parts=\{'conditioner': LabelDropout"):
+            load(tmp_path)
+        load(tmp_path, parts={"conditioner": conditioners.LabelDropout(Mine(), half)})
+
+    def test_a_layer_of_torch_with_outdated_arguments_is_handed_over_too(self, tmp_path):
+        model = assembled(decoder=Concatenate(nn.Sequential(plain_decoder(3), nn.Hardtanh(-2.0, 2.0))))
+        again = load(save(model, tmp_path), parts={"decoder.net.1": nn.Hardtanh(-2.0, 2.0)})
+        assert torch.equal(again.sample([0]), model.sample([0]))
+
+    def test_a_part_too_many_is_refused(self, folder):
+        with pytest.raises(ValueError, match=r"no part of yours at encoder. Leave it out"):
+            load(folder, parts={"encoder": self.Encoder()})
+
+    def test_a_part_that_does_not_fit_is_refused(self, tmp_path):
+        save(assembled(encoder=self.Encoder()), tmp_path)
+        with pytest.raises(ValueError, match=r"does not fit its description; first differences: .*encoder\.net"):
+            load(tmp_path, parts={"encoder": self.Encoder(width=6)})
+
+    def test_a_part_replaced_after_construction_is_saved_as_it_is(self, tmp_path):
+        model = assembled()
+        model.decoder = Concatenate(nn.Sequential(plain_decoder(3), nn.Conv2d(1, 1, 3, padding=1)))
+        again = load(save(model, tmp_path))
+        assert isinstance(again.decoder.net[1], nn.Conv2d)
+        assert torch.equal(again.sample([0]), model.sample([0]))
+
+    def test_a_setting_changed_after_construction_is_saved_as_it_is(self, tmp_path):
+        model = small(likelihood=likelihoods.Gaussian(0.1))
+        model.likelihood.scale = 0.3
+        assert load(save(model, tmp_path)).likelihood.scale == 0.3
+
+    @pytest.mark.parametrize(
+        "replace",
+        [
+            lambda decoder: setattr(decoder, "last", nn.Conv2d(4, 1, 1)),
+            # The same weights, another function.
+            lambda decoder: setattr(decoder, "linear", nn.Sequential(decoder.linear, nn.ReLU())),
+            lambda decoder: setattr(decoder, "unflatten", nn.Identity()),
+            lambda decoder: setattr(decoder, "last", nn.ConvTranspose2d(4, 1, 3, 2, padding=1, output_padding=0)),
+        ],
+    )
+    def test_a_layer_replaced_inside_a_part_is_refused_and_nothing_written(self, replace, folder):
+        before = {path.name: path.read_bytes() for path in folder.iterdir()}
+        model = small()
+        replace(model.decoder)
+        with pytest.raises(ValueError, match=r"Was a layer inside a part replaced\? Wrap your own network"):
+            save(model, folder)
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+    def test_nothing_is_made_for_a_model_that_is_refused(self, tmp_path):
+        model = small()
+        model.decoder.last = nn.Conv2d(4, 1, 1)
+        with pytest.raises(ValueError, match="layer inside"):
+            save(model, tmp_path / "new")
+        assert not list(tmp_path.iterdir())
+
+    def test_a_subclass_of_the_model_is_refused(self, tmp_path, unchecked):
+        class Mine(condgen.ConditionalVAE):
+            pass
+
+        parts = dict(assembled().named_children())
+        with pytest.raises(TypeError, match="not a subclass, whose code would not be stored; got Mine"):
+            save(Mine(**parts), tmp_path)
+
+    def test_something_else_is_refused(self, tmp_path, unchecked):
+        with pytest.raises(TypeError, match=r"Expected a ConditionalVAE.*got Linear"):
+            save(nn.Linear(1, 1), tmp_path)
+
+
+twice = nn.ReLU()
+LEAVES = [
+    nn.Linear(2, 3),
+    nn.Linear(2, 3, bias=False),
+    nn.Bilinear(2, 3, 4),
+    nn.Conv1d(2, 3, 5),
+    nn.Conv2d(2, 4, 3),
+    nn.Conv2d(2, 4, (3, 5), stride=(1, 2), padding=(1, 2), bias=False),
+    nn.Conv2d(2, 4, 3, padding="same", dilation=2),
+    nn.Conv2d(4, 4, 3, groups=4, padding=1, padding_mode="reflect"),
+    nn.ConvTranspose2d(2, 4, 3, stride=2, padding=1, output_padding=1, bias=False),
+    nn.BatchNorm2d(4),
+    nn.BatchNorm2d(4, eps=1e-3, momentum=None, affine=False, track_running_stats=False),
+    nn.GroupNorm(2, 4, eps=1e-3),
+    nn.GroupNorm(2, 4, affine=False),
+    nn.InstanceNorm2d(4, affine=True),
+    nn.LayerNorm((4, 8, 8), bias=False),
+    nn.LeakyReLU(0.3),
+    nn.ELU(0.5),
+    nn.GELU("tanh"),
+    nn.SiLU(),
+    nn.Tanh(),
+    nn.Sigmoid(),
+    nn.Hardswish(),
+    nn.PReLU(4, init=0.1),
+    nn.Softplus(beta=2.0, threshold=10.0),
+    nn.Softmax(dim=1),
+    nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False),
+    nn.Upsample(size=(8, 9)),
+    nn.UpsamplingNearest2d(scale_factor=2),
+    nn.PixelShuffle(2),
+    nn.MaxPool2d(2, ceil_mode=True),
+    nn.AvgPool2d(3, stride=2, count_include_pad=False),
+    nn.AdaptiveAvgPool2d((None, 4)),
+    nn.ZeroPad2d((1, 2, 3, 4)),
+    nn.Dropout(0.2),
+    nn.Dropout2d(0.3, inplace=True),
+    nn.Identity(),
+    nn.Flatten(),
+    nn.Flatten(2, 3),
+    nn.Unflatten(1, (2, 4, 4)),
+    nn.Sequential(),
+    nn.Sequential(nn.Linear(2, 3), nn.Sequential(nn.ReLU(), nn.Linear(3, 1))),
+    nn.Sequential(OrderedDict(first=nn.Linear(2, 3), then=nn.ReLU())),
+    nn.Sequential(nn.Linear(2, 2), twice, nn.Linear(2, 2), twice),
+    nn.ModuleList([nn.Linear(2, 3), nn.ModuleList([nn.ReLU()])]),
+]
+
+
+class TestDescribe:
+    @pytest.mark.parametrize("leaf", LEAVES, ids=lambda leaf: " ".join(repr(leaf).split()))
+    def test_a_layer_of_torch_is_built_again(self, leaf):
+        external = {}
+        described = json.loads(json.dumps(describe(leaf, external=external)))
+        again = build(described)
+        assert not external
+        assert repr(again) == repr(leaf)
+        assert {k: v.shape for k, v in again.state_dict().items()} == {k: v.shape for k, v in leaf.state_dict().items()}
+
+    @pytest.mark.parametrize("value", [None, True, 3, 0.1, float("inf"), "text", (1, 2), ((1, 2), "a")])
+    def test_plain_values_come_back(self, value):
+        assert build(json.loads(json.dumps(describe(value)))) == value
+
+    @pytest.mark.parametrize("cls", [nn.ReLU, nn.GroupNorm, FiLM, ChannelNorm])
+    def test_classes_come_back(self, cls):
+        assert build(describe(cls)) is cls
+
+    @pytest.mark.parametrize("value", [{1: 2}, object(), Path, lambda: 0], ids=["dict", "object", "class", "function"])
+    def test_anything_else_is_refused(self, value):
+        with pytest.raises(TypeError, match=r"neither a part|Expected a part"):
+            describe(value)
+
+
+class Canary(nn.Module):
+    """A module that must never be built from a file."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__()
+        EXECUTED.append(self)
+
+
+def tampered(folder, change):
+    """The folder with its config changed in place."""
+    file = folder / "config.json"
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
+
+
+NAMES = [
+    "os.system",
+    "builtins.eval",
+    "builtins.exec",
+    "subprocess.Popen",
+    "torch.load",
+    "torch.hub.Load",
+    "torch.nn.modules.module.Module",
+    "torch.nn.modules.Linear",
+    "torch.nn.functional.relu",
+    "torch.nn.Parameter",
+    "torch.nn.DataParallel",
+    "torch.nn.Nothing",
+    "condgen.cli.main",
+    "condgen.checkpoints.Path",
+    "condgen.training.Step",
+    "condgen.checkpoints.nn.Linear",
+    "condgen.__main__.Module",
+    "condgen.nothing.Module",
+    "condgen..os.System",
+    "condgen/../os.System",
+    "Linear",
+    "",
+    None,
+    3,
+    ["torch.nn.Linear"],
+    {"module": "torch.nn.Linear"},
+]
+
+
+class TestTampering:
+    @pytest.mark.parametrize("name", NAMES, ids=repr)
+    @pytest.mark.parametrize("key", ["module", "class"])
+    def test_names_of_anything_else_are_refused(self, name, key, folder):
+        tampered(folder, lambda config: config["assembly"]["arguments"].update(encoder={key: name}))
+        with pytest.raises(ValueError, match=r"Expected the name of a part of condgen or a layer of torch\.nn; got"):
+            load(folder)
+
+    def test_a_users_module_is_never_found_by_name(self, folder, monkeypatch):
+        monkeypatch.setattr(nn, "Canary", Canary, raising=False)
+        monkeypatch.setattr(conditioners, "Canary", Canary, raising=False)
+        for name in ("torch.nn.Canary", "condgen.conditioners.Canary", f"{__name__}.Canary"):
+            with pytest.raises(ValueError, match="Expected the name of a part"):
+                build({"module": name, "arguments": {}})
+        assert EXECUTED == []
+
+    def test_names_import_nothing(self, folder):
+        before = set(sys.modules)
+        for name in ("antigravity.Module", "condgen.__main__.Module", "this.Module"):
+            with pytest.raises(ValueError, match="Expected the name"):
+                build({"module": name})
+        assert set(sys.modules) == before
+
+    @pytest.mark.parametrize(
+        "assembly",
+        [
+            {"module": "torch.nn.Linear", "arguments": {"in_features": 1, "out_features": 1}},
+            {"module": "torch.nn.Linear", "arguments": {"wrong": 1}},
+            {"module": "torch.nn.Linear", "arguments": {"in_features": -1, "out_features": "x"}},
+            {"module": "torch.nn.Linear", "arguments": [1, 2]},
+            {"module": "torch.nn.Linear", "children": {}},
+            {"module": "torch.nn.Sequential", "children": {"0": 3}},
+            {"module": "torch.nn.Sequential", "children": {"a.b": {"module": "torch.nn.ReLU"}}},
+            {"module": "torch.nn.Sequential", "children": [1]},
+            {"module": "condgen.conditioners.OneHot", "arguments": {"num_classes": 3}},
+            {"module": "condgen.conditioners.Joint", "arguments": {"conditioners": [1, 2]}},
+            {"module": "condgen.cvae.ConditionalVAE", "arguments": {}},
+            {"external": ["unhashable"]},
+            {"external": ""},
+            {},
+        ],
+        ids=json.dumps,
+    )
+    def test_assemblies_of_something_else_are_refused(self, assembly, folder):
+        tampered(folder, lambda config: config.update(assembly=assembly))
+        with pytest.raises(ValueError, match=r"config\.json|cannot be built|Expected|of your own"):
+            load(folder)
+
+    @pytest.mark.parametrize(
+        ("key", "value"),
+        [
+            ("assembly", None),
+            ("assembly", []),
+            ("format", "one"),
+            ("format", None),
+            ("class_names", None),
+            ("class_names", 3),
+            ("class_names", [1, 2]),
+        ],
+    )
+    def test_entries_of_another_kind_are_refused(self, key, value, folder):
+        tampered(folder, lambda config: config.update({key: value}))
+        with pytest.raises(ValueError, match=r"config\.json is damaged"):
+            load(folder)
+
+    def test_a_newer_format_says_so(self, folder):
+        tampered(folder, lambda config: config.update(format=99))
+        with pytest.raises(ValueError, match=r"format 99, this condgen reads up to 1. Upgrade condgen"):
+            load(folder)
+
+    @pytest.mark.parametrize("text", ["", "{", "[]", "3", "null", '{"format": 1}', "\x00", "[" * 100_000])
+    def test_a_config_that_is_none_is_refused(self, text, folder):
+        (folder / "config.json").write_text(text)
+        with pytest.raises(ValueError, match=r"config\.json is damaged"):
+            load(folder)
+
+    def test_a_config_in_another_encoding_is_refused(self, folder):
+        (folder / "config.json").write_bytes(b"\xff\xfe{}")
+        with pytest.raises(ValueError, match=r"config\.json is damaged"):
+            load(folder)
+
+    @pytest.mark.parametrize("depth", [150, 400, 900])
+    def test_deep_nesting_is_refused(self, depth, folder):
+        nested = "[" * depth + "]" * depth
+        text = (folder / "config.json").read_text().replace('"output_labels": false', f'"output_labels": {nested}')
+        (folder / "config.json").write_text(text.replace('"encoder": {', f'"encoder": {nested}, "other": {{', 1))
+        with pytest.raises(ValueError, match=r"config\.json|cannot be built"):
+            load(folder)
+
+
+class TestDamagedWeights:
+    @pytest.mark.parametrize("keep", [0, 4, 100, -1])
+    def test_truncated(self, keep, folder):
+        weights = folder / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:keep])
+        with pytest.raises(ValueError, match=r"model\.safetensors is damaged"):
+            load(folder)
+
+    def test_a_flipped_bit_is_noticed(self, folder):
+        weights = folder / "model.safetensors"
+        content = bytearray(weights.read_bytes())
+        content[-10] ^= 1
+        weights.write_bytes(content)
+        with pytest.raises(ValueError, match=r"not the file that config\.json was written with .*Restore both"):
+            load(folder)
+
+    def test_of_another_model_of_the_same_shape(self, folder, tmp_path):
+        other = save(randomised(small()), tmp_path / "other")
+        (folder / "model.safetensors").write_bytes((other / "model.safetensors").read_bytes())
+        with pytest.raises(ValueError, match="checksums differ"):
+            load(folder)
+
+    def test_of_another_model(self, folder, tmp_path):
+        other = save(small(width=8), tmp_path / "other")
+        (folder / "model.safetensors").write_bytes((other / "model.safetensors").read_bytes())
+        with pytest.raises(ValueError, match="does not fit its description; first differences"):
+            load(folder)
+
+    def test_a_pickle_in_its_place_is_not_opened(self, folder):
+        torch.save({"a": Canary}, folder / "model.safetensors")
+        with pytest.raises(ValueError, match=r"model\.safetensors is damaged"):
+            load(folder)
+        assert EXECUTED == []
+
+    def test_missing(self, folder):
+        (folder / "model.safetensors").unlink()
+        with pytest.raises(FileNotFoundError, match=r"model\.safetensors is missing"):
+            load(folder)
+
+    def test_no_model_at_all(self, tmp_path):
+        with pytest.raises(FileNotFoundError, match=r"No model in .*nothing: expected the files config.json and model"):
+            load(tmp_path / "nothing")
+
+    def test_no_pickle_is_ever_loaded(self, folder, monkeypatch):
+        def refuse(*_, **__):
+            raise AssertionError("a pickle was opened")
+
+        for module, name in ((torch, "load"), (__import__("pickle"), "load"), (__import__("pickle"), "loads")):
+            monkeypatch.setattr(module, name, refuse)
+        load(folder)
+
+
+class TestWholeOrNotThere:
+    @pytest.mark.parametrize("failing", [(os, "fsync"), (Path, "replace")], ids=["fsync", "replace"])
+    def test_a_failing_write_leaves_the_earlier_files_and_nothing_else(self, failing, folder, monkeypatch):
+        before = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+        def fail(*_):
+            raise OSError("No space left on device")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(*failing, fail)
+            with pytest.raises(OSError, match="No space left"):
+                save(randomised(small()), folder)
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+        load(folder)
+
+    def test_an_error_while_writing_leaves_nothing(self, tmp_path):
+        def half():
+            with replacing(tmp_path / "file") as temporary:
+                temporary.write_bytes(b"half")
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            half()
+        assert not list(tmp_path.iterdir())
+
+    def test_the_temporary_file_is_beside_the_file_and_hidden(self, tmp_path):
+        with replacing(tmp_path / "file") as temporary:
+            temporary.write_bytes(b"whole")
+            assert temporary.parent == tmp_path
+            assert temporary.name.startswith(".")
+            assert not (tmp_path / "file").exists()
+        assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+    @pytest.mark.skipif(os.name == "nt", reason="permissions of POSIX systems")
+    @pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
+    def test_files_are_as_public_as_the_user_makes_theirs(self, mask, mode, tmp_path):
+        earlier = os.umask(mask)
+        try:
+            write_atomically(tmp_path / "file", b"content")
+        finally:
+            os.umask(earlier)
+        assert (tmp_path / "file").stat().st_mode & 0o777 == mode
+
+    def test_the_weights_are_there_before_the_description(self, tmp_path, monkeypatch):
+        """So a folder that was interrupted in between never passes for a model."""
+        written = []
+        monkeypatch.setattr(checkpoints, "write_atomically", lambda path, _: written.append(path.name))
+        save(small(), tmp_path)
+        assert written == ["model.safetensors", "config.json"]
+
+
+def environment():
+    """Of a new process that finds the condgen under test."""
+    source = str(Path(importlib.util.find_spec("condgen").origin).parents[1])
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([source, os.environ.get("PYTHONPATH", "")])}

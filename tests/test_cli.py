@@ -1,0 +1,381 @@
+"""The command line, called as `main([...])`: what it writes, what it says, and how it fails."""
+
+import csv
+import inspect
+import json
+import re
+import warnings
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import condgen
+from condgen import cli
+from condgen.cli import main
+from condgen.sampling import to_uint8
+
+SMALL = ["--size", "16", "--images", "200", "--width", "4", "--latent", "4", "--epochs", "1", "--accelerator", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run on smears."""
+    out = tmp_path_factory.mktemp("runs") / "smears"
+    assert main(["train", *SMALL, "--out", str(out)]) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def grey(tmp_path_factory):
+    """A grey two-class set of one's own, in two files: class labels, and several labels an image."""
+    generator, folder = np.random.default_rng(0), tmp_path_factory.mktemp("data")
+    labels = np.arange(60) % 2
+    images = generator.integers(0, 60, (60, 16, 16), dtype=np.uint8) + (190 * labels).astype(np.uint8)[:, None, None]
+    np.savez(folder / "cells.npz", images=images, labels=labels, class_names=np.array(["dim", "bright"]))
+    np.savez(folder / "several.npz", images=images, labels=np.stack([labels, 1 - labels, labels], 1))
+    np.savez(folder / "continuous.npz", images=images, labels=labels[:, None] + 0.5)
+    np.savez(folder / "numbers.npz", images=images, labels=labels, class_names=np.array(["1", "0"]))
+    return folder
+
+
+def size_of(path):
+    """(width, height) of a picture."""
+    with Image.open(path) as image:
+        return image.size
+
+
+def grid_size(rows, columns, zoom, side=16, left=190):
+    return (zoom * (columns * (side + 1) - 1) + left + 4, zoom * (rows * (side + 1) - 1) + 8)
+
+
+class TestTrain:
+    def test_a_run_is_a_folder_with_model_numbers_and_pictures(self, run):
+        names = sorted(path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file())
+        model = ["config.json", "model.safetensors"]
+        pictures = ["curves.png", "samples.png"]
+        assert names == sorted([*model, *(f"last/{m}" for m in model), *pictures, "metrics.csv", "run.json"])
+        assert size_of(run / "samples.png") == grid_size(rows=8, columns=10, zoom=5)
+        with (run / "metrics.csv").open() as file:
+            assert len(list(csv.DictReader(file))) == 1
+        model = condgen.load(run)
+        assert model.class_names == condgen.load_smears(10, size=16).class_names
+
+    def test_run_json_tells_what_was_asked(self, run):
+        about = json.loads((run / "run.json").read_text())
+        expected = {"recipe": "default", "data": "smears", "size": 16, "images": 200, "epochs": 1, "seed": 0}
+        assert expected.items() <= about.items()
+
+    def test_it_says_what_it_does(self, tmp_path, capsys):
+        assert main(["train", *SMALL, "--out", str(tmp_path)]) == 0
+        out, err = capsys.readouterr()
+        assert "LabelledImages 'smears': 200 images of (3, 16, 16)" in out
+        assert "ConditionalVAE: " in out
+        assert f"Best epoch 1 of 1 is in {tmp_path}" in out
+        assert err.startswith("epoch 1/1")
+
+    def test_the_same_call_gives_the_same_model(self, run, tmp_path):
+        main(["train", *SMALL, "--out", str(tmp_path)])
+        assert (tmp_path / "model.safetensors").read_bytes() == (run / "model.safetensors").read_bytes()
+
+    def test_another_seed_gives_another(self, run, tmp_path):
+        main(["train", *SMALL, "--seed", "1", "--out", str(tmp_path)])
+        assert (tmp_path / "model.safetensors").read_bytes() != (run / "model.safetensors").read_bytes()
+
+    @pytest.mark.parametrize("recipe", ["default", "bloodmnist_reference"])
+    def test_recipes_train_on_data_of_ones_own(self, recipe, grey, tmp_path):
+        out = ["--out", str(tmp_path), "--epochs", "1", "--batch-size", "32"]
+        assert main(["train", "--data", str(grey / "cells.npz"), "--recipe", recipe, *out]) == 0
+        model = condgen.load(tmp_path)
+        assert (model.image_shape, model.class_names) == ((1, 16, 16), ("dim", "bright"))
+        assert model.output_labels is (recipe == "bloodmnist_reference")
+
+    def test_a_folder_of_pictures(self, run, tmp_path):
+        assert main(["sample", str(run), "--per-class", "5", "--out", str(tmp_path / "cells")]) == 0
+        assert main(["train", "--data", str(tmp_path / "cells"), *SMALL, "--out", str(tmp_path / "run")]) == 0
+        assert set(condgen.load(tmp_path / "run").class_names) == set(condgen.load(run).class_names)
+
+    @pytest.mark.parametrize(
+        ("data", "conditioner"),
+        [("several", "MultiLabel"), ("continuous", "Continuous")],
+        ids=["several", "continuous"],
+    )
+    def test_other_labels_than_classes(self, data, conditioner, grey, tmp_path, capsys):
+        assert main(["train", "--data", str(grey / f"{data}.npz"), *SMALL, "--out", str(tmp_path)]) == 0
+        assert type(condgen.load(tmp_path).conditioner).__name__ == conditioner
+        assert not (tmp_path / "samples.png").exists()
+        assert "samples.png" not in capsys.readouterr().out
+
+    def test_options_reach_model_and_objective(self, tmp_path):
+        options = "--likelihood gaussian --output-labels true --batch-size 50 --learning-rate 0.01 --beta 0.5"
+        options += " --warmup 3 --free-bits 0.1 --seed 4"
+        assert main(["train", *SMALL, *options.split(), "--out", str(tmp_path)]) == 0
+        model, about = condgen.load(tmp_path), json.loads((tmp_path / "run.json").read_text())
+        assert type(model.likelihood).__name__ == "Gaussian"
+        assert model.output_labels
+        assert model.noise_shapes == {"z": (4,)}
+        assert model.encoder.blocks[0].conv.out_channels == 4
+        assert about["objective"] == "ELBO(beta=LinearWarmup(epochs=3.0, beta=0.5), free_bits=0.1)"
+        assert "lr=0.01" in about["optimizer"]
+        assert (about["batch_size"], about["seed"]) == (50, 4)
+
+    @pytest.mark.parametrize("likelihood", cli.LIKELIHOODS)
+    def test_every_likelihood_by_name(self, likelihood, grey, tmp_path):
+        data = ["--data", str(grey / "cells.npz"), "--epochs", "1", "--width", "4", "--latent", "4"]
+        assert main(["train", *data, "--likelihood", likelihood, "--out", str(tmp_path)]) == 0
+        assert type(condgen.load(tmp_path).likelihood) is cli.LIKELIHOODS[likelihood]
+
+    def test_demo(self, tmp_path, capsys):
+        assert main(["demo", "--images", "200", "--epochs", "1", "--out", str(tmp_path)]) == 0
+        assert json.loads((tmp_path / "run.json").read_text())["recipe"] == "smears_demo"
+        assert (tmp_path / "samples.png").is_file()
+        out = capsys.readouterr().out
+        assert f"condgen sample {tmp_path} --per-class 20 --out cells.png" in out
+        assert "condgen train --data FOLDER" in out
+
+
+class TestSample:
+    def test_by_default_a_grid_in_the_run(self, run, capsys):
+        (run / "samples.png").unlink()
+        assert main(["sample", str(run)]) == 0
+        assert size_of(run / "samples.png") == grid_size(rows=8, columns=10, zoom=5)
+        assert capsys.readouterr().out.strip() == f"Wrote 80 images to {run / 'samples.png'}."
+
+    @pytest.mark.parametrize("option", ["--per-class=3", "--per_class=3"])
+    def test_dashes_and_underscores(self, option, run, tmp_path):
+        assert main(["sample", str(run), option, "--out", str(tmp_path / "new" / "grid.PNG")]) == 0
+        assert size_of(tmp_path / "new" / "grid.PNG") == grid_size(rows=8, columns=3, zoom=5)
+
+    def test_npz_is_what_the_model_samples(self, run, tmp_path):
+        options = ["--per-class", "9", "--seed", "5", "--start", "2", "--temperature", "0.5"]
+        assert main(["sample", str(run), *options, "--out", str(tmp_path / "cells.npz")]) == 0
+        images, labels = condgen.load_npz(tmp_path / "cells.npz"), np.repeat(np.arange(8), 9)
+        assert images.labels.tolist() == labels.tolist()
+        expected = condgen.load(run).sample(labels, seed=5, start=2, temperature=0.5)
+        assert np.array_equal(images.images, to_uint8(expected).numpy())
+
+    @pytest.mark.parametrize("listed", ["[neutrophil,platelet,6,0]", '["neutrophil", "platelet", "6", 0]'])
+    def test_labels_by_name_and_number(self, listed, run, tmp_path):
+        assert main(["sample", str(run), "--labels", listed, "--out", str(tmp_path / "cells.npz")]) == 0
+        with np.load(tmp_path / "cells.npz") as file:
+            assert file["labels"].tolist() == [6, 7, 6, 0]
+
+    def test_labels_as_a_row_of_pictures(self, run, tmp_path):
+        assert main(["sample", str(run), "--labels", "[monocyte,2,2]", "--out", str(tmp_path / "row.png")]) == 0
+        assert size_of(tmp_path / "row.png") == grid_size(rows=1, columns=3, zoom=5, left=4)
+
+    def test_a_folder_has_a_subfolder_per_class(self, run, tmp_path):
+        assert main(["sample", str(run), "--per-class", "2", "--out", str(tmp_path / "cells")]) == 0
+        assert sorted(path.name for path in (tmp_path / "cells").iterdir()) == sorted(condgen.load(run).class_names)
+
+    def test_a_class_called_by_a_number_is_found_by_its_name(self, grey, tmp_path):
+        main(["train", "--data", str(grey / "numbers.npz"), *SMALL, "--out", str(tmp_path / "run")])
+        assert main(["sample", str(tmp_path / "run"), "--labels", "[1,0,0]", "--out", str(tmp_path / "n.npz")]) == 0
+        with np.load(tmp_path / "n.npz") as file:
+            assert file["class_names"][file["labels"]].tolist() == ["1", "0", "0"]
+
+
+class TestReconstruct:
+    def test_pairs_class_by_class(self, run, capsys):
+        assert main(["reconstruct", str(run), "--split", "train", "--count", "3"]) == 0
+        assert size_of(run / "reconstructions.png") == grid_size(rows=16, columns=3, zoom=5)
+        assert capsys.readouterr().out.strip() == f"Wrote 24 pairs to {run / 'reconstructions.png'}."
+
+    def test_the_pictures_are_the_images_and_their_reconstructions(self, run, tmp_path):
+        main(["reconstruct", str(run), "--split", "train", "--count", "2", "--out", str(tmp_path / "pairs.png")])
+        data, model = condgen.load_smears(200, size=16).train, condgen.load(run)
+        with Image.open(tmp_path / "pairs.png") as picture:
+            pixels = np.asarray(picture.convert("RGB"))[4:, 190:][::5, ::5]
+        for label in range(8):
+            image = data.images[(data.labels == label).nonzero()[0][1]][None]
+            expected = to_uint8(model.reconstruct(image, [label])).numpy()
+            for row, one in ((2 * label, image), (2 * label + 1, expected)):
+                found = pixels[row * 17 : row * 17 + 16, 17 : 17 + 16].transpose(2, 0, 1)
+                assert np.abs(found.astype(int) - one[0]).max() <= 1
+
+    def test_other_data_of_the_same_kind(self, grey, tmp_path):
+        main(["train", "--data", str(grey / "cells.npz"), *SMALL, "--out", str(tmp_path)])
+        other = ["--data", str(grey / "numbers.npz"), "--split", "test", "--count", "2"]
+        assert main(["reconstruct", str(tmp_path), *other]) == 0
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            (["--count", "10"], "as many images of every class; got 10, and 'smears validation' has 1 of"),
+            (["--count", "0"], "Expected --count of 1 or more"),
+        ],
+    )
+    def test_too_few_images(self, options, message, run, capsys):
+        assert main(["reconstruct", str(run), *options]) == 1
+        assert message in capsys.readouterr().err
+
+    def test_labels_that_are_no_classes(self, grey, tmp_path, capsys):
+        main(["train", "--data", str(grey / "several.npz"), *SMALL, "--out", str(tmp_path)])
+        capsys.readouterr()
+        assert main(["reconstruct", str(tmp_path)]) == 1
+        assert "Expected class labels to show pairs by class; 'several validation' has multi" in capsys.readouterr().err
+
+    def test_a_run_that_does_not_tell_its_data(self, tmp_path, capsys):
+        condgen.save(condgen.conditional_vae((3, 16, 16), 8, latent=4, width=4), tmp_path)
+        assert main(["reconstruct", str(tmp_path)]) == 1
+        assert "run.json does not tell what data the run was trained on. Pass --data." in capsys.readouterr().err
+
+
+class TestConfigFiles:
+    def test_a_commands_options_from_yaml(self, tmp_path):
+        file = tmp_path / "train.yaml"
+        file.write_text(
+            f"data: smears\nsize: 16\nimages: 50\nwidth: 4\nepochs: 2\nlatent: 4\nout: {tmp_path / 'run'}\n"
+        )
+        assert main(["train", "--config", str(file), "--epochs", "1"]) == 0
+        about = json.loads((tmp_path / "run" / "run.json").read_text())
+        assert (about["images"], about["epochs"]) == (50, 1)
+
+    def test_an_unknown_option_in_yaml(self, tmp_path, capsys):
+        (tmp_path / "train.yaml").write_text("epoch: 1\n")
+        with pytest.raises(SystemExit, match="2"):
+            main(["train", "--config", str(tmp_path / "train.yaml")])
+        assert "epoch" in capsys.readouterr().err
+
+
+class TestErrors:
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["sample", "nowhere"], "No model in nowhere: expected the files config.json and model.safetensors there."),
+            (["train", "--recipe", "mine"], "Expected a recipe among default, bloodmnist_reference, smears_demo; got"),
+            (["train", "--data", "nowhere"], 'Expected "smears", a MedMNIST flag'),
+            (["train", *SMALL, "--epochs", "0"], "Expected epochs and batch_size of 1 or more; got 0 and 128."),
+            (
+                ["train", *SMALL, "--recipe", "bloodmnist_reference"],
+                "bloodmnist_reference fixes latent, width; it leaves open: output_labels.",
+            ),
+            (["train", "--size", "4"], "Expected"),
+        ],
+    )
+    def test_one_line_without_traceback(self, arguments, message, tmp_path, monkeypatch, capsys):
+        monkeypatch.chdir(tmp_path)
+        assert main(arguments) == 1
+        err = capsys.readouterr().err
+        assert err.startswith(f"condgen: {message}")
+        assert err.count("\n") == 1
+        assert not list(tmp_path.iterdir())
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["--labels", "[oval]"], "Expected class names among basophil, "),
+            (["--labels", "[8]"], "Expected labels in [0, 8); got 8"),
+            (["--labels", "[-1]"], "Expected labels in [0, 8); got -1"),
+            (["--labels", "[]"], "Expected at least one label; got none"),
+            (["--per-class", "0"], "Expected at least one label; got none"),
+            (["--out", "cells.zip"], "Expected a path ending in .npz, or a folder"),
+            (["--start", "-1"], "Expected start and temperature of 0 or more"),
+        ],
+    )
+    def test_what_cannot_be_sampled(self, arguments, message, run, tmp_path, monkeypatch, capsys):
+        monkeypatch.chdir(tmp_path)
+        assert main(["sample", str(run), "--out", "cells.npz", *arguments]) == 1
+        assert message in capsys.readouterr().err
+        assert not list(tmp_path.iterdir())
+
+    def test_debug_shows_where_it_came_from(self):
+        with pytest.raises(FileNotFoundError, match="No model in nowhere"):
+            main(["sample", "nowhere", "--debug"])
+
+    def test_an_error_without_words_has_its_name(self, monkeypatch, capsys):
+        def silent(*_, **__):
+            raise ZeroDivisionError
+
+        monkeypatch.setattr(cli, "load_data", silent)
+        assert main(["train"]) == 1
+        assert capsys.readouterr().err == "condgen: ZeroDivisionError\n"
+
+    def test_interrupting_says_what_is_left(self, monkeypatch, capsys):
+        def interrupt(*_, **__):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(cli, "load_data", interrupt)
+        assert main(["train"]) == 130
+        assert capsys.readouterr().err.startswith("condgen: stopped; ")
+
+    def test_warnings_are_one_line_too_and_settings_stay(self, monkeypatch, capsys):
+        before = warnings.showwarning, list(warnings.filters)
+
+        def warn(*_, **__):
+            warnings.simplefilter("always")
+            warnings.warn("not the official file", stacklevel=2)
+            raise ValueError("stop")
+
+        monkeypatch.setattr(cli, "load_data", warn)
+        assert main(["train"]) == 1
+        assert capsys.readouterr().err == "condgen: warning: not the official file\ncondgen: stop\n"
+        assert (warnings.showwarning, list(warnings.filters)) == before
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            ["paint"],
+            ["sample"],
+            ["train", "--colour", "red"],
+            ["train", "--epochs", "many"],
+            ["train", "--likelihood", "poisson"],
+            ["reconstruct", "run", "--split", "all"],
+        ],
+        ids=" ".join,
+    )
+    def test_wrong_usage_exits_with_2(self, arguments, capsys):
+        with pytest.raises(SystemExit, match="2"):
+            main(arguments)
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert "--help" in err
+
+
+class TestHelp:
+    @pytest.mark.parametrize("command", ["demo", "train", "sample", "reconstruct"])
+    def test_every_option_is_listed_and_described(self, command, capsys):
+        with pytest.raises(SystemExit, match="0"):
+            main([command, "--help"])
+        listed = " ".join(capsys.readouterr().out.split())
+        for name in inspect.signature(getattr(cli, command)).parameters:
+            described = re.search(rf"^ +{name}: (\S+ \S+)", getattr(cli, command).__doc__, re.MULTILINE)
+            assert name in listed
+            assert described[1] in listed
+
+    def test_without_a_command_all_are_listed(self, capsys):
+        with pytest.raises(SystemExit, match="0"):
+            main(["--help"])
+        out = capsys.readouterr().out
+        assert all(command in out for command in ("demo", "train", "sample", "reconstruct", "--config", "--debug"))
+
+    def test_the_example_of_the_labels_works(self, run, tmp_path, capsys):
+        """The line that users copy."""
+        with pytest.raises(SystemExit):
+            main(["sample", "--help"])
+        assert "[neutrophil,platelet,6]" in capsys.readouterr().out
+        assert main(["sample", str(run), "--labels", "[neutrophil,platelet,6]", "--out", str(tmp_path / "a.npz")]) == 0
+
+
+def test_arguments_come_from_the_process(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["condgen", "sample", "nowhere"])
+    assert main() == 1
+    assert "No model in nowhere" in capsys.readouterr().err
+
+
+def test_a_run_is_not_overwritten_unasked(tmp_path, capsys):
+    command = ["train", "--images", "60", "--size", "16", "--epochs", "1", "--width", "4", "--out", str(tmp_path)]
+    assert main(command) == 0
+    before = (tmp_path / "model.safetensors").read_bytes()
+    assert main([*command, "--seed", "1"]) == 1
+    assert "already holds a run. Choose another --out" in capsys.readouterr().err
+    assert (tmp_path / "model.safetensors").read_bytes() == before
+    assert main([*command, "--seed", "1", "--overwrite", "true"]) == 0
+    assert (tmp_path / "model.safetensors").read_bytes() != before
+
+
+def test_no_command_shows_the_commands(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([])
+    assert stop.value.code == 0
+    assert "condgen demo" in capsys.readouterr().out

@@ -1,0 +1,197 @@
+"""Recipes: the reference network layer by layer, as the student report describes it."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from condgen import recipes
+from condgen.conditioners import OneHot
+from condgen.likelihoods import Bernoulli
+from condgen.priors import StandardNormal
+from condgen.recipes import RECIPES, bloodmnist_reference, smears_demo
+from condgen.reparameterizers import Gaussian
+
+# Kernel 3x3, six layers a side, encoder strides 2 but for the last, and the encoder's channels are the report's;
+# padding 1, the mirrored decoder and its output paddings are our reading of it.
+ENCODER = [  # in, out, stride, output size
+    (11, 16, 2, 14),
+    (16, 32, 2, 7),
+    (32, 64, 2, 4),
+    (64, 128, 2, 2),
+    (128, 256, 2, 1),
+    (256, 512, 1, 1),
+]
+DECODER = [  # in, out, stride, output padding, output size
+    (512, 256, 1, 0, 1),
+    (256, 128, 2, 1, 2),
+    (128, 64, 2, 1, 4),
+    (64, 32, 2, 0, 7),
+    (32, 16, 2, 1, 14),
+    (16, 11, 2, 1, 28),
+]
+
+
+def calls(network, *inputs):
+    """Every layer without layers in it, in the order of its call, with the shape of its output."""
+    made, hooks = [], []
+    for layer in network.modules():
+        if not list(layer.children()):
+            hook = layer.register_forward_hook(lambda layer, _, output: made.append((layer, tuple(output.shape[1:]))))
+            hooks.append(hook)
+    network(*inputs)
+    for hook in hooks:
+        hook.remove()
+    return made
+
+
+def is_convolution(layer, kind, i, o, stride):
+    assert type(layer) is kind
+    assert (layer.in_channels, layer.out_channels, layer.stride) == (i, o, (stride, stride))
+    assert (layer.kernel_size, layer.padding, layer.dilation, layer.groups) == ((3, 3), (1, 1), (1, 1), 1)
+    assert layer.bias is not None
+
+
+def is_leaky_relu(layer):
+    assert type(layer) is nn.LeakyReLU
+    assert layer.negative_slope == 0.01
+
+
+def is_linear(layer, i, o):
+    assert type(layer) is nn.Linear
+    assert (layer.in_features, layer.out_features) == (i, o)
+    assert layer.bias is not None
+
+
+class TestReference:
+    model = bloodmnist_reference()
+
+    def test_the_encoder(self):
+        planes, *made = calls(self.model.encoder, torch.zeros(1, 3, 28, 28), torch.zeros(1, 8))
+        assert planes == (self.model.encoder.label_channels, (11, 28, 28))
+        heads = made[12:]
+        for (conv, size), (activation, _), (i, o, stride, n) in zip(made[:12:2], made[1:12:2], ENCODER, strict=True):
+            is_convolution(conv, nn.Conv2d, i, o, stride)
+            is_leaky_relu(activation)
+            assert size == (o, n, n)
+        assert len(heads) == 2  # mean and log-variance, nothing after them
+        for head, size in heads:
+            is_linear(head, 512, 128)
+            assert size == (128,)
+
+    @pytest.mark.parametrize(("output_labels", "channels"), [(True, 11), (False, 3)])
+    def test_the_decoder(self, output_labels, channels):
+        decoder = bloodmnist_reference(output_labels=output_labels).decoder
+        (linear, size), (reshape, reshaped), *made = calls(decoder, torch.zeros(1, 128), torch.zeros(1, 8))
+        is_linear(linear, 136, 512)
+        assert (size, type(reshape), reshaped) == ((512,), nn.Unflatten, (512, 1, 1))
+        assert len(made) == 11  # six deconvolutions with an activation between each two, none after the last
+        for k, (i, o, stride, output_padding, n) in enumerate(DECODER):
+            deconv, size = made[2 * k]
+            o = o if k < 5 else channels
+            is_convolution(deconv, nn.ConvTranspose2d, i, o, stride)
+            assert deconv.output_padding == (output_padding, output_padding)
+            assert size == (o, n, n)
+        for activation, _ in made[1::2]:
+            is_leaky_relu(activation)
+
+    def test_the_other_parts(self):
+        assert isinstance(self.model.conditioner, OneHot)
+        assert isinstance(self.model.reparameterizer, Gaussian)
+        assert isinstance(self.model.prior, StandardNormal)
+        assert isinstance(self.model.likelihood, Bernoulli)  # the sigmoid after the last layer
+        assert self.model.noise_shapes == {"z": (128,)}
+        assert (self.model.conditioner.dim, self.model.output_labels) == (8, True)
+
+    @pytest.mark.parametrize(("output_labels", "expected"), [(True, 3_348_811), (False, 3_347_651)])
+    def test_the_number_of_parameters(self, output_labels, expected):
+        encoder = sum(9 * i * o + o for i, o, *_ in ENCODER) + 2 * (512 * 128 + 128)
+        channels = 11 if output_labels else 3
+        decoder = 136 * 512 + 512 + sum(9 * i * o + o for i, o, *_ in DECODER[:-1]) + 9 * 16 * channels + channels
+        model = bloodmnist_reference(output_labels=output_labels)
+        assert sum(p.numel() for p in model.parameters()) == encoder + decoder == expected
+
+    def test_the_initial_weights_are_torch_s_own(self):
+        """The same layers made one by one in the order of their making give the same numbers under one seed."""
+        torch.manual_seed(3)
+        model = bloodmnist_reference()
+        torch.manual_seed(3)
+        layers = [nn.Conv2d(i, o, 3, stride, 1) for i, o, stride, _ in ENCODER]
+        layers += [nn.Linear(512, 128), nn.Linear(512, 128), nn.Linear(136, 512)]
+        layers += [nn.ConvTranspose2d(i, o, 3, stride, 1) for i, o, stride, _, _ in DECODER]
+        expected = [p for layer in layers for p in layer.parameters()]
+        for ours, theirs in zip(model.parameters(), expected, strict=True):
+            assert torch.equal(ours, theirs)
+
+    def test_the_loss_is_the_summed_cross_entropy_and_kl_averaged_over_the_batch(self):
+        """The report's objective, label planes in the target, by torch's own functions."""
+        from condgen.elbo import ELBO
+
+        x, y, z = torch.rand(3, 3, 28, 28), torch.tensor([0, 7, 3]), torch.randn(3, 128)
+        c = nn.functional.one_hot(y, 8).float()
+        mean, log_variance = self.model.encoder(x, c).chunk(2, dim=1)
+        output = self.model.decoder(mean + (log_variance / 2).exp() * z, c)
+        target = torch.cat([x, c[:, :, None, None].expand(3, 8, 28, 28)], 1)
+        bce = nn.functional.binary_cross_entropy(output.sigmoid(), target, reduction="sum")
+        kl = -0.5 * (1 + log_variance - mean**2 - log_variance.exp()).sum()
+        torch.testing.assert_close(ELBO().loss(self.model, x, y, {"z": z})["loss"], (bce + kl) / 3)
+
+    def test_the_loss_of_guessing_is_a_coin_a_pixel(self):
+        """All weights zero: 11 * 784 coins and no KL."""
+        from condgen.elbo import ELBO
+
+        model = bloodmnist_reference()
+        for parameter in model.parameters():
+            nn.init.zeros_(parameter)
+        loss = ELBO().loss(model, torch.rand(2, 3, 28, 28), torch.tensor([0, 1]), {"z": torch.randn(2, 128)})["loss"]
+        assert loss.item() == pytest.approx(11 * 784 * math.log(2), rel=1e-5)
+
+    @pytest.mark.parametrize(("shape", "classes"), [((1, 28, 28), 10), ((3, 64, 64), 8), ((1, 33, 47), 2)])
+    def test_other_images_and_classes(self, shape, classes):
+        model = bloodmnist_reference(image_shape=shape, num_classes=classes)
+        assert model.sample([0, classes - 1]).shape == (2, *shape)
+        assert model.decoder.last.out_channels == shape[0] + classes
+
+
+@pytest.mark.parametrize("name", RECIPES)
+class TestEveryRecipe:
+    def test_it_builds_for_other_images(self, name):
+        model = RECIPES[name].build((1, 16, 20), 3)
+        assert model.sample([2, 0]).shape == (2, 1, 16, 20)
+
+    def test_it_says_how_to_train(self, name):
+        assert set(RECIPES[name].training) == {"epochs", "batch_size"}
+        assert min(RECIPES[name].training.values()) > 0
+
+
+def test_the_reference_is_trained_as_the_report_says():
+    """300 epochs; the batch size is ours, the report gives none."""
+    assert RECIPES["bloodmnist_reference"].training == {"epochs": 300, "batch_size": 128}
+
+
+def test_options_reach_the_model():
+    assert RECIPES["default"].build((1, 8, 8), 2, latent=4).noise_shapes == {"z": (4,)}
+    assert not RECIPES["bloodmnist_reference"].build((3, 28, 28), 8, output_labels=False).output_labels
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("bloodmnist_reference", "bloodmnist_reference fixes latent, width; it leaves open: output_labels"),
+        ("smears_demo", "smears_demo fixes latent, width; it leaves open: nothing"),
+    ],
+)
+def test_options_that_a_recipe_fixes_are_refused(name, message):
+    with pytest.raises(ValueError, match=message):
+        RECIPES[name].build((3, 28, 28), 8, width=3, latent=4)
+
+
+def test_the_demo_is_small():
+    model = smears_demo()
+    assert model.noise_shapes == {"z": (16,)}
+    assert sum(p.numel() for p in model.parameters()) < 500_000
+
+
+def test_public_names_exist():
+    assert all(hasattr(recipes, name) for name in recipes.__all__)

@@ -1,0 +1,525 @@
+"""Training: a loss that falls, numbers that repeat, and a run folder one can trust."""
+
+import csv
+import json
+import math
+import random
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import condgen
+from condgen import conditioners, training
+from condgen.data import LabelledImages, batches
+from condgen.elbo import ELBO, Cyclical, LinearWarmup
+from condgen.noise import Use, normals
+from condgen.training import History, fit
+
+
+def toy(n=48, shape=(1, 8, 8), classes=2, **settings):
+    """Bright squares on the left (class 0), in the middle or on the right; not one image like another."""
+    generator = np.random.default_rng(0)
+    images, labels = generator.integers(0, 10, (n, *shape), dtype=np.uint8), np.arange(n) % classes
+    width = shape[2] // classes
+    for image, label in zip(images, labels, strict=True):
+        image[:, 2:-2, label * width : (label + 1) * width] += np.uint8(240)
+    return LabelledImages(images, labels, **settings)
+
+
+def small(shape=(1, 8, 8), classes=2, seed=0, **options):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return condgen.conditional_vae(shape, classes, **{"latent": 4, "width": 4, **options})
+
+
+quiet = partial(fit, progress=False, accelerator="cpu", batch_size=16)
+
+
+def weights(model):
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def same(first, second):
+    return all(torch.equal(first[name], second[name]) for name in first)
+
+
+class Scripted(ELBO):
+    """An objective whose validation loss is as told, epoch by epoch."""
+
+    def __init__(self, *losses):
+        super().__init__()
+        self.losses = list(losses)
+
+    def loss(self, model, x, y, noise, beta=None):
+        terms = super().loss(model, x, y, noise, beta)
+        if not self.training:
+            terms["loss"] = torch.tensor(self.losses.pop(0))
+        return terms
+
+
+class Recorder(ELBO):
+    """An objective that remembers what it was asked."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.seen = []
+
+    def loss(self, model, x, y, noise, beta=None):
+        self.seen.append((self.training, x.clone(), y.clone(), noise["z"].clone(), float(beta)))
+        return super().loss(model, x, y, noise, beta)
+
+    def of(self, training):
+        return [batch[1:] for batch in self.seen if batch[0] == training]
+
+
+class TestLearning:
+    @pytest.mark.parametrize(
+        ("data", "options"),
+        [
+            (toy(), {}),
+            (toy(shape=(3, 8, 8), classes=3), {"output_labels": True}),
+            (toy(shape=(1, 9, 13)), {"prior": condgen.cvae.StandardNormal(4)}),
+        ],
+        ids=["grey, two classes", "colour, label planes", "not square"],
+    )
+    def test_the_loss_falls(self, data, options):
+        model = small(data.image_shape, data.num_classes, **options)
+        history = quiet(model, data, epochs=12, optimizer=partial(training.adam, lr=1e-2))
+        assert history["train_loss"][-1] < 0.8 * history["train_loss"][0]
+        assert history["train_elbo"][-1] > history["train_elbo"][0]
+
+    def test_several_labels_and_continuous_ones(self):
+        data = toy()
+        rows = np.stack([data.labels, 1 - data.labels, data.labels], 1)
+        continuous = data.with_labels(data.labels[:, None] + 0.5, ["side"])
+        for labelled, conditioner in (
+            (data.with_labels(rows), conditioners.MultiLabel(3)),
+            (continuous, conditioners.Continuous.of(torch.as_tensor(continuous.labels))),
+        ):
+            history = quiet(small(conditioner=conditioner), labelled, epochs=3)
+            assert history["train_loss"][-1] < history["train_loss"][0]
+
+    def test_dropped_labels_train_the_column_that_says_so(self):
+        model = small(conditioner=conditioners.LabelDropout(conditioners.OneHot(2), 0.5))
+        before = model.decoder.linear.weight.detach().clone()
+        quiet(model, toy(), epochs=1)
+        assert not torch.equal(before[:, -1], model.decoder.linear.weight[:, -1])
+
+    def test_in_double_precision(self):
+        model = small().double()
+        history = quiet(model, toy(), epochs=3)
+        assert history["train_loss"][-1] < history["train_loss"][0]
+        assert model.dtype == torch.float64
+
+    def test_a_loop_of_ones_own_needs_no_fit(self):
+        model, objective, data = small(), ELBO(), toy()
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+        images, labels, losses = torch.as_tensor(data.images), torch.as_tensor(data.labels), []
+        for epoch in range(12):
+            for index, x, y in batches(images, labels, 16, epoch=epoch):
+                terms = objective(model(x, y, normals(model.noise_shapes, 0, index, Use.TRAINING, epoch)))
+                optimizer.zero_grad()
+                terms["loss"].backward()
+                optimizer.step()
+                losses.append(terms["loss"].item())
+        assert losses[-1] < 0.8 * losses[0]
+
+
+class TestRepeatability:
+    def test_the_same_seed_gives_the_same_bits(self):
+        models = [small(), small()]
+        rows = [quiet(model, toy(), validation=toy(20), epochs=2, seed=3).rows for model in models]
+        assert same(*map(weights, models))
+        for first, second in zip(*rows, strict=True):
+            timing = {"seconds", "images_per_second"}
+            assert {k: v for k, v in first.items() if k not in timing} == {
+                k: v for k, v in second.items() if k not in timing
+            }
+
+    def test_another_seed_gives_others(self):
+        models = [small(), small()]
+        for seed, model in enumerate(models):
+            quiet(model, toy(), epochs=1, seed=seed)
+        assert not same(*map(weights, models))
+
+    def test_global_generators_are_left_alone(self, unchecked):
+        torch.manual_seed(5)
+        np.random.seed(5)
+        random.seed(5)
+        before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
+        quiet(small(), toy(), validation=toy(8), epochs=1)
+        after = torch.get_rng_state(), np.random.get_state()[1], random.getstate()
+        assert torch.equal(before[0], after[0])
+        assert np.array_equal(before[1], after[1])
+        assert before[2] == after[2]
+
+    def test_global_generators_have_no_influence(self):
+        models = [small(), small()]
+        for seed, model in enumerate(models):
+            torch.manual_seed(seed)
+            quiet(model, toy(), epochs=1)
+        assert same(*map(weights, models))
+
+    def test_every_epoch_has_its_own_order_and_noise(self):
+        objective = Recorder()
+        quiet(small(), toy(16), epochs=2, objective=objective)
+        (first, _, noise, _), (second, _, other, _) = objective.of(training=True)
+        assert not torch.equal(first, second)
+        assert torch.equal(first.flatten(1).sum(1).sort().values, second.flatten(1).sum(1).sort().values)
+        assert not noise[:, 0].sort().values.equal(other[:, 0].sort().values)
+
+    def test_validation_is_the_same_every_epoch(self):
+        """The weights stand still, so its numbers do too."""
+        objective = Recorder()
+        still = partial(torch.optim.SGD, lr=0.0)
+        history = quiet(small(), toy(), validation=toy(20), epochs=3, objective=objective, optimizer=still)
+        assert len(set(history["validation_loss"])) == 1
+        noise = [noise for *_, noise, _ in objective.of(training=False)]
+        assert torch.equal(noise[0], noise[2])
+        assert not torch.equal(noise[0], objective.of(training=True)[0][2])
+
+
+class TestObjective:
+    def test_training_and_validation_use_the_same_one(self):
+        """On the same images, with weights that stand still, they differ by their noise alone."""
+        data, still = toy(), partial(torch.optim.SGD, lr=0.0)
+        history = quiet(small(), data, validation=data, epochs=1, optimizer=still, objective=ELBO(0.5, free_bits=0.1))
+        assert history["train_loss"][0] == pytest.approx(history["validation_loss"][0], rel=0.01)
+        assert history["train_kl"][0] == pytest.approx(history["validation_kl"][0], rel=1e-5)
+
+    @pytest.mark.parametrize("schedule", [LinearWarmup(4, beta=0.7), Cyclical(4, beta=0.7)])
+    def test_validation_uses_the_final_beta(self, schedule):
+        objective = Recorder(schedule)
+        history = quiet(small(), toy(32), validation=toy(20), epochs=2, objective=objective)
+        assert [beta for *_, beta in objective.of(training=False)] == pytest.approx([0.7] * 4)
+        expected = [schedule(epoch) for epoch in (0.0, 0.5, 1.0, 1.5)]
+        assert [beta for *_, beta in objective.of(training=True)] == pytest.approx(expected)
+        assert history["beta"] == pytest.approx(expected[1::2])
+        loss = np.array(history["validation_kl"]) * 0.7 - np.array(history["validation_log_likelihood"])
+        assert history["validation_loss"] == pytest.approx(loss.tolist(), rel=1e-5)
+
+    def test_beta_is_used(self):
+        """A high price of information leaves less of it."""
+        kl = {}
+        for beta in (0.01, 20.0):
+            model = small()
+            history = quiet(model, toy(), epochs=8, objective=ELBO(beta), optimizer=partial(training.adam, lr=1e-2))
+            kl[beta] = history["train_kl"][-1]
+        assert kl[20.0] < 0.2 * kl[0.01]
+
+    def test_signs(self):
+        for row in quiet(small(), toy(), validation=toy(8), epochs=2).rows:
+            for split in ("train", "validation"):
+                loss, elbo, log_likelihood, kl = (
+                    row[f"{split}_{term}"] for term in ("loss", "elbo", "log_likelihood", "kl")
+                )
+                assert kl >= 0 > log_likelihood
+                assert (loss, elbo) == pytest.approx((kl - log_likelihood, log_likelihood - kl), rel=1e-5)
+
+    def test_the_terms_are_means_over_images(self):
+        """With a last, smaller batch that counts for no more than it holds."""
+        still = partial(torch.optim.SGD, lr=0.0)
+        row = fit(small(), toy(20), epochs=1, batch_size=16, optimizer=still, progress=False).rows[0]
+        whole = fit(small(), toy(20), epochs=1, batch_size=20, optimizer=still, progress=False).rows[0]
+        for term in ("loss", "log_likelihood", "kl", "elbo"):
+            assert row[f"train_{term}"] == pytest.approx(whole[f"train_{term}"], rel=1e-5)
+
+    def test_an_optimizer_of_ones_own(self):
+        asked = []
+
+        def factory(parameters):
+            asked.extend(parameters)
+            return torch.optim.SGD(asked, lr=0.0)
+
+        model = small()
+        before = weights(model)
+        quiet(model, toy(), epochs=1, optimizer=factory)
+        assert [id(p) for p in asked] == [id(p) for p in model.parameters()]
+        assert same(before, weights(model))
+
+
+class TestData:
+    def test_every_image_is_seen_once_an_epoch(self):
+        objective, data = Recorder(), toy(37)
+        quiet(small(), data, epochs=1, objective=objective)
+        seen = objective.of(training=True)
+        assert [len(x) for x, *_ in seen] == [16, 16, 5]
+        found = torch.cat([x for x, *_ in seen]).mul(255).round().flatten(1)
+        assert sorted(found.tolist()) == sorted(data.images.reshape(37, -1).tolist())
+
+    def test_images_keep_their_labels(self):
+        objective, data = Recorder(), toy(20)
+        quiet(small(), data, epochs=1, objective=objective)
+        labels = {image.tobytes(): int(label) for image, label in zip(data.images, data.labels, strict=True)}
+        for x, y, *_ in objective.of(training=True):
+            images = x.mul(255).round().to(torch.uint8).numpy()
+            assert [labels[image.tobytes()] for image in images] == y.tolist()
+
+    def test_a_set_with_splits_trains_and_validates_on_its_parts(self):
+        data, objective = toy(60).split(), Recorder()
+        quiet(small(), data, epochs=1, objective=objective)
+        for training_mode, split in ((True, data.train), (False, data.validation)):
+            found = torch.cat([x for x, *_ in objective.of(training_mode)]).mul(255).round().flatten(1)
+            assert sorted(found.tolist()) == sorted(split.images.reshape(len(split), -1).tolist())
+
+    def test_a_validation_set_that_is_given_goes_first(self):
+        data, objective = toy(60).split(), Recorder()
+        quiet(small(), data, validation=data.test.subset([0]), epochs=1, objective=objective)
+        assert sum(len(x) for x, *_ in objective.of(training=False)) == 1
+
+    def test_without_validation_there_is_none(self):
+        history = quiet(small(), toy(), epochs=2)
+        assert not any(name.startswith("validation") for name in history.rows[0])
+        assert history.best_epoch == 2
+
+    def test_a_memory_map_is_read(self, tmp_path):
+        data = toy(20)
+        np.save(tmp_path / "images.npy", data.images)
+        images = np.load(tmp_path / "images.npy", mmap_mode="r")
+        models = [small(), small()]
+        quiet(models[0], data, epochs=1)
+        quiet(models[1], LabelledImages(images, data.labels), epochs=1)
+        assert same(*map(weights, models))
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"epochs": 0}, r"epochs and batch_size of 1 or more; got 0 and 16"),
+            ({"batch_size": 0}, r"epochs and batch_size of 1 or more; got 1 and 0"),
+            ({"data": toy(8, shape=(1, 9, 9))}, r"images of \(1, 8, 8\).*'images' has \(1, 9, 9\).*resize the images"),
+            ({"validation": toy(8, shape=(3, 8, 8))}, r"'images' has \(3, 8, 8\)\. Build the model with image_shape="),
+            ({"data": toy(8).subset([])}, r"'images subset' holds no images"),
+            ({"validation": toy(8).subset([])}, r"'images subset' holds no images"),
+            ({"data": toy(9, classes=3)}, r"labels in \[0, 2\); got 2. Pass num_classes=3 or remap"),
+            ({"validation": toy(9, classes=3)}, r"labels in \[0, 2\); got 2"),
+            ({"data": LabelledImages(toy(8).images, np.ones((8, 2), int))}, r"one class label per image"),
+            ({"seed": -1}, r"seed in \[0, 2\*\*64\); got -1"),
+        ],
+    )
+    def test_what_does_not_fit_is_refused(self, change, message, tmp_path):
+        model = small()
+        before = weights(model)
+        with pytest.raises(ValueError, match=message):
+            quiet(model, **{"data": toy(8), "epochs": 1, **change})
+        assert same(before, weights(model))
+
+
+class TestModelAfterwards:
+    @pytest.mark.parametrize("mode", [True, False])
+    def test_mode_and_device_are_as_before(self, mode):
+        model = small().train(mode)
+        quiet(model, toy(), validation=toy(8), epochs=1)
+        assert all(module.training is mode for module in model.modules())
+        assert model.device == torch.device("cpu")
+        assert type(model) is condgen.ConditionalVAE
+
+    def test_class_names_come_from_the_data(self):
+        model = small()
+        quiet(model, toy(class_names=["left", "right"]), epochs=1)
+        assert model.class_names == ("left", "right")
+        assert model.sample(["right"]).shape == (1, 1, 8, 8)
+
+    def test_class_names_of_the_model_stay(self):
+        model = small()
+        model.class_names = ("a", "b")
+        quiet(model, toy(), epochs=1)
+        assert model.class_names == ("a", "b")
+
+    def test_the_model_has_the_weights_of_the_last_epoch(self, tmp_path):
+        model = small()
+        quiet(model, toy(), validation=toy(8), epochs=2, objective=Scripted(1.0, 2.0), out=tmp_path)
+        assert same(weights(model), weights(condgen.load(tmp_path / "last")))
+        assert not same(weights(model), weights(condgen.load(tmp_path)))
+
+
+class TestRunFolder:
+    def test_the_best_epoch_has_the_lowest_validation_loss(self, tmp_path):
+        kept = {}
+
+        def keep(epoch, model, row):
+            kept[epoch] = weights(model)
+            assert row["epoch"] == epoch
+
+        objective = Scripted(3.0, 1.0, 2.0, 5.0)
+        history = quiet(small(), toy(), validation=toy(8), epochs=4, objective=objective, out=tmp_path, on_epoch=keep)
+        assert history.best_epoch == 2
+        assert history["validation_loss"] == [3.0, 1.0, 2.0, 5.0]
+        assert same(weights(condgen.load(tmp_path)), kept[2])
+        assert same(weights(condgen.load(tmp_path / "last")), kept[4])
+
+    def test_files(self, tmp_path):
+        history = quiet(small(), toy(), validation=toy(8), epochs=2, out=tmp_path / "new" / "run", seed=7)
+        run = tmp_path / "new" / "run"
+        names = sorted(path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file())
+        model = ["config.json", "model.safetensors"]
+        assert names == sorted([*model, *(f"last/{name}" for name in model), "metrics.csv", "run.json"])
+        with (run / "metrics.csv").open(newline="") as file:
+            rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+        assert rows == history.rows
+
+    def test_run_json_tells_how_to_repeat_it(self, tmp_path):
+        objective, about = ELBO(LinearWarmup(3, 0.5), free_bits=0.1), {"recipe": "mine"}
+        quiet(small(), toy(name="squares"), epochs=2, out=tmp_path, seed=7, objective=objective, about=about)
+        run = json.loads((tmp_path / "run.json").read_text())
+        assert run["objective"] == "ELBO(beta=LinearWarmup(epochs=3, beta=0.5), free_bits=0.1)"
+        assert run["optimizer"].startswith("Adam(lr=0.001, betas=(0.9, 0.999)")
+        assert "LabelledImages 'squares': 48 images of (1, 8, 8)" in run["train"]
+        expected = {"recipe": "mine", "epochs": 2, "batch_size": 16, "seed": 7, "state": "finished", "epochs_done": 2}
+        assert expected.items() <= run.items()
+        assert {"condgen", "torch", "python", "device", "threads", "best_epoch", "validation"} <= set(run)
+
+    def test_an_objective_of_ones_own_is_named(self, tmp_path):
+        class Mine(nn.Module):
+            beta, loss = ELBO().beta, ELBO().loss
+
+        assert training.repr_of(Mine()) == "Mine()"
+
+    def test_while_it_runs_it_says_so(self, tmp_path):
+        states = []
+
+        def look(*_):
+            states.append(json.loads((tmp_path / "run.json").read_text())["state"])
+            condgen.load(tmp_path)
+
+        quiet(small(), toy(), epochs=2, out=tmp_path, on_epoch=look)
+        assert states == ["running", "running"]
+
+    @pytest.mark.parametrize("split", ["train", "validation"])
+    def test_a_loss_that_is_not_finite_stops_it_and_earlier_saves_stay(self, split, tmp_path):
+        class Failing(ELBO):
+            epoch = 0
+
+            def loss(self, model, x, y, noise, beta=None):
+                terms = super().loss(model, x, y, noise, beta)
+                bad = self.epoch == 2 and self.training == (split == "train")
+                return {**terms, "loss": terms["loss"] * math.nan} if bad else terms
+
+        objective, model = Failing(), small().eval()
+        saved = {}
+
+        def after(epoch, *_):
+            objective.epoch = epoch
+            saved.update((path, path.read_bytes()) for path in tmp_path.rglob("*.safetensors"))
+
+        with pytest.raises(FloatingPointError, match=r"loss is nan in epoch 3; what epoch 2 left.*Lower the learning"):
+            quiet(model, toy(), validation=toy(8), epochs=5, objective=objective, out=tmp_path, on_epoch=after)
+        assert len(saved) == 2
+        assert all(path.read_bytes() == content for path, content in saved.items())
+        assert condgen.load(tmp_path).sample([0]).isfinite().all()
+        run = json.loads((tmp_path / "run.json").read_text())
+        assert (run["state"], run["best_epoch"]) == ("stopped", 2)
+        assert not model.training
+
+    def test_interrupting_leaves_a_complete_folder(self, tmp_path):
+        def interrupt(epoch, *_):
+            if epoch == 2:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            quiet(small(), toy(), epochs=5, out=tmp_path, on_epoch=interrupt)
+        run = json.loads((tmp_path / "run.json").read_text())
+        assert (run["state"], run["epochs_done"]) == ("stopped", 2)
+        condgen.load(tmp_path / "last")
+
+    def test_without_out_nothing_is_written(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        quiet(small(), toy(), epochs=1)
+        assert not list(tmp_path.iterdir())
+
+
+class TestHistory:
+    def test_columns_and_length(self):
+        history = History([{"epoch": 1, "train_loss": 3.0}, {"epoch": 2, "train_loss": 2.0}])
+        assert (history["epoch"], history["train_loss"], len(history)) == ([1, 2], [3.0, 2.0], 2)
+
+    def test_without_rows(self):
+        assert (len(History()), History().to_csv(), History()["loss"]) == (0, "\n", [])
+
+    def test_histories_share_nothing(self):
+        History().add({"epoch": 1, "train_loss": 1.0})
+        assert len(History()) == 0
+
+    @pytest.mark.parametrize(("losses", "best"), [([3, 2, 1], 3), ([1, 2, 3], 1), ([2, 1, 1], 3), ([5, -1, 4], 2)])
+    def test_the_best_epoch(self, losses, best):
+        history = History()
+        for epoch, loss in enumerate(losses, 1):
+            history.add({"epoch": epoch, "train_loss": 0.0, "validation_loss": float(loss)})
+        assert history.best_epoch == best
+
+    @pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
+    def test_a_loss_that_is_not_finite_is_kept_and_reported(self, loss):
+        history = History()
+        history.add({"epoch": 1, "train_loss": 1.0})
+        with pytest.raises(FloatingPointError, match="in epoch 2"):
+            history.add({"epoch": 2, "train_loss": loss})
+        assert (len(history), history.best_epoch) == (2, 1)
+
+
+class TestDisplay:
+    def test_without_a_terminal_it_prints_a_line_an_epoch(self, capsys):
+        fit(small(), toy(), validation=toy(8), epochs=2, progress=True)
+        out, err = capsys.readouterr()
+        assert out == ""
+        first, second = err.strip().splitlines()
+        assert first.startswith("epoch 1/2 ")
+        assert second.startswith("epoch 2/2 ")
+        assert "images/s  validation: log-likelihood -" in second
+
+    def test_without_validation_it_shows_training(self, capsys):
+        fit(small(), toy(), epochs=1, progress=True)
+        assert "train: log-likelihood -" in capsys.readouterr().err
+
+    def test_on_a_terminal_it_shows_a_bar(self, capsys, monkeypatch):
+        monkeypatch.setenv("FORCE_COLOR", "1")
+        monkeypatch.setenv("COLUMNS", "200")
+        fit(small(), toy(), epochs=1, progress=True)
+        err = capsys.readouterr().err
+        assert "━" in err
+        assert "epoch 1/1" in err
+
+    def test_without_progress_it_is_silent(self, capsys):
+        fit(small(), toy(), epochs=1, progress=False)
+        assert capsys.readouterr() == ("", "")
+
+
+def counting(method, calls):
+    """The method, adding its name to `calls` whenever it is called."""
+
+    def wrapper(*args, **kwargs):
+        calls.append(method.__name__)
+        return method(*args, **kwargs)
+
+    return wrapper
+
+
+def test_a_step_reads_nothing_back_from_the_device(monkeypatch):
+    """Each such reading would make the device wait; their number must not grow with the number of steps."""
+    counts = {}
+    for steps in (2, 6):
+        calls = []
+        with monkeypatch.context() as patch:
+            for name in ("item", "tolist", "__bool__", "__float__", "__int__", "__index__", "numpy", "cpu"):
+                patch.setattr(torch.Tensor, name, counting(getattr(torch.Tensor, name), calls))
+            fit(small(), toy(8 * steps), validation=toy(8 * steps), epochs=1, batch_size=8, progress=False)
+        counts[steps] = len(calls)
+    assert counts[2] == counts[6] > 0
+
+
+def test_validation_images_of_a_set_with_splits_are_its_validation_part():
+    images = condgen.load_smears(60, size=16)
+    model = condgen.conditional_vae(images.image_shape, 8, latent=2, width=4)
+    seen = []
+    model.likelihood.register_forward_pre_hook(lambda _, args: seen.append((model.training, len(args[0]))))
+    fit(model, images.train, validation=images, epochs=1, progress=False)
+    assert sum(n for training, n in seen if not training) == len(images.validation)
+
+
+def test_classes_in_another_order_are_refused():
+    images = condgen.load_smears(60, size=16)
+    model = condgen.conditional_vae(images.image_shape, 8, latent=2, width=4)
+    model.class_names = tuple(reversed(images.class_names))
+    with pytest.raises(ValueError, match=r"Expected the classes the model knows, platelet, .*Bring its labels"):
+        fit(model, images, epochs=1, progress=False)
