@@ -99,5 +99,5 @@ class Recipe:
 RECIPES = {
     "default": Recipe(conditional_vae, {"epochs": 50, "batch_size": 128}),
     "bloodmnist_reference": Recipe(bloodmnist_reference, {"epochs": 300, "batch_size": 128}),
-    "smears_demo": Recipe(smears_demo, {"epochs": 12, "batch_size": 128}),
+    "smears_demo": Recipe(smears_demo, {"epochs": 20, "batch_size": 128}),
 }
