@@ -22,6 +22,7 @@ from condgen.figures import save_grid
 from condgen.noise import Use, normals
 from condgen.sampling import per_class
 
+COMPONENTS = (1, 8)
 ACTIVE = 0.01  # a latent is active if its posterior mean varies by more than this (variance over images)
 
 
@@ -31,20 +32,43 @@ def measured(model: condgen.ConditionalVAE, data: condgen.LabelledImages) -> dic
     x, y = model.images(data.images), model.labels(data.labels)
     noise = normals(model.noise_shapes, 0, torch.arange(len(x)), Use.VALIDATION)
     inference = model.infer(x, y, noise)
-    error = (model.reconstruct(x, y) - x).square().flatten(1).mean(1)
-    classes = torch.stack([x[y == k].mean(0) for k in range(data.num_classes)])[y]
     result = {
         "log_likelihood": inference.log_likelihood.mean(),
         "kl": inference.kl.mean(),
         "active_latents": (model.encode(x, y).var(0) > ACTIVE).sum(),
         "importance_weighted_64": model.log_likelihood(x, y, samples=64, chunk=4).mean(),
-        "psnr": (-10 * error.log10()).mean(),
-        "psnr_of_class_means": (-10 * (classes - x).square().flatten(1).mean(1).log10()).mean(),
+        "psnr": psnr(model.reconstruct(x, y), x),
         "diversity": diversity(per_class(model, 50)) / diversity_of(x, y, 50),
     }
     if inference.label_log_likelihood is not None:
         result["label_log_likelihood"] = inference.label_log_likelihood.mean()
     return {name: float(value) for name, value in result.items()}
+
+
+def baselines(train: condgen.LabelledImages, data: condgen.LabelledImages) -> dict[str, dict[str, float]]:
+    """The same without a model: each image's class mean, with principal components, and the image itself."""
+    x, y = (torch.as_tensor(split.images).double() / 255 for split in (train, data))
+    means = torch.stack([x[torch.as_tensor(train.labels == k)].mean(0) for k in range(train.num_classes)])
+    of_train, of_data = means[torch.as_tensor(train.labels)], means[torch.as_tensor(data.labels)]
+    _, components = torch.linalg.eigh((x - of_train).flatten(1).T @ (x - of_train).flatten(1))
+    drawn = {"class means": of_data}
+    for count in COMPONENTS:
+        top = components[:, -count:]
+        drawn[f"class means and {count} principal components"] = of_data + (
+            (y - of_data).flatten(1) @ top @ top.T
+        ).unflatten(1, y.shape[1:])
+    drawn["each image itself (the floor of binary cross-entropy)"] = y
+    result = {}
+    for name, images in drawn.items():
+        p = images.clamp(1e-6, 1 - 1e-6)
+        likelihood = (y * p.log() + (1 - y) * (1 - p).log()).flatten(1).sum(1).mean()
+        result[name] = {"log_likelihood": float(likelihood), "psnr": float(psnr(images, y))}
+    return result
+
+
+def psnr(images: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """Mean peak signal-to-noise ratio, dB."""
+    return (-10 * (images - x).square().flatten(1).mean(1).clamp(min=1e-12).log10()).mean()
 
 
 def diversity(images: torch.Tensor) -> torch.Tensor:
@@ -82,6 +106,8 @@ def main() -> None:
             first = [valid.subset((valid.labels == k).nonzero()[0][:10]) for k in range(data.num_classes)]
             redrawn = torch.stack([model.reconstruct(own.images, own.labels) for own in first])
             save_grid(redrawn, f"{stem}_{which}_reconstructions.png", data.class_names)
+    for name, values in baselines(data.train, data.test).items():
+        rows[name] = {"test": values}
     environment = {
         "date": datetime.date.today().isoformat(),
         "condgen": condgen.__version__,
@@ -101,9 +127,9 @@ def table(report: dict) -> str:
     lines = [f"Command and meaning: `benchmarks/reference_run.py`. {json.dumps(report['environment'])}", ""]
     lines += ["| run | split | " + " | ".join(columns) + " | minutes |", "|---" * (len(columns) + 3) + "|"]
     for name, row in report["runs"].items():
-        for split in ("validation", "test"):
+        for split in sorted(set(row) & {"validation", "test"}, reverse=True):
             values = (f"{row[split][column]:.2f}" if column in row[split] else "" for column in columns)
-            lines.append(f"| {name} | {split} | {' | '.join(values)} | {row['training_minutes']:.0f} |")
+            lines.append(f"| {name} | {split} | {' | '.join(values)} | {row.get('training_minutes', 0):.0f} |")
     return "\n".join(lines) + "\n"
 
 

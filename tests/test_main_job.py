@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 from functools import partial
@@ -187,3 +188,16 @@ def test_the_reference_learns_bloodmnist(tmp_path):
     assert history["validation_elbo"][1] > history["validation_elbo"][0]
     assert history["validation_label_log_likelihood"][1] > history["validation_label_log_likelihood"][0]
     assert condgen.load(tmp_path).sample([6] * 4).shape == (4, 3, 28, 28)
+
+
+def test_the_readmes_ten_lines_run(tmp_path, monkeypatch):
+    """As written, but with fewer images and epochs."""
+    readme = Path(__file__).parents[1] / "README.md"
+    code = re.search(r"## Ten lines\n+```python\n(.*?)```", readme.read_text(encoding="utf-8"), re.DOTALL)
+    assert code is not None
+    lines = code[1].replace("6000", "100").replace("epochs=20", "epochs=1, progress=False")
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(lines, names)
+    assert torch.equal(names["one"], names["images"][63:])
+    assert torch.equal(names["model"].sample([6] * 64), names["images"])

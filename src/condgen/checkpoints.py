@@ -121,7 +121,6 @@ def load(path: str | Path, parts: Mapping[str, nn.Module] | None = None) -> Cond
     # Copies: the file's tensors start anywhere in memory, and sums may then differ from the saved model's in a bit.
     model.load_state_dict({name: tensor.clone() for name, tensor in load_file(weights).items()}, assign=True)
     model.class_names = tuple(config["class_names"])
-    # A part handed over at load may live elsewhere or need gradients off; ours always train.
     return model.eval()
 
 

@@ -155,7 +155,7 @@ def sample(
         rows = drawn[None] if labels else drawn.unflatten(0, (-1, per_class))
         save_grid(rows, out, () if labels else class_names(model))
     else:
-        write_samples(model, wanted, out, seed=seed, start=start, temperature=temperature)
+        write_samples(model, wanted, out, seed=seed, start=start, temperature=temperature, progress=True)
     say(f"Wrote {len(wanted)} images to {out}.")
 
 

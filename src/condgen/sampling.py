@@ -182,7 +182,14 @@ def to_uint8(images: Images) -> UInt8[Tensor, "batch channels height width"]:
 
 
 def write_samples(
-    model: Any, y: Any, path: str | Path, *, seed: int = 0, start: int = 0, temperature: float = 1.0
+    model: Any,
+    y: Any,
+    path: str | Path,
+    *,
+    seed: int = 0,
+    start: int = 0,
+    temperature: float = 1.0,
+    progress: bool = False,
 ) -> Path:
     """Write one new image per label as they are drawn, in bounded memory.
 
@@ -194,6 +201,7 @@ def write_samples(
         seed: of the samples.
         start: number of the first sample.
         temperature: scales the noise.
+        progress: show a progress bar.
 
     Returns:
         The path.
@@ -208,11 +216,25 @@ def write_samples(
         raise ValueError(f"Expected a path ending in .npz, or a folder; got {path}.")
     blocks = (to_uint8(block) for block in model.sample_blocks(labels, seed=seed, start=start, temperature=temperature))
     arrays = (rearrange(block, "b c h w -> b h w c").cpu().numpy() for block in blocks)
+    if progress:
+        arrays = showing(arrays, len(labels))
     if path.suffix == ".npz":
         write_npz(path, arrays, labels.cpu().numpy(), model)
     else:
         write_folder(path, arrays, labels.cpu().numpy(), model, start)
     return path
+
+
+def showing(blocks: Iterator[np.ndarray], images: int) -> Iterator[np.ndarray]:
+    """The same blocks, and a progress bar on standard error while they pass."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True)) as bar:
+        task = bar.add_task("drawing", total=images)
+        for block in blocks:
+            yield block
+            bar.advance(task, len(block))
 
 
 def write_npz(path: Path, blocks: Iterator[np.ndarray], labels: np.ndarray, model: Any) -> None:
