@@ -81,6 +81,13 @@ def diversity_of(x: torch.Tensor, y: torch.Tensor, count: int) -> torch.Tensor:
     return torch.stack([torch.pdist(x[y == k][:count].flatten(1)).mean() for k in y.unique()]).mean()
 
 
+def processor() -> str:
+    """The CPU's name where the system tells, else its architecture."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next((line.split(": ")[1] for line in lines if line.startswith("model name")), platform.machine())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path)
@@ -113,7 +120,7 @@ def main() -> None:
         "condgen": condgen.__version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
+        "machine": f"{processor()}, {torch.get_num_threads()} threads",
         "optimizer": settings["optimizer"],
     }
     report = {"environment": environment, "runs": rows}
