@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import torch
 
+import condgen
 from condgen import likelihoods
 from condgen.checkpoints import load
 from condgen.conditioners import Continuous, MultiLabel
@@ -263,6 +264,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 commands,
                 args=arguments,
                 prog="condgen",
+                version=condgen.__version__,
                 description="Conditional generative models for small labelled image sets. Start with: condgen demo",
                 epilog="--debug shows where an error came from; --config FILE reads a command's options from YAML.",
             )
