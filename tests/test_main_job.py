@@ -176,6 +176,7 @@ DATA = os.environ.get("CONDGEN_DATA")
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*is not the official file:UserWarning")  # another split is as good here
 @pytest.mark.skipif(
     not DATA or not Path(DATA, "bloodmnist.npz").is_file(),
     reason="needs bloodmnist.npz in the folder that the environment variable CONDGEN_DATA names",
