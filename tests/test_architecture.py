@@ -92,7 +92,7 @@ def test_parts_do_not_know_their_assembler(shelf):
 
 
 def test_what_receives_objects_knows_no_parts():
-    assert imported_from_condgen("sampling") <= {"data", "files"}
+    assert imported_from_condgen("sampling") <= {"data", "files", "parts"}
     assert imported_from_condgen("elbo") <= {"likelihoods"}
 
 

@@ -9,7 +9,6 @@ __all__ = ["ConditionalVAE", "conditional_vae"]
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -26,7 +25,7 @@ from condgen.encoders import ConvEncoder
 from condgen.layers import Modulation, Norm
 from condgen.likelihoods import Bernoulli
 from condgen.noise import Use, normals, stream, uniform
-from condgen.parts import Part
+from condgen.parts import Part, evaluating
 from condgen.priors import StandardNormal
 from condgen.reparameterizers import Gaussian
 
@@ -230,7 +229,10 @@ class ConditionalVAE(Part):
         """
         x = image_tensor(torch.as_tensor(x, device=self.device)).to(self.dtype)
         if x.ndim != 4 or (self.image_shape and tuple(x.shape[1:]) != self.image_shape):
-            raise ValueError(f"Expected images of shape (batch, *{self.image_shape}); got {tuple(x.shape)}.")
+            expected = ("batch", *(self.image_shape or ("channels", "height", "width")))
+            raise ValueError(
+                f"Expected images of shape {shape(expected)}; got {tuple(x.shape)}. Resize or reorder them."
+            )
         return x
 
     @torch.no_grad()
@@ -390,18 +392,6 @@ def label_log_likelihood(
 ) -> Tensor:
     """Bernoulli log-likelihood of one-hot label planes, summed over planes, nats per image."""
     return Bernoulli()(logits).log_prob(c[:, :, None, None].expand_as(logits))
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """The model in evaluation mode, and every part of it back in the mode it came in."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
 
 
 def count(module: nn.Module) -> int:

@@ -151,13 +151,8 @@ class LabelledImages:
         """
         if not 0 < share <= 1:
             raise ValueError(f"Expected a share in (0, 1]; got {share}.")
-        groups = self.labels if self.kind == "class" else np.zeros(len(self), np.int64)
-        shuffled = permutation(len(self), seed, 0).numpy()
-        taken = [np.empty(0, np.int64)]
-        for group in np.unique(groups):
-            members = shuffled[groups[shuffled] == group]
-            taken.append(members[: max(1, round(share * len(members)))])
-        return np.sort(np.concatenate(taken))
+        taken = [members[: max(1, round(share * len(members)))] for members in self._shuffled_classes(seed)]
+        return np.sort(np.concatenate([np.empty(0, np.int64), *taken]))
 
     def split(self, validation: float = 0.1, test: float = 0.1, seed: int = 0) -> "LabelledImages":
         """The same images with stratified `train`, `validation` and `test` splits.
@@ -174,11 +169,8 @@ class LabelledImages:
         """
         if not (validation > 0 and test > 0 and validation + test < 1):
             raise ValueError(f"Expected positive shares with a sum below 1; got {validation} and {test}.")
-        groups = self.labels if self.kind == "class" else np.zeros(len(self), np.int64)
-        shuffled = permutation(len(self), seed, 0).numpy()
         parts = {name: [np.empty(0, np.int64)] for name in SPLITS}
-        for group in np.unique(groups):
-            members = shuffled[groups[shuffled] == group]
+        for members in self._shuffled_classes(seed):
             # At least one for validation and test where the class has three images to give.
             least = 1 if len(members) >= 3 else 0
             cut = min(max(least, round(validation * len(members))), len(members) - 1 - least)
@@ -191,6 +183,13 @@ class LabelledImages:
             if len(indices) == 0:
                 raise ValueError(f"{len(self)} images are too few to split: {name} would be empty.")
         return type(self)(self.images, self.labels, self.class_names, splits, self.factors, self.name)
+
+    def _shuffled_classes(self, seed: int) -> Iterator[np.ndarray]:
+        """The indices of each class present, shuffled; of all images where labels are no classes."""
+        groups = self.labels if self.kind == "class" else np.zeros(len(self), np.int64)
+        shuffled = permutation(len(self), seed, 0).numpy()
+        for group in np.unique(groups):
+            yield shuffled[groups[shuffled] == group]
 
     def with_labels(self, labels: np.ndarray, class_names: Sequence[str] = ()) -> "LabelledImages":
         """The same images and splits under other labels, for instance a factor as a continuous condition.

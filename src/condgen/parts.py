@@ -1,9 +1,11 @@
-"""What every part has in common: it remembers the arguments it was built from, so a file can describe it."""
+"""What every part has in common: it remembers what it was built from, and comes back in the mode it was lent in."""
 
-__all__ = ["Part"]
+__all__ = ["Part", "evaluating", "keeping_modes"]
 
 import functools
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
@@ -46,3 +48,39 @@ class Part(nn.Module):
                 self.arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
 
         cls.__init__ = recording
+
+
+@contextmanager
+def keeping_modes(model: nn.Module) -> Iterator[None]:
+    """Whatever happens inside, every module of the model comes back in the mode (training or not) it had.
+
+    Example:
+        >>> net = nn.Sequential(nn.Dropout().eval(), nn.Dropout())
+        >>> with keeping_modes(net):
+        ...     _ = net.train()
+        >>> [module.training for module in net]
+        [False, True]
+    """
+    modes = {module: module.training for module in model.modules()}
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """The model in evaluation mode, then every module of it back in the mode it had.
+
+    Example:
+        >>> net = nn.Dropout()
+        >>> with evaluating(net):
+        ...     net.training
+        False
+        >>> net.training
+        True
+    """
+    with keeping_modes(model):
+        model.eval()
+        yield

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from condgen.data import default_names
 from condgen.files import replacing
+from condgen.parts import evaluating
 
 Images = Float[Tensor, "batch channels height width"]
 
@@ -152,11 +153,8 @@ def transfer(model: Any, x: Tensor | np.ndarray, y: Any, labels: Sequence[Any]) 
 @torch.no_grad()
 def decoded(model: Any, z: Tensor, y: Tensor) -> Images:
     """The mean image of latents on the model's device."""
-    training = model.training
-    try:
-        return model.eval().decode(z.to(y.device), y).mean
-    finally:
-        model.train(training)
+    with evaluating(model):
+        return model.decode(z.to(y.device), y).mean
 
 
 def pairs(model: Any, x: Tensor | np.ndarray, y: Any) -> Float[Tensor, "batch 2 channels height width"]:

@@ -26,6 +26,7 @@ from condgen.data import LabelledImages, batches, default_names
 from condgen.elbo import ELBO
 from condgen.files import write_atomically
 from condgen.noise import Use, normals
+from condgen.parts import keeping_modes
 
 
 @dataclass
@@ -151,7 +152,7 @@ def fit(
     check_fit(model, training, validation, epochs, batch_size)
     model.class_names = model.class_names or tuple(training.class_names)
     objective = objective or ELBO()
-    home, mode, history = model.device, model.training, History()
+    home, history = model.device, History()
     fabric = Fabric(accelerator=accelerator, devices=1)
     step: Any = Step(model, objective)
     step, optimize = fabric.setup(step, optimizer(step.parameters()))
@@ -171,7 +172,7 @@ def fit(
     folder = RunFolder(out, settings)
     folder.record(history, "running")
     try:
-        with display(epochs, len(training), progress) as show:
+        with keeping_modes(model), display(epochs, len(training), progress) as show:
             for epoch in range(epochs):
                 started = time.perf_counter()
                 row = {"epoch": epoch + 1} | train_epoch(fabric, step, optimize, train, batch_size, seed, epoch, show)
@@ -189,7 +190,7 @@ def fit(
         folder.record(history, "stopped")
         raise
     finally:
-        model.to(home).train(mode)
+        model.to(home)
     return history
 
 
@@ -312,7 +313,7 @@ def check_fit(
         if split is None:
             continue
         if len(split) == 0:
-            raise ValueError(f"{split.name!r} holds no images.")
+            raise ValueError(f"{split.name!r} holds no images. Leave it out or fill it.")
         if model.image_shape and model.image_shape != split.image_shape:
             raise ValueError(
                 f"Expected images of {model.image_shape}, which the model was built for; {split.name!r} has "
