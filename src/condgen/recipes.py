@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from condgen.conditioners import OneHot
+from condgen.conditioners import OneHot, Unconditional
 from condgen.cvae import ConditionalVAE, conditional_vae
 from condgen.decoders import DeconvDecoder
 from condgen.encoders import ConvEncoder
@@ -30,7 +30,7 @@ def bloodmnist_reference(
     Args:
         output_labels: False gives the natural variant with image channels alone.
         image_shape: (channels, height, width) of other data sets.
-        num_classes: of other data sets.
+        num_classes: of other data sets; 0 leaves labels out, which makes it a plain VAE.
 
     Example:
         >>> sum(p.numel() for p in bloodmnist_reference().parameters())
@@ -40,7 +40,7 @@ def bloodmnist_reference(
     """
     latent, outputs = 128, image_shape[0] + (num_classes if output_labels else 0)
     return ConditionalVAE(
-        conditioner=OneHot(num_classes),
+        conditioner=OneHot(num_classes) if num_classes else Unconditional(),
         encoder=ConvEncoder(image_shape, num_classes, latent, channels=REFERENCE_CHANNELS, strides=REFERENCE_STRIDES),
         reparameterizer=Gaussian(),
         prior=StandardNormal(latent),
@@ -52,7 +52,7 @@ def bloodmnist_reference(
             strides=REFERENCE_STRIDES[::-1],
         ),
         likelihood=Bernoulli(),
-        output_labels=output_labels,
+        output_labels=output_labels and num_classes > 0,
         image_shape=image_shape,
     )
 
