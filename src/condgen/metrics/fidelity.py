@@ -1,0 +1,300 @@
+"""Fidelity and diversity: distances between generated and real images in any features, computed in float64.
+
+Late features of a classifier tell what an image shows, early ones how it looks; a generator that draws one good
+picture of each class is close in the first and far in the second, and has no diversity within its classes.
+"""
+
+__all__ = [
+    "DIVERSITY",
+    "FIDELITY",
+    "SHARPNESS",
+    "diversity",
+    "fidelity",
+    "frechet_distance",
+    "kernel_distance",
+    "precision_recall_density_coverage",
+    "relative_sharpness",
+    "sharpness",
+]
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from condgen.metrics.measures import Unmeasurable
+
+Table = Mapping[str, Mapping[str, Any]]
+
+FIDELITY: Table = {
+    "fid": {
+        "better": "lower",
+        "unit": "squared distance",
+        "meaning": "Distance between the generated and the real images as two clouds of points; blur, wrong colours "
+        "and missing kinds of image all raise it.",
+    },
+    "kid": {
+        "better": "lower",
+        "unit": "MMD²",
+        "meaning": "The same idea as FID without its bias for few images; 0 is what two sets of real images average.",
+    },
+    "precision": {
+        "better": "higher",
+        "unit": "share of images",
+        "meaning": "Share of generated images that lie among real ones.",
+    },
+    "recall": {
+        "better": "higher",
+        "unit": "share of images",
+        "meaning": "Share of real images that lie among generated ones.",
+    },
+    "density": {
+        "better": "floor",
+        "unit": "times what one distribution gives",
+        "meaning": "How many real images each generated one lies among; above the real figure, images are too typical.",
+    },
+    "coverage": {
+        "better": "higher",
+        "unit": "share of images",
+        "meaning": "Share of real images that have a generated one close by.",
+    },
+}
+DIVERSITY: Table = {
+    "diversity": {
+        "better": "floor",
+        "unit": "times that of real images",
+        "meaning": "How much images of a class differ from each other, as a share of how much real ones do; near 0 the "
+        "same picture comes again and again.",
+    }
+}
+SHARPNESS: Table = {
+    "sharpness": {
+        "better": "floor",
+        "unit": "times that of real images",
+        "meaning": "Fine detail of the images as a share of that of real ones; below 1 blurred, above 1 noisy.",
+    }
+}
+
+
+class Given(nn.Module):
+    """Features as they are, in the place of a network that makes them."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.num_features = num_features
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The same."""
+        return x
+
+
+def frechet_distance(real: Float[Tensor, "n d"], generated: Float[Tensor, "m d"]) -> float:
+    r"""FID in given features: the Fréchet distance between Gaussians fitted to both sets.
+
+    .. math:: |\mu_1 - \mu_2|^2 + \mathrm{tr}(\Sigma_1 + \Sigma_2 - 2 (\Sigma_1 \Sigma_2)^{1/2})
+
+    Args:
+        real: features of real images.
+        generated: features of generated images.
+
+    Raises:
+        Unmeasurable: unless both sets have more images than features: the covariances are singular.
+
+    References:
+        GANs trained by a two time-scale update rule converge to a local Nash equilibrium (Heusel et al., 2017),
+        https://arxiv.org/abs/1706.08500
+
+    Example:
+        >>> x = torch.randn(200, 4, generator=torch.Generator().manual_seed(0))
+        >>> round(frechet_distance(x, x + 1), 4)  # 1 in each of four features
+        4.0
+    """
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+    features, fewest = real.shape[1], min(len(real), len(generated))
+    if fewest <= features:
+        raise Unmeasurable(f"FID in {features} features needs more than {features} images; there are {fewest}: see KID")
+    metric = FrechetInceptionDistance(feature=Given(features)).set_dtype(torch.float64)
+    metric.update(real.double(), real=True)
+    metric.update(generated.double(), real=False)
+    return max(float(metric.compute()), 0.0)  # rounding may leave the distance of a set from itself below 0
+
+
+def kernel_distance(real: Float[Tensor, "n d"], generated: Float[Tensor, "m d"]) -> float:
+    """KID in given features: unbiased squared maximum mean discrepancy with a cubic kernel.
+
+    Its average over sets from one distribution is 0, whatever their size; it may be negative.
+
+    Args:
+        real: features of real images.
+        generated: features of generated images.
+
+    Raises:
+        Unmeasurable: for fewer than two images in a set.
+
+    References:
+        Demystifying MMD GANs (Bińkowski et al., 2018), https://arxiv.org/abs/1801.01401
+
+    Example:
+        >>> x = torch.eye(4)
+        >>> kernel_distance(x, x + 1) > kernel_distance(x, x + 0.5) > 0
+        True
+    """
+    from torchmetrics.image.kid import poly_kernel
+
+    n, m = len(real), len(generated)
+    if min(n, m) < 2:
+        raise Unmeasurable(f"KID needs two images or more; there are {min(n, m)}")
+    x, y = real.double(), generated.double()
+    xx, yy, xy = poly_kernel(x, x), poly_kernel(y, y), poly_kernel(x, y)
+    within = (xx.sum() - xx.trace()) / (n * (n - 1)) + (yy.sum() - yy.trace()) / (m * (m - 1))
+    return float(within - 2 * xy.mean())
+
+
+def precision_recall_density_coverage(
+    real: Float[Tensor, "n d"], generated: Float[Tensor, "m d"], k: int = 5
+) -> dict[str, float]:
+    """How the two sets lie among each other, by balls that reach to the k-th neighbour within a set.
+
+    Args:
+        real: features of real images.
+        generated: features of generated images.
+        k: neighbours.
+
+    Returns:
+        precision, recall and coverage in [0, 1], density from 0 up (1 for one distribution).
+
+    Raises:
+        Unmeasurable: unless both sets have more than k images.
+
+    References:
+        Improved precision and recall metric for assessing generative models (Kynkäänniemi et al., 2019),
+        https://arxiv.org/abs/1904.06991; Reliable fidelity and diversity metrics for generative models
+        (Naeem et al., 2020), https://arxiv.org/abs/2002.09797
+
+    Example:
+        >>> x = torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
+        >>> precision_recall_density_coverage(x, x + 100)
+        {'precision': 0.0, 'recall': 0.0, 'density': 0.0, 'coverage': 0.0}
+    """
+    if min(len(real), len(generated)) <= k:
+        raise Unmeasurable(f"{k} neighbours need more than {k} images; there are {min(len(real), len(generated))}")
+    x, y = real.double(), generated.double()
+    between, radius_x, radius_y = distances(x, y), radii(x, k), radii(y, k)
+    among_real = between < radius_x[:, None]
+    return {
+        "precision": float(among_real.any(0).double().mean()),
+        "recall": float((between < radius_y).any(1).double().mean()),
+        "density": float(among_real.double().sum(0).mean()) / k,
+        "coverage": float((between.min(1).values < radius_x).double().mean()),
+    }
+
+
+def radii(x: Float[Tensor, "n d"], k: int) -> Float[Tensor, " n"]:
+    """Distance of each point to its k-th neighbour; the nearest of all is itself."""
+    return distances(x, x).kthvalue(k + 1, dim=1).values
+
+
+def distances(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> Float[Tensor, "n m"]:
+    """Euclidean distances."""
+    return torch.cdist(x, y)
+
+
+def fidelity(
+    real: Float[Tensor, "n d"], generated: Float[Tensor, "m d"], k: int = 5
+) -> dict[str, float | Unmeasurable]:
+    """FID, KID, precision, recall, density and coverage; in the place of an FID of too few images the reason.
+
+    Args:
+        real: features of real images.
+        generated: features of generated images.
+        k: neighbours for the last four.
+
+    Raises:
+        Unmeasurable: where there are too few images for the others too.
+
+    Example:
+        >>> x = torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
+        >>> sorted(fidelity(x, x))
+        ['coverage', 'density', 'fid', 'kid', 'precision', 'recall']
+        >>> fidelity(torch.randn(9, 20), torch.randn(9, 20))["fid"]
+        Unmeasurable('FID in 20 features needs more than 20 images; there are 9: see KID')
+    """
+    found: dict[str, float | Unmeasurable] = {**precision_recall_density_coverage(real, generated, k)}
+    found["kid"] = kernel_distance(real, generated)
+    try:
+        found["fid"] = frechet_distance(real, generated)
+    except Unmeasurable as reason:
+        found["fid"] = reason
+    return found
+
+
+def diversity(real: Float[Tensor, "n d"], generated: Float[Tensor, "m d"]) -> dict[str, float]:
+    """Mean distance between two generated images, as a share of that between two real ones.
+
+    Meant for images of one class: distances between classes would hide what happens inside them.
+
+    Args:
+        real: pixels or features of real images.
+        generated: the same of generated images.
+
+    Raises:
+        Unmeasurable: for fewer than two images in a set, or real ones that are all alike.
+
+    Example:
+        >>> x = torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
+        >>> round(diversity(x, x / 2)["diversity"], 4)
+        0.5
+    """
+    if min(len(real), len(generated)) < 2:
+        raise Unmeasurable(f"diversity needs two images or more; there are {min(len(real), len(generated))}")
+    theirs, own = spread(real), spread(generated)
+    if theirs == 0:
+        raise Unmeasurable("the real images are all alike")
+    return {"diversity": own / theirs}
+
+
+def spread(x: Float[Tensor, "n d"]) -> float:
+    """Mean distance between two different images."""
+    return float(distances(x.double(), x.double()).sum()) / (len(x) * (len(x) - 1))
+
+
+def sharpness(images: Float[Tensor, "n channels height width"]) -> float:
+    """Mean energy of the finest detail: squared difference of each pixel from the mean of its four neighbours.
+
+    Args:
+        images: in [0, 1].
+
+    Raises:
+        Unmeasurable: if there are no images, or pixels have no four neighbours.
+
+    Example:
+        >>> sharpness(torch.full((1, 1, 8, 8), 0.5))
+        0.0
+    """
+    if not len(images) or min(images.shape[2:]) < 3:
+        raise Unmeasurable(f"sharpness needs images of 3 x 3 pixels or more; got {tuple(images.shape)}")
+    x = images.double()
+    around = (x[..., :-2, 1:-1] + x[..., 2:, 1:-1] + x[..., 1:-1, :-2] + x[..., 1:-1, 2:]) / 4
+    return float((x[..., 1:-1, 1:-1] - around).square().mean())
+
+
+def relative_sharpness(
+    real: Float[Tensor, "n channels height width"], generated: Float[Tensor, "m channels height width"]
+) -> dict[str, float]:
+    """Sharpness of generated images as a share of that of real ones, as an amplitude: the root of the energies' ratio.
+
+    Raises:
+        Unmeasurable: if there are no images, they are under 3 x 3 pixels, or the real ones have no detail.
+
+    Example:
+        >>> x = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+        >>> round(relative_sharpness(x, x / 2)["sharpness"], 4)
+        0.5
+    """
+    theirs, own = sharpness(real), sharpness(generated)
+    if theirs == 0:
+        raise Unmeasurable("the real images have no detail")
+    return {"sharpness": (own / theirs) ** 0.5}

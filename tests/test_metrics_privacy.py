@@ -1,0 +1,309 @@
+"""Privacy: known copies are found, images that merely look alike are not, and the attack scores known answers."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import condgen
+from condgen.likelihoods import Gaussian
+from condgen.metrics.privacy import delong, membership_auc, near_copies, nearest, privacy_measures
+from condgen.noise import Use, normal, stream
+
+
+@pytest.fixture(scope="module")
+def cells():
+    return condgen.load_smears(2000, balance="equal")
+
+
+@pytest.fixture(scope="module")
+def fresh():
+    """What a perfect generator would draw."""
+    return condgen.load_smears(200, seed=7, balance="equal")
+
+
+def drawn(shape, number=0):
+    return normal(5, torch.arange(shape[0]), stream(Use.DATA, number), shape[1:])
+
+
+def noisy(images, levels):
+    noise = np.random.default_rng(0).integers(-levels, levels + 1, images.shape)
+    return np.clip(images.astype(int) + noise, 0, 255).astype(np.uint8)
+
+
+def blurred(images):
+    return F.avg_pool2d(torch.as_tensor(images) / 255, 3, 1, 1)
+
+
+class TestNearest:
+    @settings(max_examples=25, deadline=None)
+    @given(n=st.integers(1, 60), queries=st.integers(1, 20), d=st.integers(1, 30), offset=st.floats(0, 100))
+    def test_as_brute_force(self, n, queries, d, offset):
+        a, b = drawn((n, d), 0) + offset, drawn((queries, d), 1) + offset
+        k = min(n, 4)
+        distances, indices = nearest(a, b, k)
+        whole = torch.cdist(b.double(), a.double(), compute_mode="donot_use_mm_for_euclid_dist")
+        expected = whole.topk(k, largest=False)
+        torch.testing.assert_close(distances.double(), expected.values, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(whole.gather(1, indices), distances.double(), rtol=1e-5, atol=1e-6)
+
+    def test_keeps_the_digits_of_small_distances(self):
+        a = drawn((300, 2000)) + 50
+        b = a[:10].clone()
+        b[:, 0] += 1e-3
+        distances, indices = nearest(a, b, 1)
+        assert indices[:, 0].tolist() == list(range(10))
+        torch.testing.assert_close(distances[:, 0], (b - a[:10])[:, 0].abs())
+
+    def test_equal_images_are_at_zero_and_the_first_comes_first(self):
+        a = drawn((100, 50))[[5, 3, 5, 3, 7]]
+        distances, indices = nearest(a, a, 2)
+        assert distances[:, 0].max() == 0
+        assert indices[:, 0].tolist() == [0, 1, 0, 1, 4]
+
+    def test_uint8_images(self, cells):
+        distances, indices = nearest(cells.train.images, cells.train.images[30:33], 2)
+        assert indices[:, 0].tolist() == [30, 31, 32]
+        expected = cells.train.images[indices[:, 1].numpy()] / 255 - cells.train.images[30:33] / 255
+        np.testing.assert_allclose(distances[:, 1], np.sqrt((expected**2).sum((1, 2, 3))), rtol=1e-5)
+
+    def test_no_queries(self):
+        distances, indices = nearest(torch.zeros(4, 3), torch.zeros(0, 3), 2)
+        assert distances.shape == indices.shape == (0, 2)
+
+    def test_wrong_input(self):
+        with pytest.raises(ValueError, match="of one size"):
+            nearest(torch.zeros(4, 3), torch.zeros(4, 2))
+        with pytest.raises(ValueError, match="training images, 4; got 5"):
+            nearest(torch.zeros(4, 3), torch.zeros(4, 3), 5)
+        with pytest.raises(ValueError, match="uint8 or floats"):
+            nearest(torch.zeros(4, 3, dtype=torch.int64), torch.zeros(4, 3))
+
+
+class TestNearCopies:
+    @pytest.mark.parametrize(
+        ("change", "least"),
+        [
+            (lambda x: x, 1.0),
+            (lambda x: noisy(x, 2), 1.0),
+            (lambda x: noisy(x, 10), 1.0),
+            (lambda x: np.roll(x, 1, 2), 0.5),
+        ],
+        ids=["copies", "noise of 2", "noise of 10", "one pixel to the side"],
+    )
+    def test_copies_are_found(self, cells, change, least):
+        copies = near_copies(cells.train.images, change(cells.train.images[:100]), cells.validation.images)
+        assert copies.share >= least
+        assert copies.floor <= 0.02
+        found = copies.near.nonzero()[:, 0]
+        assert (copies.index[found] == found).double().mean() > 0.99
+
+    def test_fresh_images_are_not(self, cells, fresh):
+        copies = near_copies(cells.train.images, fresh.images, cells.validation.images)
+        assert copies.share <= 0.03
+        assert copies.share - copies.floor < 0.02
+
+    def test_blurred_images_are_not(self, cells, fresh):
+        """They are as near to training images as copies may be, and copy none."""
+        copies = near_copies(cells.train.images, blurred(fresh.images), cells.validation.images)
+        assert copies.share <= 0.01
+        means = torch.as_tensor(cells.train.images).float().mean(0, keepdim=True).expand(50, -1, -1, -1) / 255
+        assert near_copies(cells.train.images, means, cells.validation.images).share == 0
+
+    def test_some_among_others(self, cells, fresh):
+        generated = np.concatenate([fresh.images[:90], noisy(cells.train.images[40:50], 2)])
+        copies = near_copies(cells.train.images, generated, cells.validation.images)
+        worst = copies.worst(10)
+        assert sorted((pair.generated, pair.training) for pair in worst) == [(90 + i, 40 + i) for i in range(10)]
+        assert [pair.ratio for pair in worst] == sorted(pair.ratio for pair in worst)
+        first = worst[0]
+        apart = generated[first.generated] / 255 - cells.train.images[first.training] / 255
+        assert first.distance == pytest.approx(math.sqrt((apart**2).sum()), rel=1e-4)
+        assert len(copies.worst(100)) == int(copies.near.sum())
+
+    @pytest.mark.parametrize("times", [2, 20])
+    def test_duplicates_in_training_hide_nothing(self, cells, times):
+        train = np.concatenate([cells.train.images] + [cells.train.images[:50]] * (times - 1))
+        copies = near_copies(train, noisy(cells.train.images[:50], 2), cells.validation.images)
+        assert copies.share == 1
+        assert copies.index.tolist() == list(range(50))
+
+    def test_held_out_images_that_were_trained_on(self, cells):
+        """They raise the floor and do not hide copies."""
+        held_out = np.concatenate([cells.validation.images[:90], cells.train.images[:10]])
+        copies = near_copies(cells.train.images, noisy(cells.train.images[:50], 2), held_out)
+        assert copies.share == 1
+        assert copies.floor == pytest.approx(0.1)
+
+    def test_symmetries(self, cells):
+        turned = np.ascontiguousarray(np.rot90(cells.train.images[:40], 1, (2, 3))[..., ::-1])
+        plain = near_copies(cells.train.images[:600], turned, cells.validation.images)
+        found = near_copies(cells.train.images[:600], turned, cells.validation.images, symmetries=True)
+        assert plain.share < 0.1
+        assert found.share == 1
+        assert found.index.tolist() == list(range(40))
+        assert found.distance.max() == 0
+
+    def test_symmetries_of_images_that_are_not_square(self):
+        train = drawn((50, 1, 6, 10)).sigmoid()
+        found = near_copies(train, train[:5].flip(2, 3), drawn((20, 1, 6, 10), 1).sigmoid(), symmetries=True)
+        assert found.share == 1
+
+    def test_few_training_images(self):
+        copies = near_copies(torch.eye(2), torch.eye(2), torch.full((3, 2), 0.5))
+        assert copies.share == 1
+        assert copies.ratio.isfinite().all()
+
+    def test_wrong_input(self, unchecked):
+        x = torch.rand(5, 4)
+        with pytest.raises(ValueError, match="0 generated"):
+            near_copies(x, x[:0], x)
+        with pytest.raises(ValueError, match="two different training images"):
+            near_copies(torch.ones(5, 4), x, x)
+        with pytest.raises(ValueError, match="of one size"):
+            near_copies(x, x[:, :3], x)
+        with pytest.raises(ValueError, match="to flip and turn"):
+            near_copies(x, x, x, symmetries=True)
+
+
+class TestPrivacyMeasures:
+    def test_of_each_class(self, cells, fresh):
+        """All of one class are copies, none of the others."""
+        own, names = cells.validation, cells.class_names
+        generated = fresh.images[: len(own)].copy()
+        of_class = cells.train.images[cells.train.labels == 3]
+        generated[own.labels == 3] = of_class[: (own.labels == 3).sum()]
+        copies = near_copies(cells.train.images, generated, own.images)
+        found = privacy_measures(copies, own.labels, own.labels, names)
+        near, ratio = found["near_copies"], found["nearest_distance_ratio"]
+        assert near.per_class[names[3]] == 1
+        assert max(near.per_class[name] for name in names if name != names[3]) <= 0.1
+        assert near.overall == pytest.approx(copies.share)
+        assert near.interval[0] < near.overall < near.interval[1]
+        assert ratio.per_class[names[3]] == 0
+        assert 0.8 < ratio.per_class[names[2]] < 1.2
+        assert ratio.per_class_interval[names[2]][0] < ratio.per_class[names[2]]
+        assert ratio.floor == 1
+
+    def test_fresh_images_are_as_far_as_held_out_ones(self, cells, fresh):
+        ratio = privacy_measures(near_copies(cells.train.images, fresh.images, cells.validation.images))[
+            "nearest_distance_ratio"
+        ]
+        assert ratio.interval[0] < 1 < ratio.interval[1]
+        assert ratio.per_class == {}
+
+    def test_absent_classes(self, cells, fresh):
+        labels, names = np.zeros(200, np.int64), cells.class_names
+        copies = near_copies(cells.train.images, fresh.images, cells.validation.images)
+        found = privacy_measures(copies, labels, cells.validation.labels, names)
+        for measure in found.values():
+            assert measure.per_class[names[1]] is None
+            assert measure.per_class[names[0]] is not None
+            assert names[1] in measure.reason
+
+    def test_held_out_images_from_training(self, cells, fresh):
+        copies = near_copies(cells.train.images, fresh.images, cells.train.images[:50])
+        ratio = privacy_measures(copies)["nearest_distance_ratio"]
+        assert ratio.overall is None
+        assert "training images" in ratio.reason
+
+    def test_labels_that_do_not_fit(self, cells, fresh):
+        copies = near_copies(cells.train.images, fresh.images, cells.validation.images)
+        with pytest.raises(ValueError, match="one label for each image"):
+            privacy_measures(copies, np.zeros(3, np.int64), cells.validation.labels, cells.class_names)
+
+
+class Known:
+    """A model whose likelihood of an image is its first pixel."""
+
+    def log_likelihood(self, x, y, *, samples, seed, start, chunk):
+        return torch.as_tensor(x)[:, 0, 0, 0].double()
+
+
+def scored(scores):
+    """Images that `Known` gives these scores."""
+    images = torch.zeros(len(scores), 1, 8, 8, dtype=torch.float64)
+    images[:, 0, 0, 0] = torch.as_tensor(scores)
+    return images
+
+
+class TestMembership:
+    @settings(deadline=None, max_examples=25)
+    @given(
+        st.lists(st.integers(0, 9), min_size=2, max_size=12),
+        st.lists(st.integers(0, 9), min_size=2, max_size=12),
+    )
+    def test_area_is_the_chance_of_a_member_above_another(self, member, other):
+        area, (low, high) = delong(torch.tensor(member, dtype=torch.float64), torch.tensor(other, dtype=torch.float64))
+        wins = [(a > b) + (a == b) / 2 for a in member for b in other]
+        assert area == pytest.approx(np.mean(wins))
+        assert 0 <= low <= area <= high <= 1
+
+    def test_delong_by_simulation(self):
+        """Its standard error is the spread of the area over sets."""
+        pairs = [(drawn((60,), 2 * k) + 0.5, drawn((40,), 2 * k + 1)) for k in range(120)]
+        found = [delong(*pair) for pair in pairs]
+        areas = np.array([area for area, _ in found])
+        errors = np.array([(high - low) / 2 / 1.96 for _, (low, high) in found])
+        assert areas.mean() == pytest.approx(torch.special.ndtr(torch.tensor(0.5 / math.sqrt(2))).item(), abs=0.01)
+        assert errors.mean() == pytest.approx(areas.std(), rel=0.15)
+
+    def test_known_scores(self):
+        y = np.zeros(4, np.int64)
+        measure = membership_auc(Known(), scored([1, 2, 3, 4]), y, scored([0, 0.5, 2.5, 0.7]), y, ["a"])
+        assert measure.overall == pytest.approx(14 / 16)
+        assert measure.per_class == {"a": measure.overall}
+        assert measure.floor == 0.5
+        told_apart = membership_auc(Known(), scored([5, 6, 7, 8]), y, scored([0, 1, 2, 3]), y)
+        assert told_apart.overall == 1
+
+    def test_nothing_to_learn(self):
+        member, other = drawn((400,), 0), drawn((400,), 1)
+        y = np.arange(400) % 2
+        measure = membership_auc(Known(), scored(member), y, scored(other), y, ["a", "b", "c"])
+        assert measure.interval[0] < 0.5 < measure.interval[1]
+        assert measure.per_class["c"] is None
+        assert "c" in measure.reason
+
+    def test_other_mixtures_of_classes_tell_nothing(self):
+        """One class is far more probable and more common in training; members are as probable as others."""
+        y_train, y_other = np.repeat([0, 1], [900, 100]), np.repeat([0, 1], [100, 400])
+        train, other = (
+            drawn((1000,), 0) - 10 * torch.as_tensor(y_train),
+            drawn((500,), 1) - 10 * torch.as_tensor(y_other),
+        )
+        measure = membership_auc(Known(), scored(train), y_train, scored(other), y_other)
+        assert measure.interval[0] < 0.5 < measure.interval[1]
+        assert membership_auc(Known(), scored(train), y_train, scored(other), y_other, images=40).overall is not None
+
+    def test_a_model_that_learned_images_by_heart(self):
+        cells = condgen.load_smears(64, size=16, balance="equal")
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model = condgen.conditional_vae((3, 16, 16), 8, latent=4, width=8, likelihood=Gaussian(0.1))
+        x, y = model.images(cells.images[:16]), model.labels(cells.labels[:16])
+        optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+        for step in range(150):
+            noise = {"z": normal(0, torch.arange(16), stream(Use.TRAINING, step), (4,))}
+            inference = model.infer(x, y, noise)
+            loss = (inference.kl - inference.log_likelihood).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        arguments = (cells.images[:16], cells.labels[:16], cells.images[16:], cells.labels[16:])
+        measure = membership_auc(model, *arguments, samples=4)
+        assert measure.overall > 0.8
+        assert measure.interval[0] > 0.5
+        assert measure == membership_auc(model, *arguments, samples=4)
+
+    def test_wrong_input(self):
+        zero, one = np.zeros(4, np.int64), np.ones(4, np.int64)
+        x = scored([1, 2, 3, 4])
+        with pytest.raises(ValueError, match="share none"):
+            membership_auc(Known(), x, zero, x, one)
+        with pytest.raises(ValueError, match="one label for each image"):
+            membership_auc(Known(), x, zero[:2], x, zero)
