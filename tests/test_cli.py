@@ -74,6 +74,15 @@ class TestTrain:
         assert f"Best epoch 1 of 1 is in {tmp_path}" in out
         assert err.startswith("epoch 1/1")
 
+    def test_labels_can_be_left_out_for_comparison(self, tmp_path):
+        assert main(["train", *SMALL, "--conditional", "false", "--out", str(tmp_path)]) == 0
+        model = condgen.load(tmp_path)
+        assert model.conditioner.dim == 0
+        reference = ["--recipe", "bloodmnist_reference", "--data", "smears", "--images", "100", "--epochs", "1"]
+        out = str(tmp_path / "reference")
+        assert main(["train", *reference, "--conditional", "false", "--output_labels", "false", "--out", out]) == 0
+        assert condgen.load(out).conditioner.dim == 0
+
     def test_the_same_call_gives_the_same_model(self, run, tmp_path):
         main(["train", *SMALL, "--out", str(tmp_path)])
         assert (tmp_path / "model.safetensors").read_bytes() == (run / "model.safetensors").read_bytes()
@@ -379,3 +388,54 @@ def test_no_command_shows_the_commands(capsys):
         main([])
     assert stop.value.code == 0
     assert "condgen demo" in capsys.readouterr().out
+
+
+class TestEvaluate:
+    @pytest.fixture(scope="class")
+    @staticmethod
+    def evaluated(run, tmp_path_factory):
+        """The run, evaluated without classifiers and with a judge of its own."""
+        cache = tmp_path_factory.mktemp("cache")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("CONDGEN_CACHE", str(cache))
+            assert main(["evaluate", str(run), "--usefulness", "none"]) == 0
+        return run, cache
+
+    def test_it_writes_a_page_and_the_figures(self, evaluated):
+        run, cache = evaluated
+        assert (run / "evaluation.html").read_text().startswith("<!doctype html>")
+        content = json.loads((run / "evaluation.json").read_text())
+        assert content["measures"]["kid_early"]["overall"] is not None
+        assert content["history"]["epoch"] == [1.0]
+        assert content["name"] == str(run)
+        assert [path.suffix for path in cache.iterdir()] == [".safetensors"]
+
+    def test_images_from_elsewhere_are_judged_against_data(self, evaluated, tmp_path, capsys, monkeypatch):
+        run, cache = evaluated
+        monkeypatch.setenv("CONDGEN_CACHE", str(cache))
+        cells = condgen.load_smears(200, size=16)  # what the run was trained on
+        np.savez(tmp_path / "real.npz", images=cells.images.transpose(0, 2, 3, 1), labels=cells.labels)
+        assert main(["sample", str(run), "--per-class", "6", "--out", str(tmp_path / "drawn.npz")]) == 0
+        arguments = ["--data", str(tmp_path / "real.npz"), "--usefulness", "none"]
+        assert main(["evaluate", str(tmp_path / "drawn.npz"), *arguments, "--include-real"]) == 0
+        assert (tmp_path / "drawn_evaluation" / "evaluation.json").is_file()
+        assert list((tmp_path / ".condgen").glob("judge-*.safetensors"))  # beside the data
+        assert "Wrote" in capsys.readouterr().out
+        assert main(["evaluate", str(tmp_path / "drawn.npz")]) == 1
+        assert "--data" in capsys.readouterr().err
+
+    def test_runs_are_compared(self, evaluated, tmp_path, capsys):
+        run, _ = evaluated
+        assert main(["compare", str(run), str(run), "--out", str(tmp_path / "both.html")]) == 0
+        assert "FID" in capsys.readouterr().out
+        assert (tmp_path / "both.html").read_text().count("class='verdict") == 2
+        assert main(["compare", str(tmp_path)]) == 1
+        assert "condgen evaluate" in capsys.readouterr().err
+
+    def test_switches_need_no_value(self):
+        assert cli.spelled_out(["evaluate", "a", "--quick"]) == ["evaluate", "a", "--quick", "true"]
+        assert cli.spelled_out(["evaluate", "a", "--quick", "false"]) == ["evaluate", "a", "--quick", "false"]
+        assert cli.spelled_out(["train", "--overwrite", "--out", "x"]) == ["train", "--overwrite", "true", "--out", "x"]
+        assert cli.spelled_out(["compare", "[a,b]"]) == ["compare", "[a,b]"]
+        assert cli.spelled_out(["compare"]) == ["compare"]
+        assert cli.spelled_out([]) == []

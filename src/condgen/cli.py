@@ -1,8 +1,10 @@
-"""The command line: `condgen demo | train | sample | reconstruct`."""
+"""The command line: `condgen demo | train | sample | reconstruct | evaluate | compare`."""
 
-__all__ = ["demo", "main", "reconstruct", "sample", "train"]
+__all__ = ["compare", "demo", "evaluate", "main", "reconstruct", "sample", "train"]
 
+import csv
 import json
+import os
 import re
 import sys
 import warnings
@@ -20,12 +22,16 @@ from condgen.conditioners import Continuous, MultiLabel
 from condgen.cvae import ConditionalVAE
 from condgen.data import LabelledImages
 from condgen.elbo import ELBO, LinearWarmup
+from condgen.evaluation import evaluate as evaluate_images
+from condgen.evaluation import read_evaluation
 from condgen.figures import curves, save_grid, write_figure
-from condgen.readers import load_data
+from condgen.files import write_atomically
+from condgen.readers import load_data, medmnist_folder
 from condgen.recipes import RECIPES
+from condgen.reports import comparison_page, comparison_table
 from condgen.sampling import class_names, num_classes, pairs, write_samples
 from condgen.sampling import per_class as sample_per_class
-from condgen.training import adam, fit
+from condgen.training import History, adam, fit
 
 LIKELIHOODS = {
     "bernoulli": likelihoods.Bernoulli,
@@ -36,6 +42,8 @@ LIKELIHOODS = {
 LikelihoodName = Literal["bernoulli", "continuous_bernoulli", "gaussian", "discretized_logistic"]
 Accelerator = Literal["auto", "cpu", "cuda", "mps"]
 Split = Literal["train", "validation", "test"]
+UsefulnessPlan = Literal["full", "quick", "none"]
+SWITCHES = ("--quick", "--include_real", "--overwrite")  # may stand without a value, which is then true
 
 
 def demo(out: Path = Path("runs/demo"), epochs: int | None = None, images: int = 6000, seed: int = 0) -> None:
@@ -67,6 +75,7 @@ def train(
     width: int | None = None,
     likelihood: LikelihoodName | None = None,
     output_labels: bool | None = None,
+    conditional: bool = True,
     beta: float = 1.0,
     warmup: float = 0.0,
     free_bits: float = 0.0,
@@ -90,6 +99,7 @@ def train(
         width: channels after the first convolution, where the recipe leaves it open.
         likelihood: of the pixels, where the recipe leaves it open.
         output_labels: whether the decoder also redraws the label planes.
+        conditional: false leaves the labels out: a plain VAE to compare with.
         beta: weight of the KL.
         warmup: epochs over which beta rises from 0.
         free_bits: nats per latent that cost nothing.
@@ -98,11 +108,13 @@ def train(
     """
     check_recipe(recipe)
     if (out / "run.json").exists() and not overwrite:
-        raise ValueError(f"{out} already holds a run. Choose another --out, or pass --overwrite true.")
+        raise ValueError(f"{out} already holds a run. Choose another --out, or pass --overwrite.")
     labelled = load_data(data, size=size, n=images, seed=seed)
     options: dict[str, Any] = {"latent": latent, "width": width, "output_labels": output_labels}
     options["likelihood"] = LIKELIHOODS[likelihood]() if likelihood else None
-    model = build_model(recipe, labelled, {key: value for key, value in options.items() if value is not None}, seed)
+    model = build_model(
+        recipe, labelled, {key: value for key, value in options.items() if value is not None}, seed, conditional
+    )
     say(f"{labelled}\n{model}")
     numbers = RECIPES[recipe].training
     history = fit(
@@ -192,6 +204,70 @@ def reconstruct(
     say(f"Wrote {len(rows) // 2 * count} pairs to {out}.")
 
 
+def evaluate(
+    run: Path,
+    data: str | None = None,
+    out: Path | None = None,
+    usefulness: UsefulnessPlan = "full",
+    quick: bool = False,
+    images: int | None = None,
+    judge: Path | None = None,
+    include_real: bool = False,
+    seed: int = 0,
+) -> None:
+    """Say whether generated images are good enough to train on: one HTML page and one JSON, offline.
+
+    Args:
+        run: folder of a trained model, or images generated elsewhere: an .npz file or a folder with one subfolder per
+            class, judged against --data.
+        data: as for train; by default what the run was trained on. Needs train, validation and test images.
+        out: folder for evaluation.html and evaluation.json; by default the run.
+        usefulness: whether classifiers are trained on the images and tested on real ones: full (half an hour on two
+            cores), quick (under five minutes) or none (under a minute once the judge is trained).
+        quick: the same as --usefulness quick.
+        images: number of generated images to judge; by default as many as there are validation images.
+        judge: a judge's file, instead of the one kept beside the data, which is trained where there is none.
+        include_real: show real images beside the generated ones; without it none is on the page.
+        seed: of samples, judge and classifiers.
+    """
+    trained = (run / "config.json").is_file()
+    if not trained and data is None:
+        raise ValueError(
+            f"{run} is not the folder of a run. To judge images generated elsewhere, pass the --data they stand for."
+        )
+    labelled = load_run_data(run, data) if trained else load_data(str(data))
+    result = evaluate_images(
+        load(run) if trained else load_data(run, size=labelled.image_shape[1]),
+        labelled,
+        judge=judge,
+        images=images,
+        usefulness="quick" if quick else usefulness,
+        seed=seed,
+        cache=beside(data or about_run(run)["data"]),
+        history=read_history(run),
+        include_real=include_real,
+        name=str(run),
+        progress=True,
+    )
+    page = result.write(out or (run if trained else Path(f"{run.with_suffix('')}_evaluation")))
+    say(f"{result.verdict}\nWrote {page} and {page.with_suffix('.json')}.")
+
+
+def compare(runs: list[Path], out: Path | None = None) -> None:
+    """Put the evaluations of several runs side by side.
+
+    Args:
+        runs: folders that `condgen evaluate` has written to.
+        out: an .html file for the same table as a page.
+    """
+    evaluations = [read_evaluation(run) for run in runs]
+    show(comparison_table(evaluations))
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(out, comparison_page(evaluations).encode())
+        say(f"Wrote {out}.")
+
+
 def label_number(model: ConditionalVAE, label: int | str) -> int:
     """The number of a class name; a number is itself, unless a class has it for its name."""
     return label if isinstance(label, int) and str(label) not in model.class_names else int(model.labels([str(label)]))
@@ -203,25 +279,54 @@ def check_recipe(recipe: str) -> None:
         raise ValueError(f"Expected a recipe among {', '.join(RECIPES)}; got {recipe!r}.")
 
 
-def build_model(recipe: str, data: LabelledImages, options: dict[str, Any], seed: int) -> ConditionalVAE:
+def build_model(
+    recipe: str, data: LabelledImages, options: dict[str, Any], seed: int, conditional: bool = True
+) -> ConditionalVAE:
     """The recipe's model for this data, with weights from this seed and the global generator left as it was."""
-    if data.kind == "multi-label":
+    if conditional and data.kind == "multi-label":
         options["conditioner"] = MultiLabel(data.num_classes)
-    if data.kind == "continuous":
+    if conditional and data.kind == "continuous":
         options["conditioner"] = Continuous.of(torch.as_tensor(data.train.labels))
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return RECIPES[recipe].build(data.image_shape, data.num_classes, **options)
+        return RECIPES[recipe].build(data.image_shape, data.num_classes if conditional else 0, **options)
+
+
+def about_run(run: Path) -> dict[str, Any]:
+    """What `run.json` tells."""
+    file = run / "run.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 
 def load_run_data(run: Path, data: str | None) -> LabelledImages:
     """The data that a run was trained on, or other data read the same way."""
-    file = run / "run.json"
-    about = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    about = about_run(run)
     if "data" not in about and data is None:
-        raise ValueError(f"{file} does not tell what data the run was trained on. Pass --data.")
+        raise ValueError(f"{run / 'run.json'} does not tell what data the run was trained on. Pass --data.")
     known = {key: about[name] for key, name in (("size", "size"), ("n", "images"), ("seed", "seed")) if name in about}
     return load_data(data or about["data"], **known)
+
+
+def beside(data: str) -> Path | None:
+    """The folder of judges beside the data, where there is a place for it; None means the user's own cache."""
+    path = Path(data).expanduser()
+    if path.exists() and data != "smears":
+        folder = path.resolve().parent
+    elif data.endswith("mnist"):
+        folder = medmnist_folder(None)
+    else:
+        return None
+    return folder / ".condgen" if os.access(folder, os.W_OK) else None
+
+
+def read_history(run: Path) -> History | None:
+    """The epochs in a run's `metrics.csv`."""
+    file = run / "metrics.csv"
+    if not file.is_file():
+        return None
+    with file.open(encoding="utf-8", newline="") as lines:
+        rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(lines)]
+    return History(rows) if rows else None
 
 
 def absolute(data: str) -> str:
@@ -235,6 +340,38 @@ def say(text: str) -> None:
     from rich.console import Console
 
     Console(soft_wrap=True, highlight=False, markup=False).print(text)
+
+
+def show(rows: Sequence[Sequence[str]]) -> None:
+    """A table, headed by its first row."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*rows[0])
+    for row in rows[1:]:
+        table.add_row(*row)
+    Console().print(table)
+
+
+def spelled_out(arguments: Sequence[str]) -> list[str]:
+    """Arguments as the parser knows them: switches get their value, the runs of `compare` become one list.
+
+    Example:
+        >>> spelled_out(["evaluate", "run", "--quick", "--include-real"])
+        ['evaluate', 'run', '--quick', 'true', '--include_real', 'true']
+        >>> spelled_out(["compare", "a", "b", "--out", "c.html"])
+        ['compare', '["a", "b"]', '--out', 'c.html']
+    """
+    words: list[str] = []
+    for word, after in zip(map(dashed, arguments), [*arguments[1:], "--"], strict=True):
+        words.append(word)
+        if word in SWITCHES and (after.startswith("--") or after.lower() not in ("true", "false")):
+            words.append("true")
+    if words[:1] == ["compare"]:
+        end = next((k for k, word in enumerate(words) if word.startswith("-")), len(words))
+        if end > 1 and not words[1].startswith("["):
+            words[1:end] = [json.dumps(words[1:end])]
+    return words
 
 
 def dashed(argument: str) -> str:
@@ -253,10 +390,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     from jsonargparse import auto_cli
 
-    arguments = [dashed(argument) for argument in (sys.argv[1:] if arguments is None else arguments)]
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
-    arguments = [argument for argument in arguments if argument != "--debug"] or ["--help"]
-    commands = {"demo": demo, "train": train, "sample": sample, "reconstruct": reconstruct}
+    arguments = spelled_out([argument for argument in arguments if argument != "--debug"]) or ["--help"]
+    commands = {
+        "demo": demo,
+        "train": train,
+        "sample": sample,
+        "reconstruct": reconstruct,
+        "evaluate": evaluate,
+        "compare": compare,
+    }
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_: print(f"condgen: warning: {message}", file=sys.stderr)
         try:

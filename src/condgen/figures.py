@@ -1,19 +1,20 @@
 """Pictures: grids with class names, rows of images, training curves. Drawn without a display, nothing global set."""
 
-__all__ = ["class_grid", "curves", "image_rows", "save_grid"]
+__all__ = ["class_grid", "confusion", "curves", "image_rows", "latent_kl", "png", "precision_recall", "save_grid"]
 
+import io
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
-from condgen.files import replacing
+from condgen.files import write_atomically
 from condgen.sampling import to_uint8
 from condgen.training import History
 
@@ -116,12 +117,98 @@ def curves(history: History) -> "matplotlib.figure.Figure":
     return figure
 
 
+def confusion(counts: Int64[np.ndarray, "classes classes"], names: Sequence[str]) -> "matplotlib.figure.Figure":
+    """What was asked for (rows) against what the judge sees (columns): counts, coloured by their share of the row.
+
+    Example:
+        >>> figure = confusion(np.array([[9, 1], [2, 8]]), ["round", "lobed"])
+    """
+    classes = len(names)
+    figure, axes = plain_figure(2.2 + 0.55 * min(classes, 24), 1.6 + 0.5 * min(classes, 24))
+    share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    if classes <= 24:  # more could not be read
+        labels = [textwrap.fill(textwrap.shorten(name, 34, placeholder="…"), 18) for name in names]
+        axes.set_xticks(range(classes), labels, rotation=45, ha="right", fontsize=8)
+        axes.set_yticks(range(classes), labels, fontsize=8)
+        for (row, column), count in np.ndenumerate(counts):
+            if count:
+                colour = "white" if share[row, column] > 0.5 else "#222"
+                axes.text(column, row, str(count), ha="center", va="center", fontsize=8, color=colour)
+    axes.set(xlabel="what the judge sees", ylabel="what was asked for")
+    return figure
+
+
+def precision_recall(points: Sequence[Mapping[str, Any]]) -> "matplotlib.figure.Figure":
+    """Precision and recall of each class, joined to what held-out real images of the class reach (hollow).
+
+    Args:
+        points: `name`, `precision`, `recall`, and `floor_precision` and `floor_recall`, which may be None.
+
+    Example:
+        >>> figure = precision_recall([{"name": "round", "precision": 0.9, "recall": 0.4,
+        ...                             "floor_precision": 0.95, "floor_recall": 0.9}])
+    """
+    figure, axes = plain_figure(6, 5)
+    for point in points:
+        known = point["floor_precision"] is not None and point["floor_recall"] is not None
+        if known:
+            ends = [point["recall"], point["floor_recall"]], [point["precision"], point["floor_precision"]]
+            axes.plot(*ends, color="#bbb", linewidth=0.8, zorder=1)
+            axes.plot(ends[0][1], ends[1][1], "o", markersize=5, color="#888", fillstyle="none", zorder=2)
+        axes.plot(point["recall"], point["precision"], "o", markersize=6, color="#2563a8", zorder=3)
+        if len(points) <= 24:
+            name, at = textwrap.shorten(point["name"], 28, placeholder="…"), (point["recall"], point["precision"])
+            axes.annotate(name, at, (6, 4), textcoords="offset points", fontsize=8)
+    axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
+    axes.set(
+        xlabel="recall: share of real images among generated ones", ylabel="precision: share of images among real ones"
+    )
+    axes.set_title("filled: generated; hollow: held-out real images", fontsize=9)
+    return figure
+
+
+def latent_kl(kl_per_latent: Sequence[float]) -> "matplotlib.figure.Figure":
+    """How many nats each latent carries, the fullest first.
+
+    Example:
+        >>> figure = latent_kl([0.1, 2.0, 0.0])
+    """
+    figure, axes = plain_figure(7, 2.6)
+    axes.bar(range(1, len(kl_per_latent) + 1), sorted(kl_per_latent, reverse=True), width=1.0, color="#2563a8")
+    axes.set(xlabel="latents, the fullest first", ylabel="KL, nats per image")
+    return figure
+
+
+def plain_figure(width: float, height: float) -> tuple["matplotlib.figure.Figure", Any]:
+    """A figure of that many inches with one pair of axes, without a frame around them."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def png(figure: "matplotlib.figure.Figure") -> bytes:
+    r"""A figure as the content of a PNG file.
+
+    Example:
+        >>> png(latent_kl([0.1, 2.0]))[:4]
+        b'\x89PNG'
+    """
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=figure.dpi)  # images are placed by the pixel
+    return content.getvalue()
+
+
 def write_figure(figure: "matplotlib.figure.Figure", path: str | Path) -> Path:
     """Write a figure as a PNG, whole or not at all."""
     path = Path(path)
     if path.suffix.lower() != ".png":
         raise ValueError(f"Expected a path ending in .png; got {path}.")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=figure.dpi)  # images are placed by the pixel
+    write_atomically(path, png(figure))
     return path

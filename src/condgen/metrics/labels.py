@@ -39,6 +39,12 @@ class LabelTruth:
         interval: of the accuracy, 95 %.
         recall_interval: per class.
         confusion: images by class asked for (rows) and class seen (columns).
+
+    Example:
+        >>> import torch
+        >>> truth = label_truth(torch.eye(3), torch.tensor([0, 1, 1]))
+        >>> truth.recall, truth.macro
+        ((1.0, 0.5, None), 0.75)
     """
 
     accuracy: float

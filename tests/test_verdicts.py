@@ -1,0 +1,113 @@
+"""What is said of figures: the fault that is there, worst first, and nothing where all is well."""
+
+import pytest
+
+from condgen.metrics.measures import Measure
+from condgen.verdicts import judge_measures, listed
+
+NAMES = ("basophil", "neutrophil")
+
+
+def measure(value, floor=1.0, better="higher", classes=None, interval=None):
+    values = dict(zip(NAMES, classes or (value, value), strict=True))
+    return Measure(value, values, floor, interval, dict.fromkeys(NAMES, floor), better=better)
+
+
+def good():
+    """A generator whose figures are those of real images."""
+    return {
+        "fid": measure(1.1),
+        "precision": measure(0.9, 0.9),
+        "coverage": measure(0.9, 0.95),
+        "diversity": measure(1.0),
+        "diversity_early": measure(0.98),
+        "sharpness": measure(1.0),
+        "label_accuracy": measure(0.96, 0.97),
+        "near_copies": measure(0.01, 0.01, "lower"),
+        "membership_auc": measure(0.51, 0.5),
+        "synthetic_accuracy": measure(0.96, 0.97),
+        "balanced_gain": measure(0.0, interval=(-0.01, 0.01)),
+    }
+
+
+def titles(verdict, severity):
+    return [finding.title for finding in verdict.findings if finding.severity == severity]
+
+
+def test_real_figures_are_good_enough():
+    verdict = judge_measures(good())
+    assert verdict.answer == "yes"
+    assert not titles(verdict, "bad")
+    assert not titles(verdict, "warn")
+    assert "96%" in verdict.headline
+    assert str(verdict).startswith("YES. ")
+
+
+@pytest.mark.parametrize(
+    ("name", "broken", "title", "severity"),
+    [
+        ("diversity_early", measure(0.2), "Collapse", "bad"),
+        ("diversity", measure(0.6, classes=(1.0, 0.2)), "Collapse", "bad"),
+        ("diversity", measure(0.6), "Too little variety", "warn"),
+        ("near_copies", measure(0.5, 0.01, "lower"), "Copies of training images", "bad"),
+        ("near_copies", measure(0.04, 0.01, "lower"), "Copies of training images", "warn"),
+        ("membership_auc", measure(0.8, 0.5), "Memory of training images", "bad"),
+        ("label_accuracy", measure(0.3, 0.97), "Not true to the label", "bad"),
+        ("label_accuracy", measure(0.95, 0.97, classes=(0.5, 1.0)), "Labels in doubt", "warn"),
+        ("sharpness", measure(0.3), "Blurred", "bad"),
+        ("sharpness", measure(3.0), "Noisy", "bad"),
+        ("fid", measure(20.0), "Unlike real images as a set", "bad"),
+        ("fid", measure(5.0), "Unlike real images as a set", "warn"),
+        ("precision", measure(0.2, 0.9), "Images that look like no real one", "bad"),
+        ("coverage", measure(0.2, 0.9), "Real images without a counterpart", "bad"),
+        ("synthetic_accuracy", measure(0.6, 0.97), "Training on these images alone", "bad"),
+        ("balanced_gain", measure(-0.05, interval=(-0.06, -0.04)), "Balanced gain: it harms", "warn"),
+    ],
+)
+def test_one_fault_is_named_and_no_other(name, broken, title, severity):
+    verdict = judge_measures({**good(), name: broken})
+    assert titles(verdict, severity) == [title]
+    assert not titles(verdict, "bad" if severity == "warn" else "warn")
+    assert verdict.findings[0].title == title
+    assert verdict.findings[0].measure == name or title in ("Collapse", "Too little variety")
+    if severity == "bad":
+        assert verdict.answer != "yes"
+
+
+def test_collapse_comes_before_praise_for_fid_and_names_the_class():
+    verdict = judge_measures({**good(), "diversity": measure(0.6, classes=(1.0, 0.1)), "fid": measure(20.0)})
+    assert titles(verdict, "bad") == ["Collapse", "Unlike real images as a set"]
+    assert "neutrophil" in verdict.findings[0].text
+    assert "basophil" not in verdict.findings[0].text
+
+
+def test_a_useful_set_of_copies_is_not_to_be_trusted():
+    verdict = judge_measures({**good(), "near_copies": measure(0.9, 0.01, "lower")})
+    assert verdict.answer == "not yet"
+    assert "copies of training images" in verdict.headline
+
+
+def test_what_was_not_measured_is_not_claimed():
+    figures = good()
+    del figures["synthetic_accuracy"], figures["balanced_gain"]
+    assert judge_measures(figures).answer == "unknown"
+    assert "not measured" in judge_measures(figures).headline
+    assert judge_measures({}).answer == "unknown"
+    assert judge_measures({**figures, "fid": Measure(None, reason="too few")}).answer == "unknown"
+    assert judge_measures({**figures, "sharpness": measure(0.7)}).answer == "not yet"
+    assert judge_measures({**figures, "sharpness": measure(0.3)}).answer == "no"
+
+
+def test_a_weak_judge_and_unused_latents_are_mentioned():
+    verdict = judge_measures(
+        good(),
+        ["The judge recognises only 60% of real validation images."],
+        "posterior collapse: 3 of 128 latents used",
+    )
+    assert titles(verdict, "warn") == ["Latents", "The judge itself is weak"]
+    assert "3 of 128" in verdict.findings[0].text
+
+
+def test_lists():
+    assert listed(["a"]) == "a"
+    assert listed(list("abcdef"), most=2) == "a, b and 4 more"
