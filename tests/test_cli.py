@@ -397,9 +397,10 @@ class TestEvaluate:
         """The run, evaluated without classifiers and with a judge of its own."""
         cache = tmp_path_factory.mktemp("cache")
         with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("condgen.features.LEAST_STEPS", 30)  # a judge of little training is enough here
             patch.setenv("CONDGEN_CACHE", str(cache))
             assert main(["evaluate", str(run), "--usefulness", "none"]) == 0
-        return run, cache
+            yield run, cache
 
     def test_it_writes_a_page_and_the_figures(self, evaluated):
         run, cache = evaluated
@@ -410,9 +411,8 @@ class TestEvaluate:
         assert content["name"] == str(run)
         assert [path.suffix for path in cache.iterdir()] == [".safetensors"]
 
-    def test_images_from_elsewhere_are_judged_against_data(self, evaluated, tmp_path, capsys, monkeypatch):
-        run, cache = evaluated
-        monkeypatch.setenv("CONDGEN_CACHE", str(cache))
+    def test_images_from_elsewhere_are_judged_against_data(self, evaluated, tmp_path, capsys):
+        run, _ = evaluated
         cells = condgen.load_smears(200, size=16)  # what the run was trained on
         np.savez(tmp_path / "real.npz", images=cells.images.transpose(0, 2, 3, 1), labels=cells.labels)
         assert main(["sample", str(run), "--per-class", "6", "--out", str(tmp_path / "drawn.npz")]) == 0

@@ -79,6 +79,15 @@ class TestIntervals:
         # A spread of ten has the expectation c4 = 0.9727 of what it estimates.
         assert np.mean(half_widths) == pytest.approx(0.9727 * 2 / math.sqrt(n), rel=0.05)
 
+    def test_three_halves_by_hand(self):
+        x = normal(20, 4)
+        halves = [float(x[half].double().mean()) for half in half_samples(20, 3, seed=8)]
+        middle, mean = float(x.double().mean()), sum(halves) / 3
+        spread = math.sqrt(sum((half - mean) ** 2 for half in halves) / 2)
+        # Halves of generated images have the seed after that of the real ones.
+        found = level_of(x, x, subsamples=3, seed=7).interval
+        assert found == pytest.approx((middle - 2 * spread, middle + 2 * spread))
+
     def test_both_sets_count(self):
         """Var(mean x - mean y) = s²/n + s²/m, from sets of different sizes."""
 

@@ -206,6 +206,7 @@ class TestSharpness:
         """A pixel and the mean of four others: variance s² (1 + 1/4)."""
         noise = 0.1 * torch.randn(60, 3, 20, 20, generator=torch.Generator().manual_seed(0))
         assert sharpness(noise) == pytest.approx(0.01 * 1.25, rel=0.03)
+        assert relative_sharpness(noise, 0.1 * noise)["sharpness"] == pytest.approx(0.1)  # of amplitudes
 
     def test_the_more_blurred_the_lower(self, images):
         values = []

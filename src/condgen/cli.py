@@ -10,6 +10,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -363,7 +364,7 @@ def spelled_out(arguments: Sequence[str]) -> list[str]:
         ['compare', '["a", "b"]', '--out', 'c.html']
     """
     words: list[str] = []
-    for word, after in zip(map(dashed, arguments), [*arguments[1:], "--"], strict=True):
+    for word, after in pairwise([*map(dashed, arguments), "--"]):
         words.append(word)
         if word in SWITCHES and (after.startswith("--") or after.lower() not in ("true", "false")):
             words.append("true")

@@ -212,11 +212,12 @@ def evaluate(
             trained on other images; if data have no splits or other labels than classes.
 
     Example:
-        >>> cells = condgen.load_smears(400, size=16)
+        >>> cells = condgen.load_smears(400, size=16, balance="equal")
         >>> fresh = condgen.load_smears(200, size=16, seed=1)  # a perfect generator
-        >>> evaluation = evaluate(fresh, cells, usefulness="none")
-        >>> evaluation.verdict.answer, evaluation["diversity"].overall > 0.8
-        ('unknown', True)
+        >>> judge = condgen.features.train_judge(cells, epochs=1, width=8)  # left out, a better one is trained
+        >>> evaluation = evaluate(fresh, cells, judge=judge, usefulness="none")
+        >>> evaluation["diversity"].overall > 0.8
+        True
     """
     started, tell = time.perf_counter(), teller(progress)
     check_data(data)
@@ -661,6 +662,14 @@ def read_evaluation(path: str | Path) -> dict[str, Any]:
     Raises:
         FileNotFoundError: if there is none.
         ValueError: if the file is damaged or of a newer format.
+
+    Example:
+        >>> import tempfile
+        >>> found = {"fid": Measure(2.0, floor=1.0)}
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     page = Evaluation(found, judge_measures(found), {"name": "mine"}).write(folder)
+        ...     read_evaluation(folder)["measures"]["fid"]["floor"]
+        1.0
     """
     path = Path(path)
     path = path / "evaluation.json" if path.is_dir() else path

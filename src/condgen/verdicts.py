@@ -35,6 +35,10 @@ class Finding:
         measure: the measure it rests on.
         title: a few words.
         text: a sentence with the figures.
+
+    Example:
+        >>> Finding("bad", "sharpness", "Blurred", "the images hold 30% of the fine detail of real ones.").severity
+        'bad'
     """
 
     severity: Severity
@@ -51,6 +55,11 @@ class Verdict:
         answer: "yes", "not yet", "no", or "unknown" where that was not measured and nothing speaks against it.
         headline: one sentence.
         findings: worst first.
+
+    Example:
+        >>> print(Verdict("no", "Not these.", (Finding("bad", "sharpness", "Blurred", "all of them."),)))
+        NO. Not these.
+          ✗ Blurred: all of them.
     """
 
     answer: Answer
