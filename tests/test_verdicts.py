@@ -61,7 +61,7 @@ def test_real_figures_are_good_enough():
         ("precision", measure(0.2, 0.9), "Images that look like no real one", "bad"),
         ("coverage", measure(0.2, 0.9), "Real images without a counterpart", "bad"),
         ("synthetic_accuracy", measure(0.6, 0.97), "Training on these images alone", "bad"),
-        ("balanced_gain", measure(-0.05, interval=(-0.06, -0.04)), "Balanced gain: it harms", "warn"),
+        ("balanced_gain", measure(-0.05, interval=(-0.06, -0.04)), "Generated images harm beside real ones", "warn"),
     ],
 )
 def test_one_fault_is_named_and_no_other(name, broken, title, severity):
@@ -106,6 +106,13 @@ def test_a_weak_judge_and_unused_latents_are_mentioned():
     )
     assert titles(verdict, "warn") == ["Latents", "The judge itself is weak"]
     assert "3 of 128" in verdict.findings[0].text
+
+
+def test_gains_say_how_few_images_there_were():
+    gain = measure(0.2, interval=(0.1, 0.3))
+    finding = next(f for f in judge_measures({"rare_20_recall_gain": gain}).findings if f.severity == "good")
+    assert finding.title == "Generated images help real ones"
+    assert "recall of the rarest class with only 20 real images" in finding.text
 
 
 def test_lists():

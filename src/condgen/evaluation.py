@@ -24,7 +24,16 @@ from torch import Tensor, nn
 import condgen
 from condgen import figures
 from condgen.data import LabelledImages, image_tensor
-from condgen.features import Features, Judge, check_data, check_judge, load_judge, network_features, open_judge
+from condgen.features import (
+    Features,
+    Judge,
+    cache_folder,
+    check_data,
+    check_judge,
+    load_judge,
+    network_features,
+    open_judge,
+)
 from condgen.files import write_atomically
 from condgen.metrics import fidelity, labels, latents, privacy, reconstruction
 from condgen.metrics import usefulness as useful
@@ -198,7 +207,7 @@ def evaluate(
         usefulness: whether classifiers are trained on generated images and tested on real ones: "full" (half an hour
             on two cores for BloodMNIST), "quick" (under five minutes) or "none".
         seed: of samples, judge, subsamples and classifiers.
-        cache: folder of judges; see :func:`condgen.features.load_judge`.
+        cache: folder of judges and of classifiers of real images; see :func:`condgen.features.cache_folder`.
         history: of the training, to be drawn.
         include_real: whether the page may show real images.
         name: of what is evaluated, for the page.
@@ -595,7 +604,7 @@ def of_usefulness(
         data,
         plan=plan,
         seed=seed,
-        cache=cache,
+        cache=cache_folder(cache),
         progress=progress,
     )
     found.measures |= useful.measures(result)

@@ -11,6 +11,7 @@ __all__ = [
     "Features",
     "Judge",
     "ResidualClassifier",
+    "cache_folder",
     "check_judge",
     "fingerprint",
     "fit_classifier",
@@ -586,7 +587,7 @@ def load_judge(
         True
     """
     check_data(data)
-    folder = Path(cache or os.environ.get("CONDGEN_CACHE") or "~/.cache/condgen").expanduser()
+    folder = cache_folder(cache)
     settings = [NETWORK, FORMAT, fingerprint(data), fingerprint(data, "validation"), seed, epochs, width]
     path = folder / f"judge-{hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]}.safetensors"
     try:
@@ -607,6 +608,16 @@ def load_judge(
             stacklevel=2,
         )
     return judge
+
+
+def cache_folder(cache: str | Path | None = None) -> Path:
+    """Where judges are kept: `cache`, else the environment variable CONDGEN_CACHE, else ~/.cache/condgen.
+
+    Example:
+        >>> cache_folder("judges")
+        PosixPath('judges')
+    """
+    return Path(cache or os.environ.get("CONDGEN_CACHE") or "~/.cache/condgen").expanduser()
 
 
 def open_judge(path: str | Path) -> Judge:

@@ -283,8 +283,8 @@ def footer(evaluation: Content) -> str:
     if judge := evaluation.get("judge"):
         lines.append(
             f"<p>The judge, a classifier trained on the real training images, recognises {judge['test_accuracy']:.1%} "
-            "of the real test images. Intervals come from half-samples drawn without replacement and cover about "
-            "95 %.</p>"
+            "of the real test images. Intervals are two standard errors either side, from half-samples drawn without "
+            "replacement.</p>"
         )
     if model := evaluation.get("model"):
         lines.append(f"<details><summary>The model</summary><pre>{escape(model['description'])}</pre></details>")

@@ -6,6 +6,7 @@ distances between classes can be right while every image of a class is nearly th
 
 __all__ = ["Finding", "Verdict", "judge_measures"]
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -78,7 +79,7 @@ def judge_measures(measures: Measures, weaknesses: Sequence[str] = (), latents: 
     Args:
         measures: by the names that :func:`condgen.evaluate` gives them.
         weaknesses: of the judge, in its own words.
-        latents: what :func:`condgen.metrics.latent_health` says.
+        latents: what :func:`condgen.metrics.latents.latent_health` says.
 
     Example:
         >>> alike = Measure(overall=0.1, floor=1.0, per_class={"round": 0.1, "lobed": 0.1}, better="floor")
@@ -105,7 +106,7 @@ def collapse(measures: Measures) -> Iterator[Finding]:
     classes = [name for name in found[0].per_class if all(m.per_class.get(name) is not None for m in found)]
     # Where one of the two still sees variety it may be colour alone, or one picture moved about: the smaller counts.
     share = {name: min(relative(m.per_class[name], m.per_class_floor.get(name)) for m in found) for name in classes}
-    share = share or {"all images": min(relative(m.overall, m.floor) for m in found)}
+    share = share or {"any kind": min(relative(m.overall, m.floor) for m in found)}
     worst = sorted(share, key=lambda name: share[name])
     gone, uniform = ([name for name in worst if share[name] < limit] for limit in (COLLAPSED, UNIFORM))
     if gone:
@@ -227,12 +228,15 @@ def usefulness(measures: Measures) -> Iterator[Finding]:
     for name, measure in measures.items():
         if name.endswith("_gain") and measure.overall is not None and measure.interval:
             low, high = measure.interval
-            text = f"{measure.overall:+.3f} ({low:+.3f} to {high:+.3f}). {measure.meaning}"
-            title = name.replace("_", " ").capitalize()
+            what = "recall of the rarest class" if name.endswith("_recall_gain") else "macro-F1"
+            where = (
+                found := re.match(r"rare_(\d+)_", name)
+            ) and f" with only {found[1]} real images of the rarest class"
+            text = f"{what}{where or ''} {measure.overall:+.3f} ({low:+.3f} to {high:+.3f}) beside real images alone."
             if low > 0:
-                yield Finding("good", name, f"{title}: it helps", text)
+                yield Finding("good", name, "Generated images help real ones", text)
             elif high < 0:
-                yield Finding("warn", name, f"{title}: it harms", text)
+                yield Finding("warn", name, "Generated images harm beside real ones", text)
 
 
 RULES: tuple[Callable[[Measures], Iterator[Finding]], ...] = (

@@ -45,7 +45,7 @@ class Measure:
         overall: the value on all images; None if it could not be taken.
         per_class: class name → value.
         floor: the same measure on held-out real images, as many; for "higher" it is a ceiling.
-        interval: of `overall`, about 95 %.
+        interval: of `overall`, about two standard errors either side, or 95 %.
         per_class_floor: class name → floor.
         per_class_interval: class name → interval.
         better: "lower" or "higher" values are better, or those nearest to the "floor".

@@ -21,6 +21,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from condgen.metrics.labels import wilson
 from condgen.metrics.measures import Interval, Measure, half_samples, members
 from condgen.metrics.reconstruction import check_labels, slices
 from condgen.noise import permutation
@@ -424,9 +425,9 @@ def privacy_measures(
             copies.share,
             per_class={name: share(near[own]) for name, (own, _) in classes.items()},
             floor=copies.floor,
-            interval=wilson(near),
+            interval=interval(near),
             per_class_floor={name: share(held_out_near[theirs]) for name, (_, theirs) in classes.items()},
-            per_class_interval={name: wilson(near[own]) for name, (own, _) in classes.items()},
+            per_class_interval={name: interval(near[own]) for name, (own, _) in classes.items()},
             better="lower",
             unit="share of images",
             meaning="Images that lie much nearer to one training image than to the next ones. The floor is how often "
@@ -457,20 +458,9 @@ def share(near: Float[Tensor, " n"]) -> float | None:
     return float(near.mean()) if len(near) else None
 
 
-def wilson(near: Float[Tensor, " n"]) -> Interval | None:
-    """95 % interval of a share, which holds at shares near 0 too; None of nothing.
-
-    Example:
-        >>> wilson(torch.zeros(10))[1] < 0.3
-        True
-    """
-    n, z = len(near), 1.96
-    if not n:
-        return None
-    p = float(near.double().mean())
-    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-    reach = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return max(0.0, centre - reach), min(1.0, centre + reach)
+def interval(near: Float[Tensor, " n"]) -> Interval | None:
+    """Wilson's interval of a share, which holds at shares near 0 too; None of nothing."""
+    return wilson(int(near.sum()), len(near)) if len(near) else None
 
 
 def jackknife(
