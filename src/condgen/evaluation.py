@@ -434,8 +434,8 @@ def pixels(images: UInt8[np.ndarray, "n channels height width"]) -> Float[Tensor
         torch.Size([2, 3072])
     """
     parts = []
-    for start in range(0, len(images), 1024):
-        x = image_tensor(images[start : start + 1024]).float()
+    for start in range(0, len(images), 256):
+        x = image_tensor(images[start : start + 256]).float()
         if max(x.shape[2:]) > PIXELS:
             x = F.adaptive_avg_pool2d(x, (min(x.shape[2], PIXELS), min(x.shape[3], PIXELS)))
         parts.append(x.flatten(1))

@@ -1,0 +1,192 @@
+"""Usefulness: what goes into each arm, what is chosen on what, and whether known generators are told apart."""
+
+import json
+
+import numpy as np
+import pytest
+
+import condgen
+from condgen.data import LabelledImages
+from condgen.metrics import usefulness as module
+from condgen.metrics.usefulness import Arm, Plan, Run, Usefulness, cut_class, measures, usefulness
+
+PLAN = Plan(seeds=2, steps=80, batch_size=32, width=8, cuts=(10,), milestones=2)
+
+
+@pytest.fixture(scope="module")
+def cells():
+    """Real images, unbalanced."""
+    return condgen.load_smears(900, size=16)
+
+
+@pytest.fixture(scope="module")
+def fresh():
+    return condgen.load_smears(2500, size=16, seed=5, balance="equal")
+
+
+def drawer(images):
+    """Images of the asked class, taken from a pool."""
+
+    def draw(labels, seed):
+        members = np.flatnonzero(images.labels == labels[0]) if len(labels) else np.zeros(0, int)
+        return images.images[np.resize(np.roll(members, seed % 97), len(labels))]
+
+    return draw
+
+
+@pytest.fixture(scope="module")
+def perfect(cells, fresh):
+    return usefulness(drawer(fresh), cells, plan=PLAN)
+
+
+class TestKnownGenerators:
+    def test_a_perfect_one_teaches_as_well_as_real_images(self, perfect):
+        assert perfect.arm("synthetic").mean("accuracy") > perfect.arm("real").mean("accuracy") - 0.1
+        assert perfect.arm("real").mean("accuracy") > 0.6
+        found = measures(perfect)
+        assert found["synthetic_accuracy"].floor == perfect.arm("real").mean("accuracy")
+        assert found["synthetic_accuracy"].better == "higher"
+
+    def test_one_that_ignores_labels_teaches_nothing(self, cells, fresh):
+        mixed = LabelledImages(fresh.images, np.random.default_rng(0).permutation(fresh.labels), fresh.class_names)
+        result = usefulness(drawer(mixed), cells, plan=Plan(seeds=1, steps=40, batch_size=32, width=8, cuts=(10,)))
+        assert result.arm("synthetic").mean("accuracy") < 0.45
+        assert result.arm("synthetic").mean("macro_f1") < 0.3
+
+
+class TestArms:
+    def test_they_hold_what_they_promise(self, perfect, cells):
+        train, counts = cells.train, np.array(list(cells.train.class_counts.values()))
+        rare, largest = counts.argmin(), counts.max()
+        assert perfect.rare == train.class_names[rare]
+        fill = int((largest - counts).sum())
+        real = {(arm.kind, arm.cut): (arm.real, arm.generated) for arm in perfect.arms}
+        assert real["real", None] == real["oversampled", None] == (len(train), 0)
+        assert real["synthetic", None] == (0, len(train))
+        assert real["balanced", None] == (len(train), fill)
+        lost = int(counts[rare]) - 10
+        assert real["real", 10] == real["oversampled", 10] == (len(train) - lost, 0)
+        assert real["balanced", 10] == (len(train) - lost, fill + lost)
+
+    def test_a_training_set_is_balanced_or_has_the_labels_of_the_real_one(self):
+        images, labels = np.zeros((6, 1, 8, 8), np.uint8), np.array([0, 0, 0, 1, 1, 2])
+        pool = [np.full((9, 1, 8, 8), 10 * (k + 1), np.uint8) for k in range(3)]
+        balanced = module.training_set("balanced", images, labels, pool)
+        assert np.bincount(balanced.labels).tolist() == [3, 3, 3]
+        assert balanced.images[6:, 0, 0, 0].tolist() == [20, 30, 30]
+        synthetic = module.training_set("synthetic", images, labels, pool)
+        assert np.bincount(synthetic.labels).tolist() == [3, 2, 1]
+        assert (synthetic.images[:, 0, 0, 0] == 10 * (synthetic.labels + 1)).all()
+        weights = module.training_set("oversampled", images, labels, pool).weights
+        assert [weights[labels == k].sum() for k in range(3)] == pytest.approx([1, 1, 1])
+
+    def test_a_cut_is_exact_and_part_of_a_larger_one(self, cells):
+        few, more = (cut_class(cells.train, "neutrophil", n, seed=3) for n in (10, 30))
+        assert cells.train.subset(few).class_counts["neutrophil"] == 10
+        assert set(few) < set(more)
+        others = {name: n for name, n in cells.train.class_counts.items() if name != "neutrophil"}
+        assert {name: cells.train.subset(few).class_counts[name] for name in others} == others
+        with pytest.raises(ValueError, match="Expected a class among"):
+            cut_class(cells.train, "unicorn", 3)
+
+
+class TestChoice:
+    def test_test_labels_have_no_part_in_it(self, cells, fresh, perfect):
+        """With the test labels shuffled the same states are chosen by the same figures; only what is measured moves."""
+        labels, test = cells.labels.copy(), np.arange(len(cells))[cells.splits["test"]]
+        labels[test] = np.random.default_rng(0).permutation(labels[test])
+        shuffled = LabelledImages(cells.images, labels, cells.class_names, cells.splits)
+        again = usefulness(drawer(fresh), shuffled, plan=PLAN)
+        for before, after in zip(perfect.arms, again.arms, strict=True):
+            for one, two in zip(before.runs, after.runs, strict=True):
+                assert (one.step, one.validation_macro_f1) == (two.step, two.validation_macro_f1)
+        assert again.arm("real").mean("accuracy") < perfect.arm("real").mean("accuracy") - 0.2
+
+    def test_all_arms_have_the_same_steps_and_seeds(self, cells, fresh, monkeypatch):
+        seen = []
+        real = module.fit_classifier
+
+        def spy(*arguments, **options):
+            seen.append((options["steps"], options["batch_size"], options["seed"]))
+            return real(*arguments, **options)
+
+        monkeypatch.setattr(module, "fit_classifier", spy)
+        usefulness(drawer(fresh), cells, plan=Plan(seeds=2, steps=3, width=4, cuts=(10,), milestones=1), seed=4)
+        assert sorted(set(seen)) == [(3, 64, 4), (3, 64, 5)]
+        assert len(seen) == 14
+
+
+class TestFigures:
+    def test_gains_are_paired_by_seed_over_the_better_baseline(self):
+        def runs(validation, values):
+            return tuple(Run(k, 1, validation, 0.5, v, v, (v, v)) for k, v in enumerate(values))
+
+        arms = (
+            Arm("real", None, 9, 0, runs(0.5, (0.5, 0.6))),
+            Arm("oversampled", None, 9, 0, runs(0.7, (0.4, 0.7))),  # the better on validation
+            Arm("synthetic", None, 0, 9, runs(0.5, (0.3, 0.5))),
+            Arm("balanced", None, 9, 3, runs(0.5, (0.6, 0.8))),
+        )
+        found = measures(Usefulness(arms, ("a", "b"), "b", {}, PLAN, 0, ()))
+        assert found["balanced_gain"].overall == pytest.approx(((0.6 - 0.4) + (0.8 - 0.7)) / 2)
+        assert found["synthetic_accuracy"].overall == pytest.approx(0.4)
+        assert found["synthetic_accuracy"].floor == pytest.approx(0.55)
+        low, high = found["balanced_gain"].interval  # differences 0.2 and 0.1: standard error 0.05
+        assert (low, high) == (pytest.approx(0.05), pytest.approx(0.25))
+
+    def test_everything_can_be_written(self, perfect):
+        content = json.loads(json.dumps(perfect.to_json(), allow_nan=False))
+        assert len(content["arms"]) == 7
+        assert content["plan"]["steps"] == PLAN.steps
+        assert len(perfect.rows()) == 7
+        assert any("knows more" in note for note in perfect.notes)
+
+
+class TestCache:
+    PLAN = Plan(seeds=1, steps=3, width=4, cuts=(10,), milestones=1)
+
+    def test_real_arms_are_trained_once(self, cells, fresh, tmp_path, monkeypatch):
+        first = usefulness(drawer(fresh), cells, plan=self.PLAN, cache=tmp_path)
+        count, real = [], module.train_and_test
+        monkeypatch.setattr(module, "train_and_test", lambda *a, **k: count.append(1) or real(*a, **k))
+        again = usefulness(drawer(fresh), cells, plan=self.PLAN, cache=tmp_path)
+        assert len(count) == 3  # synthetic, balanced, balanced after the cut
+        assert again == first
+        (file,) = tmp_path.iterdir()
+        file.write_text("{")
+        with pytest.warns(UserWarning, match="damaged"):
+            mended = usefulness(drawer(fresh), cells, plan=self.PLAN, cache=tmp_path)
+        assert mended == first
+        assert len(count) == 3 + 7
+
+
+class TestErrors:
+    def test_what_the_generator_gives_is_checked(self, cells, fresh, unchecked):
+        def given(change):
+            draw = drawer(fresh)
+            return usefulness(lambda labels, seed: change(draw(labels, seed)), cells, plan=TestCache.PLAN)
+
+        with pytest.raises(TypeError, match="uint8"):
+            given(lambda images: images / 255.0)
+        with pytest.raises(ValueError, match=r"Expected \d+ uint8 images of"):
+            given(lambda images: images[:-1])
+        with pytest.raises(ValueError, match=r"Expected \d+ uint8 images of"):
+            given(lambda images: images[..., 1:])
+
+    def test_a_class_that_cannot_be_drawn_is_named(self, cells):
+        def draw(*_):
+            raise ValueError("no more of these")
+
+        with pytest.raises(ValueError, match=f"'{cells.class_names[0]}'.*no more of these"):
+            usefulness(draw, cells, plan=TestCache.PLAN)
+
+    def test_data_need_splits_and_classes(self, cells, fresh):
+        with pytest.raises(ValueError, match="split"):
+            usefulness(drawer(fresh), cells.train, plan=TestCache.PLAN)
+        continuous = LabelledImages(cells.images, cells.labels[:, None] + 0.5, splits=cells.splits)
+        with pytest.raises(ValueError, match="class"):
+            usefulness(drawer(fresh), continuous, plan=TestCache.PLAN)
+        with pytest.raises(ValueError, match="positive"):
+            Plan(seeds=0)
+        with pytest.raises(ValueError, match="milestone"):
+            Plan(steps=2, milestones=3)
