@@ -112,7 +112,7 @@ class TestChoice:
 
         monkeypatch.setattr(module, "fit_classifier", spy)
         usefulness(drawer(fresh), cells, plan=Plan(seeds=2, steps=3, width=4, cuts=(10,), milestones=1), seed=4)
-        assert sorted(set(seen)) == [(3, 64, 4), (3, 64, 5)]
+        assert sorted(set(seen)) == [(3, 32, 4), (3, 32, 5)]
         assert len(seen) == 14
 
 

@@ -230,9 +230,9 @@ def evaluate(
     """
     started, tell = time.perf_counter(), teller(progress)
     check_data(data)
-    judge = resolve_judge(judge, data, seed, cache, progress, tell)
     source = as_source(generated, data)
     held_out = data.validation.subset(chosen(data, source, images, seed))
+    judge = resolve_judge(judge, data, seed, cache, progress, tell)
     tell(f"drawing {len(held_out):,} images and comparing them with real ones")
     look = looker(judge, features)
     sets = Sets(
@@ -254,7 +254,7 @@ def evaluate(
         found.pictures["real"] = grid(sets.held_out, sets)
     if usefulness != "none":
         of_usefulness(source, data, usefulness, seed, cache, progress, tell, found)
-    if history is not None:
+    if history is not None and history.rows:
         found.details["history"] = {key: history[key] for key in history.rows[0]}
         found.pictures["curves"] = figures.png(figures.curves(history))
     found.details |= {

@@ -68,9 +68,9 @@ class Plan:
     """
 
     seeds: int = 2
-    steps: int = 200
-    batch_size: int = 64
-    width: int = 16
+    steps: int = 500
+    batch_size: int = 32
+    width: int = 8
     cuts: tuple[int, ...] = (20,)
     milestones: int = 4
 
@@ -90,7 +90,7 @@ class Plan:
 
 
 QUICK = Plan()
-FULL = Plan(seeds=3, steps=1000, cuts=(20, 100))
+FULL = Plan(seeds=3, steps=600, batch_size=64, width=16, cuts=(20, 100))
 PLANS = {"quick": QUICK, "full": FULL}
 
 
