@@ -305,7 +305,7 @@ def usefulness(
         ...     return cells.images[np.argsort(cells.labels, kind="stable").reshape(8, -1)[labels, seed % 4]]
         >>> result = usefulness(draw, cells, plan=Plan(seeds=1, steps=2, width=4, cuts=(5,), milestones=1))
         >>> [result.name(arm) for arm in result.arms][3:5], result.arm("balanced", cut=5).generated
-        (['balanced', 'real, 5 basophil'], 15)
+        (['balanced', 'real, 5 lymphocyte'], 22)
     """
     plan = PLANS[plan] if isinstance(plan, str) else plan
     check_data(data)
