@@ -318,7 +318,7 @@ def comparison_table(evaluations: Sequence[Content]) -> list[list[str]]:
     if not evaluations:
         raise ValueError("Expected at least one evaluation to compare; got none.")
     names = list(dict.fromkeys(name for content in evaluations for name in content["measures"]))
-    rows = [["measure", "better", "real images", *(str(content["name"]) for content in evaluations)]]
+    rows = [["measure", "better", "real images", *short([str(content["name"]) for content in evaluations])]]
     for name in names:
         own = [content["measures"].get(name) for content in evaluations]
         there = [measure for measure in own if measure is not None]
@@ -331,6 +331,17 @@ def comparison_table(evaluations: Sequence[Content]) -> list[list[str]]:
         better = "as real" if there[0]["better"] == "floor" else str(there[0]["better"])
         rows.append([title(name), better, number(floor), *cells])
     return rows
+
+
+def short(names: Sequence[str]) -> list[str]:
+    """The last parts of paths, where they tell the paths apart.
+
+    Example:
+        >>> short(["runs/a", "runs/b"]), short(["one/a", "two/a"])
+        (['a', 'b'], ['one/a', 'two/a'])
+    """
+    last = [name.rstrip("/").rsplit("/", 1)[-1] for name in names]
+    return last if len(set(last)) == len(last) else list(names)
 
 
 def best(measures: Sequence[Content | None]) -> list[int]:
