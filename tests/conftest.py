@@ -1,7 +1,11 @@
 """What several test files share."""
 
 import pytest
+import torch
 from jaxtyping import config
+
+# The tensors of these tests are small: a second thread only waits for the first, and on a busy machine for others too.
+torch.set_num_threads(1)
 
 
 @pytest.fixture
