@@ -31,7 +31,8 @@ REPEATS = 10  # comparisons of prior draws with prior draws
 LEAST = 10  # images of which anything is said
 
 
-class Mismatch(NamedTuple):
+@dataclass(frozen=True)
+class Mismatch:
     """How far the latents of images are from the prior's draws, and two sets of prior draws from each other.
 
     Attributes:

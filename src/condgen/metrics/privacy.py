@@ -14,7 +14,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,7 +34,8 @@ SPARE = 8  # candidates beyond k, lest rounding lose one
 HALVES = 10
 
 
-class Pair(NamedTuple):
+@dataclass(frozen=True)
+class Pair:
     """A generated image and the training image nearest to it.
 
     Attributes:
