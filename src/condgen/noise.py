@@ -35,6 +35,7 @@ class Use(IntEnum):
     POSTERIOR = 4
     DEQUANTIZATION = 5
     DATA = 6
+    AUGMENTATION = 7
 
 
 def stream(use: Use, step: int = 0, level: int = 0) -> int:
