@@ -526,7 +526,7 @@ def of_copies(sets: Sets, train: LabelledImages, found: Found, include_real: boo
     own, theirs = (sets.generated.labels, sets.held_out.labels) if sets.labelled else (None, None)
     found.measures |= privacy.privacy_measures(copies, own, theirs, sets.names, seed=sets.seed)
     worst = copies.worst(PAIRS)
-    found.details["privacy"] = {"pairs": [pair._asdict() for pair in worst], "threshold": copies.threshold}
+    found.details["privacy"] = {"pairs": [asdict(pair) for pair in worst], "threshold": copies.threshold}
     if worst:
         rows = [sets.generated.images[[pair.generated for pair in worst]]]
         rows += [train.images[[pair.training for pair in worst]]] if include_real else []
