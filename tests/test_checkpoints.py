@@ -3,6 +3,8 @@
 import importlib.util
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 from collections import OrderedDict
@@ -12,10 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 import condgen
-from condgen import checkpoints, conditioners, likelihoods, priors, reparameterizers
+from condgen import conditioners, likelihoods, priors, reparameterizers
 from condgen.checkpoints import build, describe, load, save
 from condgen.encoders import ConvEncoder
 from condgen.files import replacing, write_atomically
@@ -124,12 +128,12 @@ class TestRoundTrip:
         save(model, tmp_path)
         np.save(tmp_path / "samples.npy", model.sample([0, 1, 2, 0]).numpy())
         script = """if True:
-            import sys, numpy as np, torch, condgen
+            import sys, numpy as np, torch, condgen.checkpoints
             before = set(sys.modules)
             model = condgen.load(sys.argv[1])
             assert np.array_equal(model.sample([0, 1, 2, 0]).numpy(), np.load(sys.argv[1] + "/samples.npy"))
             new = {name.split(".")[0] for name in set(sys.modules) - before}
-            assert new <= {"condgen", "torch"} | set(sys.stdlib_module_names), new
+            assert new <= {"condgen", "einops", "torch"} | set(sys.stdlib_module_names), new
             heavy = {"lightning_fabric", "matplotlib", "medmnist", "torchvision", "jsonargparse", "rich"}
             assert not heavy & set(sys.modules), heavy & set(sys.modules)
         """
@@ -163,7 +167,7 @@ class TestRoundTrip:
     def test_saving_again_replaces_the_earlier_model(self, folder):
         other = randomised(small())
         assert torch.equal(load(save(other, folder)).sample([0]), other.sample([0]))
-        assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
+        assert sorted(path.name for path in folder.iterdir()) == ["model.safetensors"]
 
     def test_numpy_numbers_are_numbers(self, tmp_path, unchecked):
         """Such as classes counted by numpy."""
@@ -186,6 +190,7 @@ class TestRoundTrip:
         assert torch.equal(load(save(model, tmp_path)).sample([0]), model.sample([0]))
 
 
+@pytest.mark.filterwarnings("ignore:The code of")
 class TestOwnParts:
     class Encoder(nn.Module):
         def __init__(self, width=5):
@@ -366,6 +371,11 @@ LEAVES = [
 ]
 
 
+def test_code_that_is_not_stored_is_said(tmp_path):
+    with pytest.warns(UserWarning, match=r"The code of encoder is not stored.*parts=\{"):
+        save(assembled(encoder=TestOwnParts.Encoder()), tmp_path)
+
+
 class TestDescribe:
     @pytest.mark.parametrize("leaf", LEAVES, ids=lambda leaf: " ".join(repr(leaf).split()))
     def test_a_layer_of_torch_is_built_again(self, leaf):
@@ -398,12 +408,23 @@ class Canary(nn.Module):
         EXECUTED.append(self)
 
 
+def read_header(folder):
+    """The text that says what the weights are of."""
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        return file.metadata()["condgen"]
+
+
+def write_header(folder, text):
+    """The same weights under another description."""
+    weights = load_file(folder / "model.safetensors")
+    save_file(weights, folder / "model.safetensors", {"condgen": text})
+
+
 def tampered(folder, change):
     """The folder with its config changed in place."""
-    file = folder / "config.json"
-    content = json.loads(file.read_text())
+    content = json.loads(read_header(folder))
     change(content)
-    file.write_text(json.dumps(content))
+    write_header(folder, json.dumps(content))
 
 
 NAMES = [
@@ -481,7 +502,7 @@ class TestTampering:
     )
     def test_assemblies_of_something_else_are_refused(self, assembly, folder):
         tampered(folder, lambda config: config.update(assembly=assembly))
-        with pytest.raises(ValueError, match=r"config\.json|cannot be built|Expected|of your own"):
+        with pytest.raises(ValueError, match=r"model\.safetensors: |is damaged|Expected|of your own"):
             load(folder)
 
     @pytest.mark.parametrize(
@@ -498,31 +519,26 @@ class TestTampering:
     )
     def test_entries_of_another_kind_are_refused(self, key, value, folder):
         tampered(folder, lambda config: config.update({key: value}))
-        with pytest.raises(ValueError, match=r"config\.json is damaged"):
+        with pytest.raises(ValueError, match=r"The model in .* is damaged"):
             load(folder)
 
     def test_a_newer_format_says_so(self, folder):
         tampered(folder, lambda config: config.update(format=99))
-        with pytest.raises(ValueError, match=r"format 99, this condgen reads up to 1. Upgrade condgen"):
+        with pytest.raises(ValueError, match=r"format 99, this condgen reads up to 2. Upgrade condgen"):
             load(folder)
 
     @pytest.mark.parametrize("text", ["", "{", "[]", "3", "null", '{"format": 1}', "\x00", "[" * 100_000])
     def test_a_config_that_is_none_is_refused(self, text, folder):
-        (folder / "config.json").write_text(text)
-        with pytest.raises(ValueError, match=r"config\.json is damaged"):
-            load(folder)
-
-    def test_a_config_in_another_encoding_is_refused(self, folder):
-        (folder / "config.json").write_bytes(b"\xff\xfe{}")
-        with pytest.raises(ValueError, match=r"config\.json is damaged"):
+        write_header(folder, text)
+        with pytest.raises(ValueError, match=r"The model in .* is damaged"):
             load(folder)
 
     @pytest.mark.parametrize("depth", [150, 400, 900])
     def test_deep_nesting_is_refused(self, depth, folder):
         nested = "[" * depth + "]" * depth
-        text = (folder / "config.json").read_text().replace('"output_labels": false', f'"output_labels": {nested}')
-        (folder / "config.json").write_text(text.replace('"encoder": {', f'"encoder": {nested}, "other": {{', 1))
-        with pytest.raises(ValueError, match=r"config\.json|cannot be built"):
+        text = read_header(folder).replace('"output_labels": false', f'"output_labels": {nested}')
+        write_header(folder, text.replace('"encoder": {', f'"encoder": {nested}, "other": {{', 1))
+        with pytest.raises(ValueError, match=r"model\.safetensors|damaged"):
             load(folder)
 
 
@@ -531,7 +547,7 @@ class TestDamagedWeights:
     def test_truncated(self, keep, folder):
         weights = folder / "model.safetensors"
         weights.write_bytes(weights.read_bytes()[:keep])
-        with pytest.raises(ValueError, match=r"model\.safetensors is damaged"):
+        with pytest.raises(ValueError, match=r"The model in .* is damaged.*Restore model\.safetensors"):
             load(folder)
 
     def test_a_flipped_bit_is_noticed(self, folder):
@@ -539,34 +555,45 @@ class TestDamagedWeights:
         content = bytearray(weights.read_bytes())
         content[-10] ^= 1
         weights.write_bytes(content)
-        with pytest.raises(ValueError, match=r"not the file that config\.json was written with .*Restore both"):
+        with pytest.raises(ValueError, match=r"weights are not those it was written with. Restore"):
             load(folder)
 
     def test_of_another_model_of_the_same_shape(self, folder, tmp_path):
-        other = save(randomised(small()), tmp_path / "other")
-        (folder / "model.safetensors").write_bytes((other / "model.safetensors").read_bytes())
-        with pytest.raises(ValueError, match="checksums differ"):
+        text, other = read_header(folder), save(randomised(small()), tmp_path / "other")
+        save_file(load_file(other / "model.safetensors"), folder / "model.safetensors", {"condgen": text})
+        with pytest.raises(ValueError, match="not those it was written with"):
             load(folder)
 
     def test_of_another_model(self, folder, tmp_path):
-        other = save(small(width=8), tmp_path / "other")
-        (folder / "model.safetensors").write_bytes((other / "model.safetensors").read_bytes())
+        text, other = read_header(folder), save(small(width=8), tmp_path / "other")
+        save_file(load_file(other / "model.safetensors"), folder / "model.safetensors", {"condgen": text})
         with pytest.raises(ValueError, match="does not fit its description; first differences"):
+            load(folder)
+
+    def test_of_another_kind_of_number(self, folder):
+        text, weights = read_header(folder), load_file(folder / "model.safetensors")
+        save_file({k: v.long() for k, v in weights.items()}, folder / "model.safetensors", {"condgen": text})
+        with pytest.raises(ValueError, match=r"does not fit its description; first differences: .*I64"):
+            load(folder)
+
+    def test_weights_alone(self, folder):
+        save_file(load_file(folder / "model.safetensors"), folder / "model.safetensors")
+        with pytest.raises(ValueError, match="header does not say what it is the weights of"):
             load(folder)
 
     def test_a_pickle_in_its_place_is_not_opened(self, folder):
         torch.save({"a": Canary}, folder / "model.safetensors")
-        with pytest.raises(ValueError, match=r"model\.safetensors is damaged"):
+        with pytest.raises(ValueError, match=r"The model in .* is damaged.*Restore model\.safetensors"):
             load(folder)
         assert EXECUTED == []
 
     def test_missing(self, folder):
         (folder / "model.safetensors").unlink()
-        with pytest.raises(FileNotFoundError, match=r"model\.safetensors is missing"):
+        with pytest.raises(FileNotFoundError, match=r"No model in .*: expected the file model\.safetensors"):
             load(folder)
 
     def test_no_model_at_all(self, tmp_path):
-        with pytest.raises(FileNotFoundError, match=r"No model in .*nothing: expected the files config.json and model"):
+        with pytest.raises(FileNotFoundError, match=r"No model in .*nothing: expected the file model"):
             load(tmp_path / "nothing")
 
     def test_no_pickle_is_ever_loaded(self, folder, monkeypatch):
@@ -621,12 +648,87 @@ class TestWholeOrNotThere:
             os.umask(earlier)
         assert (tmp_path / "file").stat().st_mode & 0o777 == mode
 
-    def test_the_weights_are_there_before_the_description(self, tmp_path, monkeypatch):
-        """So a folder that was interrupted in between never passes for a model."""
-        written = []
-        monkeypatch.setattr(checkpoints, "write_atomically", lambda path, _: written.append(path.name))
-        save(small(), tmp_path)
-        assert written == ["model.safetensors", "config.json"]
+    def test_on_a_file_system_without_nameless_files(self, folder, monkeypatch):
+        monkeypatch.delattr(os, "O_TMPFILE", raising=False)
+        save(small(), folder)
+        assert [path.name for path in folder.iterdir()] == ["model.safetensors"]
+        load(folder)
+
+    def test_signals_wait_for_the_file(self, tmp_path, monkeypatch):
+        """The one that arrives while a file is written finds it whole."""
+        flush = os.fsync
+
+        def interrupted(descriptor):
+            signal.raise_signal(signal.SIGINT)
+            flush(descriptor)
+
+        monkeypatch.setattr(os, "fsync", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            write_atomically(tmp_path / "file", b"content")
+        assert (tmp_path / "file").read_bytes() == b"content"
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+class TestFormatOne:
+    """What earlier versions saved, two files a model, still loads, and is replaced as a whole."""
+
+    @pytest.fixture(params=["format_1_modulated", "format_1_planes"])
+    def earlier(self, request, tmp_path):
+        return Path(shutil.copytree(Path(__file__).parent / "saved" / request.param, tmp_path / "earlier"))
+
+    def test_it_draws_the_same_images(self, earlier):
+        expected = json.loads((earlier / "expected.json").read_text())["sample_means"]
+        assert load(earlier).sample([0, 1], seed=3).mean((1, 2, 3)).tolist() == pytest.approx(expected, abs=2e-6)
+
+    def test_saved_again_it_is_one_file(self, earlier):
+        model = load(earlier)
+        assert not (save(model, earlier) / "config.json").exists()
+        assert torch.equal(load(earlier).sample([0, 1]), model.sample([0, 1]))
+
+    def test_its_checksum_counts(self, earlier):
+        content = bytearray((earlier / "model.safetensors").read_bytes())
+        content[-10] ^= 1
+        (earlier / "model.safetensors").write_bytes(content)
+        with pytest.raises(ValueError, match="not those it was written with"):
+            load(earlier)
+
+    def test_a_damaged_description_is_named(self, earlier):
+        (earlier / "config.json").write_bytes(b"\xff\xfe{}")
+        with pytest.raises(ValueError, match=r"config\.json is damaged"):
+            load(earlier)
+
+
+class TestDescriptionsThatLie:
+    """Nothing is allocated, and nothing loads, before a description is known to fit."""
+
+    @pytest.mark.parametrize(
+        ("change", "said"),
+        [
+            (lambda parts: parts["prior"]["arguments"].update(latent=10**9), "describes a z of shape"),
+            (lambda parts: parts["prior"]["arguments"].update(latent=5), "its parts do not fit together"),
+            (lambda parts: parts["conditioner"]["arguments"].update(num_classes=10**9), "describes a condition"),
+            (lambda parts: parts["conditioner"]["arguments"].update(num_classes=4), "do not fit together"),
+            (lambda parts: parts["conditioner"]["arguments"].update(num_classes=-1), "class"),
+            (lambda parts: parts.update(image_shape=[0, 8, 8]), "image_shape"),
+            (lambda parts: parts.update(image_shape=[1, 10**6, 10**6]), "describes"),
+            (lambda parts: parts.update(image_shape=[1, 9, 8]), "do not fit together"),
+        ],
+    )
+    def test_sizes(self, change, said, folder):
+        tampered(folder, lambda config: change(config["assembly"]["arguments"]))
+        with pytest.raises(ValueError, match=said):
+            load(folder)
+
+    @pytest.mark.parametrize("names", [["a", "b", "a"], ["a", "b"], ["a", "b", "c", "d"]])
+    def test_names(self, names, folder):
+        tampered(folder, lambda config: config.update(class_names=names))
+        with pytest.raises(ValueError, match="a name of its own for each of 3 classes"):
+            load(folder)
+
+    def test_a_format_that_is_no_number(self, folder):
+        write_header(folder, read_header(folder).replace('"format": 2', '"format": NaN'))
+        with pytest.raises(ValueError, match="is damaged"):
+            load(folder)
 
 
 def environment():

@@ -13,6 +13,7 @@ from PIL import Image
 import condgen
 from condgen import cli
 from condgen.cli import main
+from condgen.parts import weights_hash
 from condgen.sampling import to_uint8
 
 SMALL = ["--size", "16", "--images", "200", "--width", "4", "--latent", "4", "--epochs", "1", "--accelerator", "cpu"]
@@ -33,6 +34,7 @@ def grey(tmp_path_factory):
     labels = np.arange(60) % 2
     images = generator.integers(0, 60, (60, 16, 16), dtype=np.uint8) + (190 * labels).astype(np.uint8)[:, None, None]
     np.savez(folder / "cells.npz", images=images, labels=labels, class_names=np.array(["dim", "bright"]))
+    np.savez(folder / "unnamed.npz", images=images, labels=labels)
     np.savez(folder / "several.npz", images=images, labels=np.stack([labels, 1 - labels, labels], 1))
     np.savez(folder / "continuous.npz", images=images, labels=labels[:, None] + 0.5)
     np.savez(folder / "numbers.npz", images=images, labels=labels, class_names=np.array(["1", "0"]))
@@ -45,6 +47,11 @@ def size_of(path):
         return image.size
 
 
+def weights(run):
+    """What tells two trained models apart, whatever their runs are called."""
+    return weights_hash(condgen.load(run).state_dict())
+
+
 def grid_size(rows, columns, zoom, side=16, left=190):
     return (zoom * (columns * (side + 1) - 1) + left + 4, zoom * (rows * (side + 1) - 1) + 8)
 
@@ -52,9 +59,8 @@ def grid_size(rows, columns, zoom, side=16, left=190):
 class TestTrain:
     def test_a_run_is_a_folder_with_model_numbers_and_pictures(self, run):
         names = sorted(path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file())
-        model = ["config.json", "model.safetensors"]
-        pictures = ["curves.png", "samples.png"]
-        assert names == sorted([*model, *(f"last/{m}" for m in model), *pictures, "metrics.csv", "run.json"])
+        models, pictures = ["model.safetensors", "last/model.safetensors"], ["curves.png", "samples.png"]
+        assert names == sorted([*models, *pictures, "metrics.csv", "run.json"])
         assert size_of(run / "samples.png") == grid_size(rows=8, columns=10, zoom=5)
         with (run / "metrics.csv").open() as file:
             assert len(list(csv.DictReader(file))) == 1
@@ -85,11 +91,11 @@ class TestTrain:
 
     def test_the_same_call_gives_the_same_model(self, run, tmp_path):
         main(["train", *SMALL, "--out", str(tmp_path)])
-        assert (tmp_path / "model.safetensors").read_bytes() == (run / "model.safetensors").read_bytes()
+        assert weights(tmp_path) == weights(run)
 
     def test_another_seed_gives_another(self, run, tmp_path):
         main(["train", *SMALL, "--seed", "1", "--out", str(tmp_path)])
-        assert (tmp_path / "model.safetensors").read_bytes() != (run / "model.safetensors").read_bytes()
+        assert weights(tmp_path) != weights(run)
 
     @pytest.mark.parametrize("recipe", ["default", "bloodmnist_reference"])
     def test_recipes_train_on_data_of_ones_own(self, recipe, grey, tmp_path):
@@ -175,7 +181,9 @@ class TestSample:
 
     def test_a_folder_has_a_subfolder_per_class(self, run, tmp_path):
         assert main(["sample", str(run), "--per-class", "2", "--out", str(tmp_path / "cells")]) == 0
-        assert sorted(path.name for path in (tmp_path / "cells").iterdir()) == sorted(condgen.load(run).class_names)
+        assert sorted(p.name for p in (tmp_path / "cells").iterdir() if p.is_dir()) == sorted(
+            condgen.load(run).class_names
+        )
 
     def test_a_class_called_by_a_number_is_found_by_its_name(self, grey, tmp_path):
         main(["train", "--data", str(grey / "numbers.npz"), *SMALL, "--out", str(tmp_path / "run")])
@@ -202,16 +210,16 @@ class TestReconstruct:
                 found = pixels[row * 17 : row * 17 + 16, 17 : 17 + 16].transpose(2, 0, 1)
                 assert np.abs(found.astype(int) - one[0]).max() <= 1
 
+    @pytest.mark.filterwarnings("default:.*unnamed.npz is not what")
     def test_other_data_of_the_same_kind(self, grey, tmp_path):
         main(["train", "--data", str(grey / "cells.npz"), *SMALL, "--out", str(tmp_path)])
-        other = ["--data", str(grey / "numbers.npz"), "--split", "test", "--count", "2"]
+        other = ["--data", str(grey / "unnamed.npz"), "--split", "test", "--count", "2"]
         assert main(["reconstruct", str(tmp_path), *other]) == 0
 
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            (["--count", "10"], "as many images of every class; got 10, and 'smears validation' has 1 of"),
-            (["--count", "0"], "Expected --count of 1 or more"),
+            (["--count", "10"], "Expected --count 10 images of every class; 'smears validation' has 1 of"),
         ],
     )
     def test_too_few_images(self, options, message, run, capsys):
@@ -251,10 +259,9 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            (["sample", "nowhere"], "No model in nowhere: expected the files config.json and model.safetensors there."),
+            (["sample", "nowhere"], "No model in nowhere: expected the file model.safetensors there. Check the path."),
             (["train", "--recipe", "mine"], "Expected a recipe among default, bloodmnist_reference, smears_demo; got"),
             (["train", "--data", "nowhere"], 'Expected "smears", a MedMNIST flag'),
-            (["train", *SMALL, "--epochs", "0"], "Expected epochs and batch_size of 1 or more; got 0 and 128."),
             (
                 ["train", *SMALL, "--recipe", "bloodmnist_reference"],
                 "bloodmnist_reference fixes latent, width; it leaves open: output_labels.",
@@ -277,9 +284,7 @@ class TestErrors:
             (["--labels", "[8]"], "Expected labels in [0, 8); got 8"),
             (["--labels", "[-1]"], "Expected labels in [0, 8); got -1"),
             (["--labels", "[]"], "Expected at least one label; got none"),
-            (["--per-class", "0"], "Expected at least one label; got none"),
             (["--out", "cells.zip"], "Expected a path ending in .npz, or a folder"),
-            (["--start", "-1"], "Expected start and temperature of 0 or more"),
         ],
     )
     def test_what_cannot_be_sampled(self, arguments, message, run, tmp_path, monkeypatch, capsys):
@@ -377,7 +382,7 @@ def test_a_run_is_not_overwritten_unasked(tmp_path, capsys):
     assert main(command) == 0
     before = (tmp_path / "model.safetensors").read_bytes()
     assert main([*command, "--seed", "1"]) == 1
-    assert "already holds a run. Choose another --out" in capsys.readouterr().err
+    assert "already holds a run. Choose another folder (--out), or pass --overwrite." in capsys.readouterr().err
     assert (tmp_path / "model.safetensors").read_bytes() == before
     assert main([*command, "--seed", "1", "--overwrite", "true"]) == 0
     assert (tmp_path / "model.safetensors").read_bytes() != before

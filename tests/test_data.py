@@ -142,7 +142,7 @@ class TestSubsets:
             blank([0, 1]).subset(np.array([0.5]))
 
     def test_an_absent_split_says_what_to_do(self):
-        with pytest.raises(ValueError, match=r"'images' has no splits, not 'train'. Call .split\(\)"):
+        with pytest.raises(ValueError, match=r"'images' has no splits, not 'train'. Split it"):
             _ = blank([0, 1]).train
         with pytest.raises(ValueError, match="'cells' has train, not 'validation'"):
             _ = blank([0, 1], name="cells", splits={"train": slice(0, 1)}).validation

@@ -289,7 +289,7 @@ class TestErrors:
             judge_of(condgen.load_smears(100, size=28))
         with pytest.raises(ValueError, match="none of neutrophil"):
             judge_of(whole(fresh).subset(np.flatnonzero(fresh.labels != fresh.class_names.index("neutrophil"))))
-        with pytest.raises(ValueError, match="labels of the 8 classes"):
+        with pytest.raises(ValueError, match="Expected 8 classes"):
             judge_of(LabelledImages(fresh.images, np.arange(len(fresh)) % 9))
         with pytest.raises(TypeError, match="LabelledImages"):
             judge_of(fresh.images)

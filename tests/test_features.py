@@ -18,7 +18,6 @@ from condgen.features import (
     Judge,
     ResidualClassifier,
     check_judge,
-    fingerprint,
     fit_classifier,
     load_judge,
     network_features,
@@ -443,7 +442,7 @@ def test_what_a_judge_says_about_itself(judge):
     [
         (lambda: LabelledImages(np.zeros((9, 1, 8, 8), np.uint8), np.zeros((9, 2), int)).split(), "multi-label labels"),
         (lambda: LabelledImages(np.zeros((9, 1, 8, 8), np.uint8), np.zeros((9, 2))).split(), "continuous labels"),
-        (lambda: blank(9), r"lacks train and validation. Call .split\(\)"),
+        (lambda: blank(9), r"lacks train and validation. Split it"),
         (lambda: blank(30, classes=1).split(), "two classes or more"),
         (lambda: replace(blank(30).split(), class_names=("a", "b", "c")), "has none of c"),
         (lambda: replace(blank(30), splits={"train": slice(30), "validation": slice(0)}), "images in one of them"),
@@ -464,9 +463,11 @@ def test_epochs_are_positive(smears):
 
 
 def test_the_fingerprint_is_of_content(smears):
-    same = fingerprint(smears)
+    same = smears.content_hash("train")
     assert len(same) == 64
-    assert fingerprint(LabelledImages(smears.images, smears.labels, list("abcdefgh"), smears.splits, name="x")) == same
+    renamed = LabelledImages(smears.images, smears.labels, list("abcdefgh"), smears.splits, name="x")
+    assert renamed.content_hash("train") == same
+    assert renamed.fingerprint != smears.fingerprint
     pixel, label = smears.images.copy(), smears.labels.copy()
     pixel[0, 0, 0, 0] ^= 1
     label[0] = (label[0] + 1) % 8
@@ -477,15 +478,15 @@ def test_the_fingerprint_is_of_content(smears):
         replace(smears, splits={**smears.splits, "train": slice(0, 79)}),
         with_images(smears, smears.images.reshape(100, 3, 8, 32)),
     ]
-    assert len({same, *map(fingerprint, changed)}) == 6
+    assert len({same, *(data.content_hash("train") for data in changed)}) == 6
     elsewhere = smears.images.copy()
     elsewhere[smears.splits["test"]] ^= 1
-    assert fingerprint(with_images(smears, elsewhere)) == same
-    assert fingerprint(with_images(smears, elsewhere), "test") != fingerprint(smears, "test")
+    assert with_images(smears, elsewhere).content_hash("train") == same
+    assert with_images(smears, elsewhere).content_hash("test") != smears.content_hash("test")
 
 
 def test_the_fingerprint_does_not_depend_on_how_images_are_held(smears, tmp_path, monkeypatch):
-    same = fingerprint(smears)
+    same = smears.content_hash("train")
     np.save(tmp_path / "images.npy", smears.images)
     mapped = with_images(smears, np.load(tmp_path / "images.npy", mmap_mode="r"))
     strided = with_images(smears, np.asfortranarray(smears.images))
@@ -493,14 +494,14 @@ def test_the_fingerprint_does_not_depend_on_how_images_are_held(smears, tmp_path
     mask[smears.splits["train"]] = True
     views = [replace(smears, splits={"train": members}) for members in (mask, np.flatnonzero(mask))]
     for data in (mapped, strided, *views):
-        assert fingerprint(data) == same
-    monkeypatch.setattr(features, "CHUNK", 7)
-    assert fingerprint(smears) == same
+        assert data.content_hash("train") == same
+    monkeypatch.setattr(condgen.data, "CHUNK", 7)
+    assert smears.content_hash("train") == same
 
 
 def test_no_fingerprint_without_the_split(smears):
-    with pytest.raises(ValueError, match=r"no split 'holdout'. Call .split\(\)"):
-        fingerprint(smears, "holdout")
+    with pytest.raises(ValueError, match=r"not 'holdout'. Split it"):
+        smears.content_hash("holdout")
 
 
 def test_a_judge_of_other_images_is_refused(smears, judge):

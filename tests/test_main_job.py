@@ -123,6 +123,7 @@ def smears():
     return condgen.load_smears(120, size=16, balance="equal")
 
 
+@pytest.mark.filterwarnings("ignore:The code of")
 @pytest.mark.parametrize("encoder", [Encoder, plain_encoder])
 @pytest.mark.parametrize("decoder", [Decoder, plain_decoder])
 def test_own_networks_are_assembled_trained_and_reloaded(encoder, decoder, smears, tmp_path):

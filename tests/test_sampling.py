@@ -133,7 +133,7 @@ class TestInterpolate:
             ({"y": (0, 1, 2)}, r"one label or a pair of labels; got \(0, 1, 2\)"),
             ({"y": 3}, r"labels in \[0, 3\); got 3"),
             ({"y": "oval"}, "class names among lobed, round, spiked; got oval"),
-            ({"first": torch.zeros(3, 9, 9)}, r"images of shape"),
+            ({"first": torch.zeros(3, 9, 9)}, r"an image of shape .* or a latent of shape"),
         ],
     )
     def test_what_cannot_be_is_refused(self, change, message, model):
@@ -258,7 +258,7 @@ class TestFiles:
         write_samples(counting, labels_for(3 * BLOCK), tmp_path / name)
         assert drawn == [1, 2, 3]
 
-    @pytest.mark.parametrize("writer", [sampling.write_npz, partial(sampling.write_folder, start=0)])
+    @pytest.mark.parametrize("writer", [sampling.write_npz, partial(sampling.write_folder, start=0, mark={})])
     def test_blocks_are_let_go_once_written(self, writer, model, tmp_path):
         references = []
 
@@ -300,7 +300,7 @@ class TestFiles:
         [
             ({"y": []}, "at least one label; got none"),
             ({"y": [3]}, r"labels in \[0, 3\); got 3"),
-            ({"start": -1}, "start and temperature of 0 or more"),
+            ({"start": -1}, r"start in \[0, 2\*\*62\) and temperature in"),
             ({"seed": -1}, r"seed in \[0, 2\*\*64\)"),
         ],
     )

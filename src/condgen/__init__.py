@@ -1,18 +1,23 @@
 """condgen: conditional generative models for small labelled image sets, composed from parts.
 
-The names below stand in the order of the pipeline: data, model, training, sampling, files, evaluation.
+The names below stand in the order of the pipeline: data, model, training, sampling, files, evaluation. Each is
+imported when it is first asked for, so that a command answers, and can be stopped, from its first moment.
 """
 
 __version__ = "0.1.0"
 
-from condgen import recipes
-from condgen.checkpoints import load, save
-from condgen.cvae import ConditionalVAE, conditional_vae
-from condgen.data import LabelledImages
-from condgen.evaluation import Evaluation, evaluate
-from condgen.readers import load_data, load_folder, load_medmnist, load_npz
-from condgen.smears import load_smears
-from condgen.training import History, fit
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from condgen import recipes
+    from condgen.checkpoints import load, save
+    from condgen.cvae import ConditionalVAE, conditional_vae
+    from condgen.data import LabelledImages
+    from condgen.evaluation import Evaluation, evaluate
+    from condgen.readers import load_data, load_folder, load_medmnist, load_npz
+    from condgen.smears import load_smears
+    from condgen.training import History, fit
 
 __all__ = [
     "ConditionalVAE",
@@ -31,3 +36,31 @@ __all__ = [
     "recipes",
     "save",
 ]
+
+HOMES = {
+    "checkpoints": ("load", "save"),
+    "cvae": ("ConditionalVAE", "conditional_vae"),
+    "data": ("LabelledImages",),
+    "evaluation": ("Evaluation", "evaluate"),
+    "readers": ("load_data", "load_folder", "load_medmnist", "load_npz"),
+    "smears": ("load_smears",),
+    "training": ("History", "fit"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """A public name from the file it lives in, or a file of the package."""
+    for home, names in HOMES.items():
+        if name in names:
+            return getattr(import_module(f"condgen.{home}"), name)
+    if name.isidentifier() and not name.startswith("_"):
+        try:
+            return import_module(f"condgen.{name}")
+        except ModuleNotFoundError as error:
+            if error.name != f"condgen.{name}":
+                raise
+    raise AttributeError(f"module 'condgen' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,17 +1,19 @@
-"""Models on disk: `config.json` says how they are assembled, `model.safetensors` holds the weights.
+"""Models on disk: one file, `model.safetensors`, whose header says how the weights are assembled.
 
-Nothing stored is ever executed. A part of condgen is described by its class name and constructor arguments, a layer
-of `torch.nn` by its attributes; anything else is handed over again at load. Loading imports condgen and torch alone.
+Nothing stored is ever executed. A part of condgen is described by its registered name and constructor arguments, a
+layer of `torch.nn` by its attributes; anything else is handed over again at load. Loading imports condgen and torch
+alone. Being one file, a saved model is whole at every moment. Format 1, two files, is still read.
 """
 
 __all__ = ["build", "describe", "load", "save"]
 
 import hashlib
-import importlib
 import inspect
 import json
-import re
+import math
+import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,26 +22,29 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
-from torch import nn
+from torch import Tensor, nn
 
 import condgen
 from condgen.cvae import ConditionalVAE
-from condgen.files import write_atomically
-from condgen.parts import Part
+from condgen.files import read_json, undisturbed, write_atomically
+from condgen.parts import REGISTERED, Part, evaluating, weights_hash
 
-FORMAT = 1
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
+FORMAT = 2
+WEIGHTS, HEADER = "model.safetensors", "condgen"
+CONFIG = "config.json"  # of format 1
 PREPROCESSING = "uint8 images divided by 255, channels first"
 MODULE_LISTS = (nn.Sequential, nn.ModuleList)
 PLAIN = bool | int | float | str
-CLASS_NAME = re.compile(r"(condgen(\.[a-z][a-z_]*)+|torch\.nn)\.[A-Z]\w*")  # nothing like condgen.__main__
+LARGEST = 2**24  # values of an image, a condition or a latent
+FLOATS = ("F64", "F32", "F16", "BF16")
+SAFETENSORS = {torch.int64: "I64", torch.int32: "I32", torch.uint8: "U8", torch.bool: "BOOL"}
 
 
 def save(model: ConditionalVAE, path: str | Path) -> Path:
-    """Write a model to a folder, which is made where it is missing.
+    """Write a model to a folder, which is made where it is missing, as the one file `model.safetensors`.
 
     Before anything is written the description is built again without memory, and every name and shape compared.
-    Each file is written under a temporary name, flushed, then renamed.
+    The file takes the place of an earlier one at once.
 
     Args:
         model: a `ConditionalVAE` from any parts. Parts that cannot be described (a user's own modules) are noted
@@ -53,6 +58,9 @@ def save(model: ConditionalVAE, path: str | Path) -> Path:
         TypeError: if this is no `ConditionalVAE`, or a subclass, whose code would not be stored.
         ValueError: if the description does not give the same layers, names and shapes.
 
+    Warns:
+        UserWarning: if there are parts whose code is not stored.
+
     Example:
         >>> import tempfile
         >>> model = condgen.conditional_vae((1, 8, 8), num_classes=2, latent=4)
@@ -61,6 +69,16 @@ def save(model: ConditionalVAE, path: str | Path) -> Path:
         >>> torch.equal(model.sample([0, 1]), again.sample([0, 1]))
         True
     """
+    content, path = to_file(model), Path(path)
+    path.mkdir(parents=True, exist_ok=True)
+    with undisturbed():
+        write_atomically(path / WEIGHTS, content)
+        (path / CONFIG).unlink(missing_ok=True)  # what format 1 left belongs to the weights that were here
+    return path
+
+
+def to_file(model: ConditionalVAE) -> bytes:
+    """The content of the file that :func:`save` writes."""
     if type(model) is not ConditionalVAE:
         raise TypeError(
             f"Expected a ConditionalVAE, not a subclass, whose code would not be stored; got {type(model).__name__}. "
@@ -69,26 +87,31 @@ def save(model: ConditionalVAE, path: str | Path) -> Path:
     external: dict[str, nn.Module] = {}
     assembly = describe_module(model, "", external)
     check_rebuilt(model, assembly, external)
+    if external:
+        warnings.warn(
+            f"The code of {', '.join(external)} is not stored, since condgen cannot describe it (a module of your "
+            "own, or arguments such as functions). Pass it again to load(path, parts={...}).",
+            stacklevel=3,
+        )
     # Copies on the CPU; safetensors refuses tensors that share memory.
-    weights = to_bytes({k: v.detach().cpu().clone().contiguous() for k, v in model.state_dict().items()})
+    weights = {k: v.detach().cpu().clone().contiguous() for k, v in model.state_dict().items()}
     config = {
         "format": FORMAT,
         "condgen": condgen.__version__,
         "image_shape": describe(model.image_shape),
         "class_names": [str(name) for name in model.class_names],
         "preprocessing": PREPROCESSING,
-        "sha256": hashlib.sha256(weights).hexdigest(),
+        "provenance": dict(model.provenance),
+        "weights": weights_hash(weights),
         "assembly": assembly,
     }
-    content, path = json.dumps(config, indent=2).encode(), Path(path)
-    path.mkdir(parents=True, exist_ok=True)
-    write_atomically(path / WEIGHTS, weights)
-    write_atomically(path / CONFIG, content)
-    return path
+    return to_bytes(weights, {HEADER: json.dumps(config)})
 
 
 def load(path: str | Path, parts: Mapping[str, nn.Module] | None = None) -> ConditionalVAE:
     """A model from its folder, on the CPU and in evaluation mode.
+
+    Nothing of the size that a description claims is allocated before it is known to fit the weights.
 
     Args:
         path: of a folder that :func:`save` or a training run wrote.
@@ -100,27 +123,32 @@ def load(path: str | Path, parts: Mapping[str, nn.Module] | None = None) -> Cond
         ValueError: if a file is damaged or of a newer format, names something that is no part, or if parts are
             missing or do not fit.
     """
-    path = Path(path)
-    config = read_config(path)
+    weights = Path(path) / WEIGHTS
+    config = read_config(weights)
     external = dict(parts or {})
     try:
         with torch.device("meta"):
             model = build(config["assembly"], external)
-    except ValueError:
-        raise
+    except ValueError as error:
+        raise ValueError(f"{weights}: {error}") from error
     except Exception as error:  # whatever a tampered description makes a constructor raise
-        raise ValueError(f"{path / CONFIG} is damaged: {error!r}.") from error
+        raise ValueError(f"{weights} is damaged: {error!r}.") from error
     if not isinstance(model, ConditionalVAE):
-        raise ValueError(f"Expected a ConditionalVAE in {path / CONFIG}; got {type(model).__name__}.")
+        raise ValueError(f"Expected a ConditionalVAE in {weights}; got {type(model).__name__}.")
     if external:
         raise ValueError(f"This model has no part of yours at {', '.join(external)}. Leave it out of parts=.")
-    weights = path / WEIGHTS
     check_header(weights, model)
-    if hashlib.sha256(weights.read_bytes()).hexdigest() != config.get("sha256"):
-        raise ValueError(f"{weights} is not the file that {CONFIG} was written with (checksums differ). Restore both.")
+    check_sizes(weights, model)
+    check_names(weights, model, config["class_names"])
     # Copies: the file's tensors start anywhere in memory, and sums may then differ from the saved model's in a bit.
-    model.load_state_dict({name: tensor.clone() for name, tensor in load_file(weights).items()}, assign=True)
+    tensors = {name: tensor.clone() for name, tensor in load_file(weights).items()}
+    if stored_hash(weights, tensors, config) != config["weights"]:
+        raise ValueError(f"{weights} is damaged: its weights are not those it was written with. Restore the file.")
+    model.load_state_dict(tensors, assign=True)
+    if not parts:
+        check_assembly(weights, model)
     model.class_names = tuple(config["class_names"])
+    model.provenance = config.get("provenance", {})
     return model.eval()
 
 
@@ -203,21 +231,20 @@ def class_name(cls: type) -> str:
     if issubclass(cls, nn.Module):
         if cls.__module__.startswith("torch.nn.modules.") and getattr(nn, cls.__name__, None) is cls:
             return f"torch.nn.{cls.__name__}"
-        if issubclass(cls, Part) and cls.__module__.startswith("condgen."):
-            return f"{cls.__module__}.{cls.__qualname__}"
+        if issubclass(cls, Part) and REGISTERED.get(cls.registered) is cls:
+            return cls.registered
     raise TypeError(f"{cls.__qualname__} is neither a part of condgen nor a layer of torch.nn.")
 
 
 def find_class(name: Any) -> type[nn.Module]:
     """The class of a name, which must be a part of condgen or a layer of torch.nn."""
-    if isinstance(name, str) and CLASS_NAME.fullmatch(name):
-        module, _, attribute = name.rpartition(".")
-        try:
-            cls = getattr(importlib.import_module(module), attribute, None)
-            if isinstance(cls, type) and class_name(cls) == name:
+    if isinstance(name, str):
+        # Format 1 wrote "condgen.likelihoods.Gaussian".
+        short = name.removeprefix("condgen.")
+        cls = REGISTERED.get(short) or getattr(nn, name.removeprefix("torch.nn."), None)
+        with suppress(TypeError):
+            if isinstance(cls, type) and class_name(cls) == short:
                 return cls
-        except (ImportError, TypeError):
-            pass
     raise ValueError(f"Expected the name of a part of condgen or a layer of torch.nn; got {name!r}.")
 
 
@@ -283,35 +310,84 @@ def inventory(module: nn.Module) -> set[tuple[str, str]]:
     return layers | {(name, str(tuple(tensor.shape))) for name, tensor in module.state_dict().items()}
 
 
-def read_config(path: Path) -> dict[str, Any]:
-    """The description in a model's folder."""
-    if not (path / CONFIG).is_file():
-        raise FileNotFoundError(f"No model in {path}: expected the files {CONFIG} and {WEIGHTS} there.")
+def read_config(weights: Path) -> dict[str, Any]:
+    """The description of a model: in the header of its weights, or in the second file of format 1."""
+    if not weights.is_file():
+        raise FileNotFoundError(f"No model in {weights.parent}: expected the file {WEIGHTS} there. Check the path.")
     try:
-        config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
+        with safe_open(weights, "pt") as file:
+            text = (file.metadata() or {}).get(HEADER)
+        where = weights if text is not None else weights.parent / CONFIG
+        if text is None and not where.is_file():
+            raise ValueError("its header does not say what it is the weights of")
+        config = json.loads(text, parse_constant=str) if text is not None else read_json(where)
         newer = config["format"] > FORMAT
+        if config["format"] < 2:
+            config["weights"] = config.get("sha256")
         config["assembly"].items()
         if not isinstance(config["class_names"], list) or not all(isinstance(n, str) for n in config["class_names"]):
             raise TypeError("class_names is not a list of names")
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{path / CONFIG} is damaged: {error!r}.") from error
+        if not isinstance(config.get("provenance", {}), dict):
+            raise TypeError("provenance is no table")
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
+        raise ValueError(f"The model in {weights.parent} is damaged: {error!r}. Restore {weights.name}.") from error
     if newer:
-        raise ValueError(
-            f"{path / CONFIG} has format {config['format']}, this condgen reads up to {FORMAT}. Upgrade condgen."
-        )
+        raise ValueError(f"{where} has format {config['format']}, this condgen reads up to {FORMAT}. Upgrade condgen.")
     return config
 
 
+def stored_hash(weights: Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> str:
+    """What the description's hash is to be compared with; format 1 hashed the file."""
+    return weights_hash(tensors) if config["format"] >= 2 else hashlib.sha256(weights.read_bytes()).hexdigest()
+
+
 def check_header(weights: Path, model: nn.Module) -> None:
-    """Raise unless the weights file holds just the names and shapes of the model; nothing is allocated."""
-    if not weights.is_file():
-        raise FileNotFoundError(f"{weights} is missing.")
-    try:
-        with safe_open(weights, "pt") as file:
-            found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{weights} is damaged: {error}.") from error
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    """Raise unless the weights file holds just the names, shapes and kinds of number of the model."""
+    with safe_open(weights, "pt") as file:
+        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+        found = {
+            n: (tuple(s.get_shape()), "float" if s.get_dtype() in FLOATS else s.get_dtype()) for n, s in slices.items()
+        }
+    expected = {
+        name: (tuple(tensor.shape), "float" if tensor.is_floating_point() else SAFETENSORS.get(tensor.dtype, "?"))
+        for name, tensor in model.state_dict().items()
+    }
     if found != expected:
-        differ = sorted(set(found.items()) ^ set(expected.items()))[:4]
+        differ = sorted(set(found.items()) ^ set(expected.items()))[:2]
         raise ValueError(f"{weights} does not fit its description; first differences: {differ}.")
+
+
+def check_sizes(weights: Path, model: ConditionalVAE) -> None:
+    """Raise if what weights do not tell, such as a plain prior's latents, is beyond any use."""
+    shapes = {"image": model.image_shape or (), "condition": (model.conditioner.dim,), **model.noise_shapes}
+    for name, shape in shapes.items():
+        if math.prod(shape) > LARGEST or min(shape, default=0) < 0:
+            raise ValueError(f"{weights} is damaged: it describes a {name} of shape {tuple(shape)}.")
+
+
+def check_assembly(weights: Path, model: ConditionalVAE) -> None:
+    """Raise unless the parts fit together: one image goes through them."""
+    if model.image_shape is None:
+        return
+    columns, kinds = model.conditioner.columns, {"dtype": model.dtype, "device": "cpu"}
+    try:
+        with torch.no_grad(), evaluating(model):
+            y = torch.zeros((1, columns) if columns > 1 else (1,), dtype=torch.int64)
+            noise = {name: torch.zeros(1, *shape, **kinds) for name, shape in model.noise_shapes.items()}
+            terms = model.infer(torch.zeros(1, *model.image_shape, **kinds), y, noise)
+            drawn = model.draw(y, noise).shape[1:]
+        if tuple(drawn) != model.image_shape or terms.log_likelihood.shape != (1,):
+            raise ValueError(f"it draws images of {tuple(drawn)}, not of {model.image_shape}")
+    except Exception as error:  # torch has its own words for every misfit
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{weights} is damaged: its parts do not fit together ({reason}).") from error
+
+
+def check_names(weights: Path, model: ConditionalVAE, names: list[str]) -> None:
+    """Raise unless there is a name of its own for every class, or none at all."""
+    classes = getattr(getattr(model.conditioner, "conditioner", model.conditioner), "num_classes", len(names))
+    if names and (len(set(names)) < len(names) or len(names) != classes):
+        raise ValueError(
+            f"{weights} is damaged: expected a name of its own for each of {classes} classes; got {len(names)}, "
+            f"{len(set(names))} of them different."
+        )

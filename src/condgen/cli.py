@@ -3,36 +3,39 @@
 __all__ = ["compare", "demo", "evaluate", "main", "reconstruct", "sample", "train"]
 
 import csv
+import inspect
 import json
+import math
 import os
 import re
 import sys
 import warnings
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial, wraps
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import torch
+from jsonargparse import ArgumentParser
 
 import condgen
 from condgen import likelihoods
-from condgen.checkpoints import load
+from condgen.checkpoints import WEIGHTS, load, read_config
 from condgen.conditioners import Continuous, MultiLabel
 from condgen.cvae import ConditionalVAE
 from condgen.data import LabelledImages
 from condgen.elbo import ELBO, LinearWarmup
 from condgen.evaluation import evaluate as evaluate_images
 from condgen.evaluation import read_evaluation
-from condgen.figures import curves, save_grid, write_figure
-from condgen.files import write_atomically
+from condgen.figures import check_png, curves, save_grid, write_figure
+from condgen.files import check_writable, read_json, write_atomically
 from condgen.readers import load_data, medmnist_folder
 from condgen.recipes import RECIPES
 from condgen.reports import comparison_page, comparison_table
 from condgen.sampling import class_names, num_classes, pairs, write_samples
 from condgen.sampling import per_class as sample_per_class
-from condgen.training import History, adam, fit
+from condgen.training import History, adam, check_free, fit
 
 LIKELIHOODS = {
     "bernoulli": likelihoods.Bernoulli,
@@ -45,6 +48,13 @@ Accelerator = Literal["auto", "cpu", "cuda", "mps"]
 Split = Literal["train", "validation", "test"]
 UsefulnessPlan = Literal["full", "quick", "none"]
 SWITCHES = ("--quick", "--include_real", "--overwrite")  # may stand without a value, which is then true
+LONGEST = 300  # characters of an error
+RUN = {"data": str, "fingerprint": str, "size": int, "images": int, "seed": int, "train": str}  # read of run.json
+BOUNDS = {
+    **dict.fromkeys(("epochs", "batch_size", "images", "size", "latent", "width", "per_class", "count"), (1, 10**9)),
+    **{"seed": (0, 2**64 - 1), "start": (0, 2**62), "learning_rate": (1e-9, 10), "temperature": (0, 100)},
+    **dict.fromkeys(("beta", "warmup", "free_bits"), (0, 10**6)),
+}
 
 
 def demo(out: Path = Path("runs/demo"), epochs: int | None = None, images: int = 6000, seed: int = 0) -> None:
@@ -108,8 +118,7 @@ def train(
         overwrite: whether the run may replace an earlier one in the same folder.
     """
     check_recipe(recipe)
-    if (out / "run.json").exists() and not overwrite:
-        raise ValueError(f"{out} already holds a run. Choose another --out, or pass --overwrite.")
+    check_free(out, overwrite)
     labelled = load_data(data, size=size, n=images, seed=seed)
     options: dict[str, Any] = {"latent": latent, "width": width, "output_labels": output_labels}
     options["likelihood"] = LIKELIHOODS[likelihood]() if likelihood else None
@@ -127,6 +136,7 @@ def train(
         optimizer=partial(adam, lr=learning_rate),
         seed=seed,
         out=out,
+        overwrite=overwrite,
         accelerator=accelerator,
         about={"recipe": recipe, "data": absolute(data), "size": size, "images": images},
     )
@@ -154,7 +164,8 @@ def sample(
         out: a .png grid, an .npz file (images and labels), or a folder (one subfolder per class); by default
             samples.png in the run.
         per_class: images of every class.
-        labels: class names or numbers, one per image, instead of so many per class, e.g. [neutrophil,platelet,6].
+        labels: class names or numbers, one per image, instead of so many per class, e.g. [neutrophil,platelet,6] or
+            neutrophil platelet 6.
         seed: of the samples.
         start: number of the first sample, to go on where an earlier call stopped.
         temperature: scales the noise; below 1 is more typical and less varied.
@@ -164,7 +175,9 @@ def sample(
         wanted = torch.arange(num_classes(model)).repeat_interleave(per_class)
     else:
         wanted = model.labels([label_number(model, label) for label in labels])
+    check_writable(out.parent)
     if out.suffix.lower() == ".png":
+        check_png(out, *((1, len(wanted)) if labels else (num_classes(model), per_class)), model.image_shape)
         drawn = model.sample(wanted, seed=seed, start=start, temperature=temperature)
         rows = drawn[None] if labels else drawn.unflatten(0, (-1, per_class))
         save_grid(rows, out, () if labels else class_names(model))
@@ -186,16 +199,17 @@ def reconstruct(
         count: images per class.
     """
     model, out = load(run), out or run / "reconstructions.png"
-    images = getattr(load_run_data(run, data), split)
+    check_writable(out.parent)
+    images = getattr(load_run_data(run, data).ordered(model.class_names), split)
     if images.kind != "class":
         raise ValueError(f"Expected class labels to show pairs by class; {images.name!r} has {images.kind} labels.")
     fewest, name = min((number, name) for name, number in images.class_counts.items())
-    if not 1 <= count <= fewest:
+    if count > fewest:
         advice = f"Pass --count {fewest}" if fewest else "Pass another --split, or --data with images of every class"
         raise ValueError(
-            f"Expected --count of 1 or more and as many images of every class; got {count}, and {images.name!r} has "
-            f"{fewest} of {name}. {advice}."
+            f"Expected --count {count} images of every class; {images.name!r} has {fewest} of {name}. {advice}."
         )
+    check_png(out, 2 * images.num_classes, count, images.image_shape)
     rows, names = [], []
     for label, name in enumerate(images.class_names):
         own = images.subset((images.labels == label).nonzero()[0][:count])
@@ -231,11 +245,13 @@ def evaluate(
         include_real: show real images beside the generated ones; without it none is on the page.
         seed: of samples, judge and classifiers.
     """
-    trained = (run / "config.json").is_file()
+    trained = (run / WEIGHTS).is_file()
     if not trained and data is None:
         raise ValueError(
             f"{run} is not the folder of a run. To judge images generated elsewhere, pass the --data they stand for."
         )
+    page = out or (run if trained else Path(f"{run.with_suffix('')}_evaluation"))
+    check_writable(page)
     labelled = load_run_data(run, data) if trained else load_data(str(data))
     result = evaluate_images(
         load(run) if trained else load_data(run, size=labelled.image_shape[1]),
@@ -250,7 +266,7 @@ def evaluate(
         name=str(run),
         progress=True,
     )
-    page = result.write(out or (run if trained else Path(f"{run.with_suffix('')}_evaluation")))
+    page = result.write(page)
     say(f"{result.verdict}\nWrote {page} and {page.with_suffix('.json')}.")
 
 
@@ -261,9 +277,15 @@ def compare(runs: list[Path], out: Path | None = None) -> None:
         runs: folders that `condgen evaluate` has written to.
         out: an .html file for the same table as a page.
     """
+    if out is not None and out.suffix != ".html":
+        raise ValueError(f"Expected --out as an .html file; got {out}.")
     evaluations = [read_evaluation(run) for run in runs]
+    for run, evaluation in zip(runs, evaluations, strict=True):
+        if outdated(run, evaluation):
+            warnings.warn(f"{run} is outdated: its evaluation is of other weights. Evaluate it again.", stacklevel=1)
     show(comparison_table(evaluations))
     if out is not None:
+        check_writable(out.parent)
         out.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(out, comparison_page(evaluations).encode())
         say(f"Wrote {out}.")
@@ -296,16 +318,37 @@ def build_model(
 def about_run(run: Path) -> dict[str, Any]:
     """What `run.json` tells."""
     file = run / "run.json"
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return read_json(file, RUN) if file.is_file() else {}
 
 
 def load_run_data(run: Path, data: str | None) -> LabelledImages:
-    """The data that a run was trained on, or other data read the same way."""
+    """The data that a run was trained on, or other data read the same way.
+
+    Raises:
+        ValueError: if the data are no longer those the run saw, and were not asked for by name.
+    """
     about = about_run(run)
     if "data" not in about and data is None:
         raise ValueError(f"{run / 'run.json'} does not tell what data the run was trained on. Pass --data.")
     known = {key: about[name] for key, name in (("size", "size"), ("n", "images"), ("seed", "seed")) if name in about}
-    return load_data(data or about["data"], **known)
+    labelled = load_data(data or about["data"], **known)
+    if about.get("fingerprint") in (None, labelled.fingerprint):
+        return labelled
+    now, then = repr(labelled.train), about.get("train", "")
+    changed = f"now {now}, then {then}" if now != then else "other images, labels or splits of the same number"
+    if data is None:
+        raise ValueError(
+            f"{about['data']} is not what {run} was trained on: {changed}. Its test images may have been trained on. "
+            f"Restore it, or pass --data {about['data']} to go on."
+        )
+    warnings.warn(f"{data} is not what {run} was trained on; some of its images may have been.", stacklevel=2)
+    return labelled
+
+
+def outdated(run: Path, evaluation: Mapping[str, Any]) -> bool:
+    """Whether an evaluation is of other weights than the model beside it has now."""
+    of = (evaluation.get("model") or {}).get("weights")
+    return of is not None and (run / WEIGHTS).is_file() and read_config(run / WEIGHTS)["weights"] != of
 
 
 def beside(data: str) -> Path | None:
@@ -321,13 +364,19 @@ def beside(data: str) -> Path | None:
 
 
 def read_history(run: Path) -> History | None:
-    """The epochs in a run's `metrics.csv`."""
-    file = run / "metrics.csv"
+    """The epochs in a run's `metrics.csv`, up to one whose loss was not finite."""
+    file, history = run / "metrics.csv", History()
     if not file.is_file():
         return None
-    with file.open(encoding="utf-8", newline="") as lines:
-        rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(lines)]
-    return History(rows) if rows else None
+    try:
+        with file.open(encoding="utf-8", newline="") as lines:
+            for row in csv.DictReader(lines):
+                history.add({name: float(value) for name, value in row.items()})
+    except FloatingPointError:
+        pass  # the run stopped there
+    except (ValueError, TypeError, KeyError, AttributeError, csv.Error) as error:
+        raise ValueError(f"{file} is damaged: {error!r}. Delete it to go on without the curves.") from error
+    return history if history.rows else None
 
 
 def absolute(data: str) -> str:
@@ -355,29 +404,114 @@ def show(rows: Sequence[Sequence[str]]) -> None:
 
 
 def spelled_out(arguments: Sequence[str]) -> list[str]:
-    """Arguments as the parser knows them: switches get their value, the runs of `compare` become one list.
+    """Arguments as the parser knows them: switches get their value, several runs or labels become one list.
+
+    Raises:
+        ValueError: for an option with an empty value, which would be read as the current folder.
 
     Example:
         >>> spelled_out(["evaluate", "run", "--quick", "--include-real"])
         ['evaluate', 'run', '--quick', 'true', '--include_real', 'true']
         >>> spelled_out(["compare", "a", "b", "--out", "c.html"])
         ['compare', '["a", "b"]', '--out', 'c.html']
+        >>> spelled_out(["sample", "run", "--labels", "neutrophil", "6"])
+        ['sample', 'run', '--labels', '["neutrophil", "6"]']
     """
     words: list[str] = []
     for word, after in pairwise([*map(dashed, arguments), "--"]):
         words.append(word)
         if word in SWITCHES and (after.startswith("--") or after.lower() not in ("true", "false")):
             words.append("true")
+        if word.startswith("--") and (after == "" or word.endswith("=")):
+            raise ValueError(f"Expected a value for {word.rstrip('=')}; got an empty one.")
     if words[:1] == ["compare"]:
-        end = next((k for k, word in enumerate(words) if word.startswith("-")), len(words))
-        if end > 1 and not words[1].startswith("["):
-            words[1:end] = [json.dumps(words[1:end])]
+        gather(words, 1)
+    if "--labels" in words:
+        gather(words, words.index("--labels") + 1)
     return words
+
+
+def gather(words: list[str], first: int) -> None:
+    """Make the words from `first` to the next option one list, unless they are one already."""
+    end = next((k for k in range(first, len(words)) if words[k].startswith("--")), len(words))
+    if end > first and not words[first].startswith("["):
+        words[first:end] = [json.dumps([name for word in words[first:end] for name in word.split(",")])]
 
 
 def dashed(argument: str) -> str:
     """`--per-class` as the parser knows it, `--per_class`; values stay as they are."""
     return re.sub(r"^--[\w-]+", lambda name: "--" + name[0][2:].replace("-", "_"), argument)
+
+
+class Parser(ArgumentParser):
+    """Wrong usage is one line, too."""
+
+    command = "condgen"
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Say which option expected what, and exit with 2."""
+        print(f"condgen: {one_line(usage(message))} See {self.command} --help.", file=sys.stderr)
+        sys.exit(2)
+
+
+def usage(message: str) -> str:
+    r"""What the parser says of an option, in a sentence.
+
+    Example:
+        >>> usage("Parser key \"n\":\n  Expected a <class 'int'>. Got value: many")
+        "Expected a value of type int for --n; got 'many'."
+    """
+    if missing := re.search(r"arguments are required: (?:\w+\.)*(\w+)", message):
+        return f"Expected {missing[1].upper()}; got nothing in its place."
+    option = re.search(r"[Pp]arser key \"(?:\w+\.)*(\w+)\"", message)
+    given = re.search(r"Given value: (.*)|[Gg]ot value: (.*)", message)
+    wanted = re.search(r"Expected an? (?:typing\.)?(?:Literal\[([^]]*)\]|<class '(\w+)'>)", message)
+    if not (option and given and wanted):
+        return f"{f'--{option[1]}: ' if option else ''}{message}".rstrip(".") + "."
+    kind = f"one of {wanted[1]}" if wanted[1] else f"a value of type {wanted[2]}"
+    return f"Expected {kind} for --{option[1].replace('_', '-')}; got {given[1] or given[2]!r}."
+
+
+def one_line(message: str) -> str:
+    r"""A message on one line, its middle left out where it is too long, in the words of the command line.
+
+    Example:
+        >>> one_line("Choose another folder,\n or pass overwrite=True.")
+        'Choose another folder, or pass --overwrite.'
+    """
+
+    def as_option(found: re.Match[str]) -> str:
+        name, value = found[1].replace("_", "-"), found[2]
+        return f"--{name} {value}" if value and value != "True" else f"--{name}"
+
+    message = re.sub(rf"(?<![\w.])({'|'.join(OPTIONS)})=(\w*)", as_option, " ".join(message.split()))
+    end = LONGEST // 3
+    return message if len(message) <= LONGEST else f"{message[: LONGEST - end - 3]} … {message[-end:]}"
+
+
+def bounded(command: Callable[..., None]) -> Callable[..., None]:
+    """The command, its numbers known to be within bounds before anything is done."""
+
+    @wraps(command)
+    def checked(**options: Any) -> None:
+        for name, value in options.items():
+            low, high = BOUNDS.get(name, (-math.inf, math.inf))
+            if isinstance(value, int | float) and not low <= value <= high:
+                raise ValueError(
+                    f"Expected a number from {low:,} to {high:,} for --{name.replace('_', '-')}; got {value}."
+                )
+        command(**options)
+
+    return checked
+
+
+COMMANDS = {command.__name__: bounded(command) for command in (demo, train, sample, reconstruct, evaluate, compare)}
+OPTIONS = sorted({name for command in COMMANDS.values() for name in inspect.signature(command).parameters})
+LEFT = {
+    "demo": "what the run folder holds is complete up to its last epoch",
+    "train": "what the run folder holds is complete up to its last epoch",
+    "sample": "a folder that was begun is completed by the same command",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -392,33 +526,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from jsonargparse import auto_cli
 
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    debug = "--debug" in arguments
-    arguments = spelled_out([argument for argument in arguments if argument != "--debug"]) or ["--help"]
-    commands = {
-        "demo": demo,
-        "train": train,
-        "sample": sample,
-        "reconstruct": reconstruct,
-        "evaluate": evaluate,
-        "compare": compare,
-    }
+    debug, command = "--debug" in arguments, next(iter(arguments), "")
     with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_: print(f"condgen: warning: {message}", file=sys.stderr)
+        warnings.showwarning = lambda message, *_: print(f"condgen: warning: {one_line(str(message))}", file=sys.stderr)
         try:
             auto_cli(
-                commands,
-                args=arguments,
+                COMMANDS,
+                args=spelled_out([argument for argument in arguments if argument != "--debug"]) or ["--help"],
+                parser_class=type(
+                    "Parser", (Parser,), {"command": f"condgen {command}" if command in COMMANDS else "condgen"}
+                ),
                 prog="condgen",
                 version=condgen.__version__,
                 description="Conditional generative models for small labelled image sets. Start with: condgen demo",
                 epilog="--debug shows where an error came from; --config FILE reads a command's options from YAML.",
             )
         except KeyboardInterrupt:
-            print("condgen: stopped; what the run folder holds is complete up to its last epoch.", file=sys.stderr)
+            print(f"condgen: stopped; {LEFT.get(command, 'nothing was written')}.", file=sys.stderr)
             return 130
         except Exception as error:
             if debug:
                 raise
-            print(f"condgen: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
+            print(f"condgen: {one_line(str(error)) or type(error).__name__}", file=sys.stderr)
             return 1
     return 0

@@ -33,7 +33,7 @@ class OneHot(Part):
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
-        self.num_classes = self.dim = num_classes
+        self.num_classes = self.dim = at_least_one(num_classes)
 
     def forward(self, y: Shaped[Tensor, " batch"]) -> Float[Tensor, "batch dim"]:
         """(batch,) → (batch, num_classes)."""
@@ -62,7 +62,7 @@ class Embedding(Part):
 
     def __init__(self, num_classes: int, dim: int) -> None:
         super().__init__()
-        self.num_classes, self.dim = num_classes, dim
+        self.num_classes, self.dim = at_least_one(num_classes), dim
         self.vectors = nn.Embedding(num_classes, dim)
 
     def forward(self, y: Shaped[Tensor, " batch"]) -> Float[Tensor, "batch dim"]:
@@ -249,6 +249,13 @@ class LabelDropout(Part):
     def check(self, y: Tensor) -> None:
         """Raise ValueError where the conditioner does, missing labels aside."""
         self.conditioner.check(y[~missing_labels(y)])  # type: ignore[operator]
+
+
+def at_least_one(num_classes: int) -> int:
+    """The number itself, once known to be one of classes."""
+    if num_classes < 1:
+        raise ValueError(f"Expected one class or more; got num_classes={num_classes}. Unconditional takes no labels.")
+    return num_classes
 
 
 def missing_labels(y: Tensor) -> Tensor:

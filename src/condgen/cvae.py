@@ -105,7 +105,10 @@ class ConditionalVAE(Part):
         self.prior, self.decoder, self.likelihood = prior, decoder, likelihood
         self.output_labels = output_labels
         self.image_shape = tuple(image_shape or getattr(encoder, "image_shape", ())) or None
+        if self.image_shape and not (len(self.image_shape) == 3 and min(self.image_shape) >= 1):
+            raise ValueError(f"Expected image_shape as (channels, height, width), each at least 1; got {image_shape}.")
         self.class_names: tuple[str, ...] = ()
+        self.provenance: dict[str, Any] = {}  # where the weights come from: data, run, epoch; goes into files
 
     # The model as mathematics: tensors on the model's device, no checks, one pass.
 
@@ -235,11 +238,22 @@ class ConditionalVAE(Part):
             )
         return x
 
+    def pair(self, x: np.ndarray | Tensor, y: Labels) -> tuple[Tensor, Tensor]:
+        """Images and their labels, as many of each.
+
+        Raises:
+            ValueError: as :meth:`images` and :meth:`labels`, or if their numbers differ.
+        """
+        images, labels = self.images(x), self.labels(y)
+        if len(images) != len(labels):
+            raise ValueError(f"Expected a label for each of {len(images)} images; got {len(labels)}.")
+        return images, labels
+
     @torch.no_grad()
     def encode(self, x: np.ndarray | Tensor, y: Labels) -> Float[Tensor, "batch ..."]:
         """The posterior's mean: deterministic, in training mode and out of it."""
         with evaluating(self):
-            return self.posterior(self.images(x), self.labels(y)).mean
+            return self.posterior(*self.pair(x, y)).mean
 
     @torch.no_grad()
     def reconstruct(self, x: np.ndarray | Tensor, y: Labels) -> Float[Tensor, "batch channels height width"]:
@@ -276,8 +290,10 @@ class ConditionalVAE(Part):
         self, y: Labels, *, seed: int = 0, start: int = 0, temperature: float = 1.0
     ) -> Iterator[Float[Tensor, "block channels height width"]]:
         """The images of :meth:`sample` as they are made, at most 64 at a time."""
-        if start < 0 or not 0 <= temperature < math.inf:
-            raise ValueError(f"Expected start and temperature of 0 or more; got {start} and {temperature}.")
+        if not (0 <= start < 2**62 and 0 <= temperature <= 100):
+            raise ValueError(
+                f"Expected start in [0, 2**62) and temperature in [0, 100]; got {start} and {temperature}."
+            )
         labels = self.labels(y)
         if not len(labels):
             raise ValueError("Expected at least one label; got none.")
@@ -311,7 +327,7 @@ class ConditionalVAE(Part):
         """
         if samples < 1:
             raise ValueError(f"Expected at least one sample; got {samples}.")
-        images, labels = self.images(x), self.labels(y)
+        images, labels = self.pair(x, y)
         with evaluating(self):
             return importance_weighted(self._log_weights(images, labels, samples, seed, start, chunk))
 
@@ -434,13 +450,15 @@ def conditional_vae(
         output_labels: the decoder also redraws the label planes, as the reference recipe does.
 
     Raises:
-        ValueError: for images smaller than 8x8.
+        ValueError: for images smaller than 8x8, or no latents or channels.
 
     Example:
         >>> model = conditional_vae((3, 28, 28), num_classes=8, latent=16)
         >>> model.sample([6, 6], seed=0).shape
         torch.Size([2, 3, 28, 28])
     """
+    if min(latent, width) < 1:
+        raise ValueError(f"Expected latent and width of 1 or more; got {latent} and {width}.")
     conditioner = conditioner or (OneHot(num_classes) if num_classes else Unconditional())
     likelihood = likelihood or Bernoulli()
     depth = max(1, math.ceil(math.log2(max(image_shape[1:]) / 4)))

@@ -4,8 +4,13 @@ Images stay uint8 until they are on the device, batches are taken by index, and 
 function of a seed and an epoch number. There are no worker processes and no per-image Python.
 """
 
-__all__ = ["Batch", "LabelledImages", "batches", "default_names", "image_tensor"]
+__all__ = ["Batch", "LabelledImages", "batches", "check_memory", "default_names", "image_tensor", "shortened"]
 
+import functools
+import hashlib
+import json
+import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -18,6 +23,8 @@ from torch import Tensor
 from condgen.noise import permutation
 
 SPLITS = ("train", "validation", "test")
+CHUNK = 4096  # images hashed at a time
+MOST_UNNAMED = 1000  # classes that numbers alone may stand for, where there are fewer images
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -37,7 +44,7 @@ class LabelledImages:
 
     Raises:
         TypeError: if images are not uint8.
-        ValueError: if shapes or labels do not fit; the message says what to do.
+        ValueError: if shapes or labels do not fit, or splits share images; the message says what to do.
 
     Example:
         >>> images, labels = np.zeros((6, 3, 28, 28), np.uint8), np.array([0, 1, 1, 0, 1, 1])
@@ -58,9 +65,10 @@ class LabelledImages:
     def __post_init__(self) -> None:
         check_images(self.images)
         labels = normalised_labels(np.asarray(self.labels), len(self.images))
-        default = int(labels.max(initial=-1)) + 1 if labels.ndim == 1 else labels.shape[1]
-        names = tuple(self.class_names) or default_names(default)
+        names = tuple(self.class_names) or default_names(counted_classes(labels))
+        check_names(names)
         check_labels(labels, names)
+        check_splits(self.splits, len(labels))
         object.__setattr__(self, "labels", labels)
         object.__setattr__(self, "class_names", names)
 
@@ -96,6 +104,79 @@ class LabelledImages:
             counts = self.labels.sum(0, dtype=np.int64)
         return dict(zip(self.class_names, counts.tolist(), strict=True))
 
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of images, labels, class names and splits, as 64 hexadecimal digits; file names do not count.
+
+        Example:
+            >>> images, labels = np.zeros((4, 1, 8, 8), np.uint8), np.array([0, 1, 1, 0])
+            >>> named = LabelledImages(images, labels, ("round", "lobed"))
+            >>> named.fingerprint == LabelledImages(images, labels, ("round", "lobed"), name="again").fingerprint
+            True
+            >>> named.fingerprint == LabelledImages(images, labels, ("lobed", "round")).fingerprint
+            False
+        """
+        parts = {name: self.content_hash(name) for name in self.splits} or {"": self.content_hash()}
+        about = json.dumps([self.class_names, sorted(parts.items())])
+        return hashlib.sha256(about.encode()).hexdigest()
+
+    def content_hash(self, split: str = "") -> str:
+        """SHA-256 of the images and labels of a split, or of all; names do not count. Memory maps are read in pieces.
+
+        Raises:
+            ValueError: if there is no such split.
+
+        Example:
+            >>> images = LabelledImages(np.zeros((50, 1, 8, 8), np.uint8), np.arange(50) % 5).split()
+            >>> images.content_hash("train") == images.train.content_hash()
+            True
+        """
+        members = np.arange(len(self))[self._indices(split) if split else slice(None)]
+        labels = np.ascontiguousarray(self.labels[members])
+        about = [len(members), self.image_shape, self.num_classes, labels.dtype.str, labels.shape]
+        digest = hashlib.sha256(json.dumps(about).encode())
+        digest.update(labels.tobytes())
+        for start in range(0, len(members), CHUNK):
+            digest.update(self.images[members[start : start + CHUNK]].tobytes())
+        return digest.hexdigest()
+
+    def ordered(self, class_names: Sequence[str]) -> "LabelledImages":
+        """The same images with their classes in this order: names decide which class is which, wherever sets meet.
+
+        Classes of `class_names` that this set has no image of stay empty. Where one side has no names of its own
+        (they are "class 0", "class 1", …, or none), numbers decide.
+
+        Raises:
+            ValueError: if this set has images of a class that is not among `class_names`, or, where numbers decide,
+                another number of classes.
+
+        Example:
+            >>> images = LabelledImages(np.zeros((3, 1, 8, 8), np.uint8), np.array([0, 1, 1]), ("ant", "zebra"))
+            >>> images.ordered(("zebra", "ant")).class_counts
+            {'zebra': 2, 'ant': 1}
+        """
+        names = tuple(class_names)
+        if not names or names == tuple(self.class_names) or self.kind == "continuous":
+            return self
+        if tuple(self.class_names) == default_names(self.num_classes) or names == default_names(len(names)):
+            if self.num_classes != len(names):
+                raise ValueError(
+                    f"Expected {len(names)} classes ({shortened(names)}); {self.name!r} has {self.num_classes} "
+                    "without names that tell which is which. Name its classes."
+                )
+            return self.with_labels(self.labels, names)
+        counts = self.class_counts
+        if unknown := [name for name in self.class_names if name not in names and counts[name]]:
+            raise ValueError(
+                f"Expected images of {shortened(names)}; {self.name!r} has others: {shortened(unknown)}. Rename or "
+                "leave out these classes."
+            )
+        if self.kind == "class":
+            places = np.array([names.index(name) if name in names else -1 for name in self.class_names], np.int64)
+            return self.with_labels(places[self.labels], names)
+        columns = [self.labels[:, self.class_names.index(n)] if n in counts else 0 * self.labels[:, 0] for n in names]
+        return self.with_labels(np.stack(columns, axis=1), names)
+
     @property
     def train(self) -> "LabelledImages":
         """The images to train on."""
@@ -112,10 +193,15 @@ class LabelledImages:
         return self._split("test")
 
     def _split(self, name: str) -> "LabelledImages":
+        return self.subset(self._indices(name), name=f"{self.name} {name}")
+
+    def _indices(self, name: str) -> slice | np.ndarray:
         if name not in self.splits:
             have = ", ".join(self.splits) or "no splits"
-            raise ValueError(f"{self.name!r} has {have}, not {name!r}. Call .split() to make train, validation, test.")
-        return self.subset(self.splits[name], name=f"{self.name} {name}")
+            raise ValueError(
+                f"{self.name!r} has {have}, not {name!r}. Split it into train, validation and test (.split())."
+            )
+        return self.splits[name]
 
     def subset(self, indices: slice | Sequence[int] | np.ndarray | Tensor, name: str | None = None) -> "LabelledImages":
         """The images at `indices` (a slice, integers or a boolean mask), in that order, without splits."""
@@ -297,7 +383,7 @@ def check_images(images: np.ndarray) -> None:
 
 def normalised_labels(labels: np.ndarray, n: int) -> np.ndarray:
     """Labels as int64 (n,), uint8 (n, classes) or float32 (n, conditions)."""
-    if labels.ndim not in (1, 2) or len(labels) != n:
+    if labels.ndim not in (1, 2) or len(labels) != n or 0 in labels.shape[1:]:
         raise ValueError(f"Expected one label for each of {n} images; got labels of shape {labels.shape}.")
     if labels.dtype.kind in "iub":
         if labels.ndim == 1 or labels.shape[1] == 1:
@@ -312,11 +398,32 @@ def normalised_labels(labels: np.ndarray, n: int) -> np.ndarray:
     raise TypeError(f"Expected integer labels (classes) or floats (continuous); got {labels.dtype}.")
 
 
-def check_labels(labels: np.ndarray, names: tuple[str, ...]) -> None:
-    """Raise unless the labels stay within the named classes and no name stands for two of them."""
-    twice = sorted({str(name) for name in names if names.count(name) > 1})
-    if twice:
+def counted_classes(labels: np.ndarray) -> int:
+    """How many classes labels without names stand for."""
+    if labels.ndim == 2:
+        return labels.shape[1]
+    highest = int(labels.max(initial=-1))
+    if highest >= max(len(labels), MOST_UNNAMED):
+        raise ValueError(
+            f"Expected labels in [0, classes); got {highest} among {len(labels)} images. Are these the numbers of "
+            "patients or files? Number the classes from 0."
+        )
+    return highest + 1
+
+
+def check_names(names: tuple[str, ...]) -> None:
+    """Raise unless every class has a name of its own that can be written."""
+    if twice := [name for name, times in Counter(names).items() if times > 1]:
         raise ValueError(f"Expected a name of its own for every class; got {twice[0]!r} more than once.")
+    for name in names:
+        try:
+            str(name).encode()
+        except UnicodeEncodeError:  # a folder's name in another encoding
+            raise ValueError(f"Expected class names in UTF-8; got {str(name)!a}. Rename the class.") from None
+
+
+def check_labels(labels: np.ndarray, names: tuple[str, ...]) -> None:
+    """Raise unless the labels stay within the named classes."""
     if labels.ndim == 2:
         if labels.shape[1] != len(names):
             raise ValueError(f"Expected {len(names)} label columns, one per name; got {labels.shape[1]}.")
@@ -327,3 +434,47 @@ def check_labels(labels: np.ndarray, names: tuple[str, ...]) -> None:
             f"Expected labels in [0, {len(names)}), one class per name; got {low if low < 0 else high}. "
             "Name more classes or remap the labels."
         )
+
+
+def check_splits(splits: Mapping[str, slice | np.ndarray], n: int) -> None:
+    """Raise unless no image is in two splits, nor twice in one."""
+    taken, places = np.zeros(n, bool), np.arange(n)
+    for name, indices in splits.items():
+        try:
+            members = places[indices]
+        except IndexError as error:
+            raise ValueError(f"Expected indices of {n} images in split {name!r}; {error}.") from error
+        if taken[members].any() or len(np.unique(members)) < len(members):
+            raise ValueError(
+                f"Expected every image in one split at most; {name!r} shares some with another or has them twice."
+            )
+        taken[members] = True
+
+
+def check_memory(n: int, image_shape: Sequence[int]) -> None:
+    """Raise if this many images of this shape are more than this machine's memory.
+
+    Example:
+        >>> check_memory(6000, (3, 100_000, 100_000))
+        Traceback (most recent call last):
+            ...
+        ValueError: 6,000 images of (3, 100000, 100000) take 167,638 GiB; this machine has ... GiB. Take fewer or ...
+    """
+    have = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 2**36
+    size = n * int(np.prod(image_shape, dtype=object))
+    if size > have:
+        raise ValueError(
+            f"{n:,} images of {tuple(image_shape)} take {size / 2**30:,.0f} GiB; this machine has {have >> 30} GiB. "
+            "Take fewer or smaller ones."
+        )
+
+
+def shortened(names: Sequence[str], most: int = 8) -> str:
+    """The first few of many names.
+
+    Example:
+        >>> shortened(("a", "b", "c"), most=2)
+        'a, b and 1 more'
+    """
+    some = ", ".join(map(str, names[:most]))
+    return f"{some} and {len(names) - most} more" if len(names) > most else some

@@ -210,6 +210,10 @@ class ELBO(nn.Module):
         if self.beta.final < 0 or free_bits < 0:
             raise ValueError(f"Expected beta and free_bits of 0 or more; got {self.beta.final} and {free_bits}.")
 
+    def extra_repr(self) -> str:
+        """As it was built."""
+        return f"beta={self.beta}, free_bits={self.free_bits}"
+
     def forward(self, inference: Inference, beta: float | Tensor | None = None) -> dict[str, Tensor]:
         """One batch's terms, in nats per image, averaged over the batch.
 

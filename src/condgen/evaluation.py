@@ -8,6 +8,7 @@ __all__ = ["Evaluation", "evaluate", "read_evaluation"]
 
 import datetime
 import json
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -34,12 +35,13 @@ from condgen.features import (
     network_features,
     open_judge,
 )
-from condgen.files import write_atomically
+from condgen.files import read_json, write_atomically
 from condgen.metrics import fidelity, labels, latents, privacy, reconstruction
 from condgen.metrics import usefulness as useful
 from condgen.metrics.measures import Measure
 from condgen.metrics.measures import compare as compare_sets
 from condgen.noise import permutation
+from condgen.parts import weights_hash
 from condgen.reports import page
 from condgen.sampling import num_classes, pairs, to_uint8
 from condgen.training import History
@@ -197,7 +199,7 @@ def evaluate(
 
     Args:
         generated: a model that samples (its latents, likelihood and reconstructions are then measured too), or
-            `LabelledImages` that were generated elsewhere.
+            `LabelledImages` that were generated elsewhere. Class names decide which class is which.
         data: the real images, with train, validation and test splits and one class label an image. The generator may
             have seen the training split; generated images are compared with the test split.
         judge: of these very images, or its file; by default the one in `cache`, trained where there is none.
@@ -229,6 +231,7 @@ def evaluate(
         True
     """
     started, tell = time.perf_counter(), teller(progress)
+    data = data.ordered(getattr(generated, "class_names", ()) if hasattr(generated, "sample") else ())
     check_data(data)
     source = as_source(generated, data)
     held_out = data.validation.subset(chosen(data, source, images, seed))
@@ -255,7 +258,8 @@ def evaluate(
     if usefulness != "none":
         of_usefulness(source, data, usefulness, seed, cache, progress, tell, found)
     if history is not None and history.rows:
-        found.details["history"] = {key: history[key] for key in history.rows[0]}
+        finite = {key: [v if math.isfinite(v) else None for v in history[key]] for key in history.rows[0]}
+        found.details["history"] = finite
         found.pictures["curves"] = figures.png(figures.curves(history))
     found.details |= {
         "name": name or data.name,
@@ -265,7 +269,7 @@ def evaluate(
         "judge": about_judge(judge, sets),
         "settings": {"images": len(held_out), "seed": seed, "usefulness": usefulness},
         "include_real": include_real,
-        "warnings": cautions(sets, source, held_out),
+        "warnings": [*cautions(sets, source, held_out), *strangers(source.model, data)],
     }
     verdict = judge_measures(found.measures, judge.weaknesses(), found.latents)
     return Evaluation(
@@ -339,18 +343,17 @@ def from_model(model: Any, data: LabelledImages) -> Source:
         return np.concatenate(blocks)
 
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    return Source(draw, labelled, model, None, {"parameters": parameters, "description": repr(model)})
+    about = {"parameters": parameters, "description": repr(model), "weights": weights_hash(model.state_dict())}
+    return Source(draw, labelled, model, None, about)
 
 
 def from_images(images: LabelledImages, data: LabelledImages) -> Source:
     """Images that are there already: in an order of the seed, and again from the start where more are asked for."""
     if not len(images):
         raise ValueError("Expected generated images; got none.")
-    if images.kind != "class" or images.num_classes > data.num_classes:
-        raise ValueError(
-            f"Expected generated images with labels of the {data.num_classes} classes of {data.name!r}; "
-            f"{images.name!r} has {images.num_classes} {images.kind} labels. Remap them."
-        )
+    if images.kind != "class":
+        raise ValueError(f"Expected generated images of classes; {images.name!r} has {images.kind} labels. Remap them.")
+    images = images.ordered(data.class_names)
     members = [np.flatnonzero(images.labels == label) for label in range(data.num_classes)]
     counts = np.array([len(own) for own in members])
     if missing := [name for name, count in zip(data.class_names, counts, strict=True) if not count]:
@@ -378,7 +381,7 @@ def chosen(data: LabelledImages, source: Source, images: int | None, seed: int) 
     for split in ("train", "validation", "test"):
         if split not in data.splits or not len(getattr(data, split)):
             raise ValueError(
-                f"Expected training, validation and test images; {data.name!r} has none for {split}. Call .split()."
+                f"Expected training, validation and test images; {data.name!r} has none for {split}. Split it."
             )
     validation = data.validation
     most = min(len(validation), len(data.test), len(validation) if images is None else images)
@@ -618,6 +621,7 @@ def about_data(data: LabelledImages) -> dict[str, Any]:
     """Name, sizes and counts of the real images."""
     return {
         "name": data.name,
+        "fingerprint": data.fingerprint,
         "image_shape": list(data.image_shape),
         "class_names": list(data.class_names),
         "train_counts": data.train.class_counts,
@@ -652,6 +656,17 @@ def cautions(sets: Sets, source: Source, held_out: LabelledImages) -> list[str]:
     return said
 
 
+def strangers(model: Any, data: LabelledImages) -> list[str]:
+    """Whether a model that knows what it was trained on was trained on other images than these."""
+    trained_on = getattr(model, "provenance", {}).get("train")
+    if trained_on in (None, data.train.fingerprint):
+        return []
+    return [
+        "The model was trained on other images than the training split given here: it may have seen test images, and "
+        "copies and memory of training images are not looked for where they would be."
+    ]
+
+
 def groups(found: Mapping[str, Measure]) -> list[dict[str, Any]]:
     """The measures in the order of the page; a group without any is left out."""
     useful = [name for name in found if name.startswith(("synthetic_", "balanced_", "rare_"))]
@@ -681,16 +696,20 @@ def read_evaluation(path: str | Path) -> dict[str, Any]:
         1.0
     """
     path = Path(path)
-    path = path / "evaluation.json" if path.is_dir() else path
+    path = path if path.suffix == ".json" else path / "evaluation.json"
     if not path.is_file():
-        raise FileNotFoundError(f"No evaluation at {path}. Write one: condgen evaluate {path.parent}.")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        newer = content["format"] > FORMAT
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is damaged or no evaluation ({error!r}). Evaluate the run again.") from error
-    if newer:
+        folder = path.parent
+        advice = f"Write one: condgen evaluate {folder}" if folder.is_dir() else "Check the path"
+        raise FileNotFoundError(f"No evaluation at {path}. {advice}.")
+    kinds = {"measures": dict, "verdict": dict, "groups": list, "name": str, "format": int}
+    content = read_json(path, kinds)
+    if content.get("format", 0) > FORMAT:
         raise ValueError(f"{path} has format {content['format']}; this condgen reads up to {FORMAT}. Upgrade condgen.")
+    if missing := sorted(set(kinds) - set(content)):
+        raise ValueError(f"{path} is damaged or no evaluation: no {', '.join(missing)}. Evaluate the run again.")
+    whole = [isinstance(m, dict) and {"overall", "floor", "better"} <= set(m) for m in content["measures"].values()]
+    if broken := [name for name, good in zip(content["measures"], whole, strict=True) if not good]:
+        raise ValueError(f"{path} is damaged: {broken[0]!r} is no measure. Evaluate the run again.")
     return content
 
 

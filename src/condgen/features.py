@@ -13,7 +13,6 @@ __all__ = [
     "ResidualClassifier",
     "cache_folder",
     "check_judge",
-    "fingerprint",
     "fit_classifier",
     "load_judge",
     "network_features",
@@ -35,14 +34,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int64, Shaped
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from condgen.data import LabelledImages, image_tensor
 from condgen.files import write_atomically
 from condgen.layers import SMALLEST_IMAGE
 from condgen.noise import Use, permutation, stream, uniform
-from condgen.parts import Part, evaluating, keeping_modes
+from condgen.parts import Part, evaluating, keeping_modes, weights_hash
 
 NETWORK = 1  # of the architecture and its training: another number trains every judge anew
 FORMAT = 1  # of the file
@@ -51,7 +50,6 @@ COMFORTABLE = 32  # pixels along a side that the stages see, about
 EPOCHS, LEAST_STEPS, MOST_EPOCHS = 12, 600, 200  # of a judge, unless told
 WEIGHT_DECAY = 0.02
 SAMPLING_LEVEL, SYMMETRY_LEVEL = 1, 255  # of the streams ORDER and TRAINING; condgen.training starts from 0
-CHUNK = 1024  # images hashed at a time
 WEAK_ACCURACY, WEAK_RECALL, FEW_VALIDATION, FEW_TRAINING = 0.8, 0.5, 20, 50
 
 
@@ -367,7 +365,7 @@ class Judge:
     Attributes:
         network: on the CPU.
         class_names: in the order of its logits.
-        fingerprint: of the training images; see :func:`fingerprint`.
+        fingerprint: of the training images; see :meth:`condgen.LabelledImages.content_hash`.
         seed: of its weights and its training.
         epochs: passes over the training images.
         accuracy: share of validation images it recognises, in [0, 1].
@@ -535,7 +533,7 @@ def train_judge(
     blank = Judge(
         network.eval(),
         names,
-        fingerprint(data),
+        data.content_hash("train"),
         seed,
         epochs,
         accuracy=0.0,
@@ -588,7 +586,7 @@ def load_judge(
     """
     check_data(data)
     folder = cache_folder(cache)
-    settings = [NETWORK, FORMAT, fingerprint(data), fingerprint(data, "validation"), seed, epochs, width]
+    settings = [NETWORK, FORMAT, data.content_hash("train"), data.content_hash("validation"), seed, epochs, width]
     path = folder / f"judge-{hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]}.safetensors"
     try:
         judge = open_judge(path)
@@ -671,6 +669,8 @@ def read_config(metadata: Mapping[str, str] | None) -> dict[str, Any]:
     if not metadata or HEADER not in metadata:
         raise ValueError("it is not a file that Judge.save wrote")
     config = json.loads(metadata[HEADER])
+    if not 0 <= config["accuracy"] <= 1:
+        raise ValueError(f"its accuracy is {config['accuracy']}")
     if config["format"] > FORMAT:
         raise ValueError(f"it has format {config['format']}, and this condgen reads up to {FORMAT} (upgrade condgen)")
     if len(config["class_names"]) != config["arguments"]["num_classes"]:
@@ -702,39 +702,12 @@ def check_judge(judge: Judge, data: LabelledImages) -> None:
             f"Expected a judge of {data.num_classes} classes, as {data.name!r} has; this one knows "
             f"{len(judge.class_names)}. Leave the judge out to train one."
         )
-    if judge.fingerprint != fingerprint(data):
+    if judge.fingerprint != (fingerprint := data.content_hash("train")):
         raise ValueError(
             f"Expected a judge trained on the training images of {data.name!r}; this one was trained on others "
-            f"({judge.fingerprint[:8]}…, not {fingerprint(data)[:8]}…). Leave the judge out to train one, or pass the "
-            "images it was trained on."
+            f"({judge.fingerprint[:8]}…, not {fingerprint[:8]}…). Leave the judge out to train one, or pass the images "
+            "it was trained on."
         )
-
-
-def fingerprint(data: LabelledImages, split: str = "train") -> str:
-    """SHA-256 of the images and labels of a split and the number of classes, as 64 hexadecimal digits.
-
-    Names do not count. A memory map is read a piece at a time.
-
-    Raises:
-        ValueError: if there is no such split.
-
-    Example:
-        >>> from condgen import load_smears
-        >>> fingerprint(load_smears(100, size=16)) == fingerprint(load_smears(100, size=16))
-        True
-        >>> fingerprint(load_smears(100, size=16)) == fingerprint(load_smears(100, size=16, seed=1))
-        False
-    """
-    if split not in data.splits:
-        raise ValueError(f"{data.name!r} has no split {split!r}. Call .split() to make train, validation, test.")
-    members = np.arange(len(data))[data.splits[split]]
-    labels = np.ascontiguousarray(data.labels[members])
-    about = [len(members), data.image_shape, data.num_classes, labels.dtype.str, labels.shape]
-    digest = hashlib.sha256(json.dumps(about).encode())
-    digest.update(labels.tobytes())
-    for start in range(0, len(members), CHUNK):
-        digest.update(data.images[members[start : start + CHUNK]].tobytes())
-    return digest.hexdigest()
 
 
 def network_features(
@@ -806,7 +779,7 @@ def check_data(data: LabelledImages) -> None:
     if missing or not len(data.train) or not len(data.validation):
         raise ValueError(
             f"Expected images to train a judge on and others to validate it; {data.name!r} lacks "
-            f"{' and '.join(missing) or 'images in one of them'}. Call .split() to make train, validation, test."
+            f"{' and '.join(missing) or 'images in one of them'}. Split it into train, validation and test (.split())."
         )
     if data.num_classes < 2:
         raise ValueError(f"Expected two classes or more; {data.name!r} has {data.num_classes}. Nothing to tell apart.")
@@ -814,17 +787,8 @@ def check_data(data: LabelledImages) -> None:
     if empty:
         raise ValueError(
             f"Expected training images of every class; {data.name!r} has none of {', '.join(empty)}. Leave these "
-            "classes out, or call .split() again."
+            "classes out, or split the images again."
         )
-
-
-def weights_hash(weights: Mapping[str, Shaped[Tensor, "..."]]) -> str:
-    """SHA-256 of named tensors."""
-    digest = hashlib.sha256()
-    for name in sorted(weights):
-        digest.update(name.encode())
-        digest.update(weights[name].numpy().tobytes())
-    return digest.hexdigest()
 
 
 def renamed(judge: Judge, names: tuple[str, ...]) -> Judge:

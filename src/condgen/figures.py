@@ -1,6 +1,16 @@
 """Pictures: grids with class names, rows of images, training curves. Drawn without a display, nothing global set."""
 
-__all__ = ["class_grid", "confusion", "curves", "image_rows", "latent_kl", "png", "precision_recall", "save_grid"]
+__all__ = [
+    "check_png",
+    "class_grid",
+    "confusion",
+    "curves",
+    "image_rows",
+    "latent_kl",
+    "png",
+    "precision_recall",
+    "save_grid",
+]
 
 import io
 import textwrap
@@ -21,6 +31,8 @@ from condgen.training import History
 if TYPE_CHECKING:
     import matplotlib.figure
 
+MOST_PIXELS = 50_000_000  # of a picture; drawing takes some 20 bytes each
+
 
 def image_rows(
     images: Float[Tensor, "rows columns channels height width"], gap: int = 1
@@ -33,6 +45,34 @@ def image_rows(
     """
     padded = torch.nn.functional.pad(images, (0, gap, 0, gap), value=1.0)
     return rearrange(padded, "r k c h w -> c (r h) (k w)")[:, : -gap or None, : -gap or None]
+
+
+def check_png(path: str | Path, rows: int, columns: int, image_shape: Sequence[int]) -> None:
+    """Raise unless a grid of so many images can be drawn to this path; called before the images are made.
+
+    Raises:
+        ValueError: for another ending than .png, or more pixels than a picture should have.
+
+    Example:
+        >>> check_png("cells.png", 8, 15_000, (3, 16, 16))
+        Traceback (most recent call last):
+            ...
+        ValueError: Expected a picture of at most 50 million pixels; 8 rows of 15000 images take 867 million. ...
+    """
+    if Path(path).suffix.lower() != ".png":
+        raise ValueError(f"Expected a path ending in .png; got {path}.")
+    height, width = image_shape[1:]
+    pixels = rows * (height + 1) * columns * (width + 1) * default_zoom(height) ** 2
+    if pixels > MOST_PIXELS:
+        raise ValueError(
+            f"Expected a picture of at most {MOST_PIXELS // 10**6} million pixels; {rows} rows of {columns} images "
+            f"take {pixels // 10**6} million. Ask for fewer, or write an .npz file or a folder."
+        )
+
+
+def default_zoom(height: int) -> int:
+    """Screen pixels per image pixel that make images about 84 pixels high."""
+    return max(1, round(84 / height))
 
 
 def class_grid(
@@ -61,7 +101,7 @@ def class_grid(
     rows, _, _, height, _ = images.shape
     if len(names) not in (0, rows):
         raise ValueError(f"Expected a name for each of {rows} rows; got {len(names)}.")
-    zoom = zoom or max(1, round(84 / height))
+    zoom = zoom or default_zoom(height)
     picture = rearrange(to_uint8(image_rows(images.detach())[None]), "1 c h w -> h w c").cpu().numpy()
     picture = np.repeat(np.repeat(picture, zoom, 0), zoom, 1)
     # Grey as RGB: a colour map would move values by a level or two.
@@ -73,9 +113,9 @@ def class_grid(
     figure.figimage(picture, left, 4, origin="upper")
     for row, name in enumerate(names):
         middle, text = 4 + picture.shape[0] * (1 - (row + 0.5) / rows), textwrap.fill(name, 24)
-        figure.text((left - 8) / size[0], middle / size[1], text, ha="right", va="center", fontsize=9)
+        figure.text((left - 8) / size[0], middle / size[1], text, ha="right", va="center", fontsize=9, parse_math=False)
     if title:
-        figure.text(left / size[0], 1 - 15 / size[1], title, ha="left", va="center", fontsize=10)
+        figure.text(left / size[0], 1 - 15 / size[1], title, ha="left", va="center", fontsize=10, parse_math=False)
     return figure
 
 
@@ -94,7 +134,7 @@ def save_grid(
 
 
 def curves(history: History) -> "matplotlib.figure.Figure":
-    """Bound, log-likelihood and KL per epoch, training and validation.
+    """Bound, log-likelihood and KL per epoch, or an objective's own first terms, in training and validation.
 
     Example:
         >>> row = {"epoch": 1, "train_elbo": -3.0, "train_log_likelihood": -2.0, "train_kl": 1.0}
@@ -106,13 +146,15 @@ def curves(history: History) -> "matplotlib.figure.Figure":
     figure = Figure(figsize=(10, 3), layout="constrained")
     FigureCanvasAgg(figure)
     titles = {"elbo": "ELBO", "log_likelihood": "log-likelihood", "kl": "KL"}
-    for axes, (term, title) in zip(figure.subplots(1, 3), titles.items(), strict=True):
+    terms = [name.removeprefix("train_") for name in history.rows[0] if name.startswith("train_")]
+    bound = [term for term in titles if term in terms]
+    for axes, term in zip(figure.subplots(1, len(shown := bound or terms[:3]), squeeze=False)[0], shown, strict=True):
         for split in ("train", "validation"):
             if f"{split}_{term}" in history.rows[0]:
                 # A single epoch is a point, which a line would not show.
                 style = "." if len(history) == 1 else "-"
                 axes.plot(history["epoch"], history[f"{split}_{term}"], style, label=split)
-        axes.set(title=title, xlabel="epoch", ylabel="nats per image")
+        axes.set(title=titles.get(term, term), xlabel="epoch", ylabel="nats per image" if bound else "")
         axes.legend()
     return figure
 
@@ -129,8 +171,8 @@ def confusion(counts: Int64[np.ndarray, "classes classes"], names: Sequence[str]
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     if classes <= 24:  # more could not be read
         labels = [textwrap.fill(textwrap.shorten(name, 34, placeholder="…"), 18) for name in names]
-        axes.set_xticks(range(classes), labels, rotation=45, ha="right", fontsize=8)
-        axes.set_yticks(range(classes), labels, fontsize=8)
+        axes.set_xticks(range(classes), labels, rotation=45, ha="right", fontsize=8, parse_math=False)
+        axes.set_yticks(range(classes), labels, fontsize=8, parse_math=False)
         for (row, column), count in np.ndenumerate(counts):
             if count:
                 colour = "white" if share[row, column] > 0.5 else "#222"
@@ -159,7 +201,7 @@ def precision_recall(points: Sequence[Mapping[str, Any]]) -> "matplotlib.figure.
         axes.plot(point["recall"], point["precision"], "o", markersize=6, color="#2563a8", zorder=3)
         if len(points) <= 24:
             name, at = textwrap.shorten(point["name"], 28, placeholder="…"), (point["recall"], point["precision"])
-            axes.annotate(name, at, (6, 4), textcoords="offset points", fontsize=8)
+            axes.annotate(name, at, (6, 4), textcoords="offset points", fontsize=8, parse_math=False)
     axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
     axes.set(
         xlabel="recall: share of real images among generated ones", ylabel="precision: share of images among real ones"
@@ -206,9 +248,7 @@ def png(figure: "matplotlib.figure.Figure") -> bytes:
 
 def write_figure(figure: "matplotlib.figure.Figure", path: str | Path) -> Path:
     """Write a figure as a PNG, whole or not at all."""
-    path = Path(path)
-    if path.suffix.lower() != ".png":
-        raise ValueError(f"Expected a path ending in .png; got {path}.")
+    check_png(path := Path(path), 0, 0, (0, 1, 1))
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, png(figure))
     return path

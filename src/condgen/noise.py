@@ -137,6 +137,8 @@ def normal(
         >>> torch.equal(whole[40:60], part)
         True
     """
+    if index.device.type == "mps":  # which has no float64
+        return normal(seed, index.cpu(), stream, shape, dtype).to(index.device)
     count = math.prod(shape)
     u = uniform(seed, index, stream, (-(-count // 2), 2))
     radius, angle = torch.sqrt(-2.0 * torch.log(u[..., 0])), 2.0 * math.pi * u[..., 1]

@@ -1,14 +1,18 @@
 """What every part has in common: it remembers what it was built from, and comes back in the mode it was lent in."""
 
-__all__ = ["Part", "evaluating", "keeping_modes"]
+__all__ = ["REGISTERED", "Part", "evaluating", "keeping_modes", "weights_hash"]
 
 import functools
+import hashlib
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+
+REGISTERED: dict[str, type["Part"]] = {}  # the name that files use → the class
 
 
 class Part(nn.Module):
@@ -17,6 +21,9 @@ class Part(nn.Module):
     A saved model is its parts' class names, their arguments and the weights; nothing executable. Modules among
     the arguments must be kept as attributes of the same name, so that a part replaced later is saved as it
     then is. Nobody has to subclass this: any module that honours a shelf's contract is welcome in a model.
+
+    Files know the parts of condgen by a short name, `likelihoods.Gaussian`: the file and the class as they were when
+    the part first came. A part that moves keeps it: `class Gaussian(Part, registered="likelihoods.Gaussian")`.
 
     Example:
         >>> class Scale(Part):
@@ -28,12 +35,18 @@ class Part(nn.Module):
     """
 
     arguments: dict[str, Any]
+    registered: ClassVar[str] = ""
 
     def __init__(self) -> None:
         super().__init__()
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
+    def __init_subclass__(cls, registered: str = "", **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        if cls.__module__.startswith("condgen.") and cls.__qualname__ == cls.__name__:
+            cls.registered = registered or f"{cls.__module__.removeprefix('condgen.')}.{cls.__name__}"
+            REGISTERED[cls.registered] = cls
+        else:
+            cls.registered = ""
         init: Any = cls.__init__
         signature = inspect.signature(init)
 
@@ -84,3 +97,20 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     with keeping_modes(model):
         model.eval()
         yield
+
+
+def weights_hash(weights: Mapping[str, Tensor]) -> str:
+    """SHA-256 of named tensors, bit for bit, as 64 hexadecimal digits.
+
+    Example:
+        >>> net = nn.Linear(2, 1)
+        >>> before = weights_hash(net.state_dict())
+        >>> _ = nn.init.zeros_(net.bias)
+        >>> before == weights_hash(net.state_dict())
+        False
+    """
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        digest.update(name.encode())
+        digest.update(weights[name].detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -20,13 +20,16 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from condgen.data import LabelledImages, check_images, normalised_labels
+from condgen.data import LabelledImages, check_images, check_memory, normalised_labels, shortened
 from condgen.smears import load_smears
 
 MEDMNIST_SIZES = (28, 64, 128, 224)
 PREFIXES = {"train": "train_", "validation": "val_", "test": "test_"}  # of MedMNIST's arrays
 CHANNELS = (1, 3, 4)
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+OTHER_SUFFIXES = (".bmp", ".gif", ".webp", ".jp2", ".npy", ".svs", ".dcm")  # images, too, but not read
+LARGEST_SIZE = 2048  # pixels a side
+BOMB = (2**30, 100)  # an archive that holds more bytes than this, and this many times its own
 
 
 def load_data(source: str | Path, size: int = 28, n: int = 5000, seed: int = 0) -> LabelledImages:
@@ -206,11 +209,22 @@ def load_npz(path: str | Path, class_names: Sequence[str] = ()) -> LabelledImage
     with naming(path):
         if not zipfile.is_zipfile(path):
             raise ValueError("Expected an npz archive; got another kind of file, or part of an archive.")
+        check_archive(path)
         with np.load(path, allow_pickle=False) as file:
             images, labels, splits = read_arrays(file, split_prefixes(file.files))
             names = tuple(class_names) or class_names_in(file)
         whole = LabelledImages(images, labels, names, splits, name=path.stem)
         return with_every_class(whole if "train" in splits else whole.split())
+
+
+def check_archive(path: Path) -> None:
+    """Raise if the archive would fill the memory with next to nothing, or with more than there is."""
+    with zipfile.ZipFile(path) as archive:
+        size = sum(member.file_size for member in archive.infolist())
+    packed, (large, ratio) = path.stat().st_size, BOMB
+    if size > large and size > ratio * packed:
+        raise ValueError(f"Expected images; got {packed:,} bytes that unpack to {size:,}, as no photographs do.")
+    check_memory(1, (size,))
 
 
 def split_prefixes(keys: Sequence[str]) -> dict[str, str]:
@@ -330,11 +344,12 @@ def load_folder(path: str | Path, size: int, class_names: Sequence[str] = ()) ->
         LabelledImages '... train': 6 images of (1, 28, 28); lobed 3, round 3
     """
     path = Path(path).expanduser()
-    if size < 1:
-        raise ValueError(f"Expected a size of at least 1 pixel; got {size}.")
+    if not 1 <= size <= LARGEST_SIZE:
+        raise ValueError(f"Expected a size from 1 to {LARGEST_SIZE} pixels; got {size}.")
     names = class_folders(path, class_names)
     files = [(file, label) for label, name in enumerate(names) for file in image_files(path / name)]
     first = read_image(files[0][0], size)
+    check_memory(len(files), first.shape)
     images = np.empty((len(files), len(first), size, size), np.uint8)
     for i, (file, _) in enumerate(files):
         image = read_image(file, size)
@@ -358,17 +373,23 @@ def class_folders(path: Path, class_names: Sequence[str]) -> list[str]:
         raise ValueError(f"Expected one subfolder per class in {path}; got none. Sort the images into subfolders.")
     absent = [name for name in class_names if name not in have]
     if absent:
-        raise ValueError(f"Expected subfolders {', '.join(absent)} in {path}; got {', '.join(have)}.")
+        raise ValueError(f"Expected subfolders {shortened(absent)} in {path}; got {shortened(have)}.")
     return list(class_names) or have
 
 
 def image_files(folder: Path) -> list[Path]:
     """The images of one class, sorted by name."""
-    files = sorted(f for f in folder.iterdir() if f.suffix.lower() in SUFFIXES and not f.name.startswith("."))
+    visible = [file for file in folder.iterdir() if not file.name.startswith(".")]
+    files = sorted(f for f in visible if f.suffix.lower() in SUFFIXES and f.is_file())
+    others = sorted({f.suffix for f in visible if f.suffix.lower() in OTHER_SUFFIXES})
+    others += [f"images in {f.name}/" for f in visible if f.is_dir() and any(g.suffix in SUFFIXES for g in f.iterdir())]
     if not files:
         raise ValueError(
-            f"Expected PNG, JPEG or TIFF images in {folder}; got none. Add some, or leave the class out of class_names."
+            f"Expected PNG, JPEG or TIFF images in {folder}; got {shortened(others) or 'none'}. Add or convert some, "
+            "or leave the class out."
         )
+    if others:
+        warnings.warn(f"{folder} holds {shortened(others)} besides, which are not read.", stacklevel=2)
     return files
 
 

@@ -6,6 +6,7 @@ A model is anything with `labels`, `images`, `encode`, `decode`, `reconstruct`, 
 
 __all__ = ["interpolate", "pairs", "per_class", "to_uint8", "transfer", "write_samples"]
 
+import json
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,9 +19,10 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from condgen.data import default_names
-from condgen.files import replacing
-from condgen.parts import evaluating
+from condgen.files import check_writable, read_json, replacing, write_atomically
+from condgen.parts import evaluating, weights_hash
 
+MARK = "samples.json"  # in a folder of samples: what they are of, and whether all are there
 Images = Float[Tensor, "batch channels height width"]
 
 
@@ -88,7 +90,7 @@ def interpolate(
 
     Args:
         model: any conditional VAE.
-        first: one image (channels, height, width) or one latent (latent,).
+        first: one image of the model's shape (channels, height, width), or one latent of the shape of its z.
         last: the same.
         y: one label for all steps, or a pair of labels with which to encode `first` and `last`; the steps are then
             drawn with the first label up to the middle and the second from there on.
@@ -96,7 +98,7 @@ def interpolate(
         spherical: along the great circle, which keeps the length that a prior's draws have, instead of straight.
 
     Raises:
-        ValueError: for fewer than two steps, or a tuple of other than two labels.
+        ValueError: for fewer than two steps, a tuple of other than two labels, or ends of another shape.
 
     Example:
         >>> import condgen
@@ -109,16 +111,22 @@ def interpolate(
     ends = list(y) if isinstance(y, tuple) else [y, y]
     if len(ends) != 2:
         raise ValueError(f"Expected one label or a pair of labels; got {y}. Several columns go into a list.")
-    z0, z1 = (
-        model.encode(torch.as_tensor(end)[None], [label])[0]
-        if np.ndim(end) == 3
-        else torch.as_tensor(end, device=model.device, dtype=model.dtype)
-        for end, label in zip((first, last), ends, strict=True)
-    )
+    z0, z1 = (latent_of(model, end, label) for end, label in zip((first, last), ends, strict=True))
     t = torch.linspace(0, 1, steps, device=z0.device, dtype=z0.dtype).reshape(-1, *[1] * z0.ndim)
     z = slerp(z0, z1, t) if spherical else torch.lerp(z0[None].expand(steps, *z0.shape), z1[None], t)
     labels = model.labels([ends[0] if k < (steps + 1) // 2 else ends[1] for k in range(steps)])
     return decoded(model, z, labels)
+
+
+def latent_of(model: Any, end: Tensor | np.ndarray, label: Any) -> Float[Tensor, "*latent"]:
+    """The latent of one image, or the latent itself; where z has the shape of an image, an image is meant."""
+    shapes = {"an image": tuple(model.image_shape or ()), "a latent": tuple(model.noise_shapes["z"])}
+    if tuple(np.shape(end)) == shapes["an image"]:
+        return model.encode(torch.as_tensor(end)[None], [label])[0]
+    if tuple(np.shape(end)) != shapes["a latent"]:
+        expected = " or ".join(f"{name} of shape {shape}" for name, shape in shapes.items())
+        raise ValueError(f"Expected {expected}; got {tuple(np.shape(end))}. Pass one of them, without a batch.")
+    return torch.as_tensor(end, device=model.device, dtype=model.dtype)
 
 
 def slerp(z0: Tensor, z1: Tensor, t: Tensor) -> Tensor:
@@ -172,10 +180,18 @@ def pairs(model: Any, x: Tensor | np.ndarray, y: Any) -> Float[Tensor, "batch 2 
 def to_uint8(images: Images) -> UInt8[Tensor, "batch channels height width"]:
     """Images in [0, 1] as the nearest of 256 grey levels.
 
+    Raises:
+        ValueError: if an image is not finite, which would pass for a black one.
+
     Example:
         >>> to_uint8(torch.tensor([[[[0.0, 0.5, 1.0]]]]))
         tensor([[[[  0, 128, 255]]]], dtype=torch.uint8)
     """
+    if not bool(torch.isfinite(images).all()):
+        raise ValueError(
+            "Expected finite images; got NaN or infinity. The model's weights or its noise are not finite: train it "
+            "again, or lower the temperature."
+        )
     return (images * 255).round().clamp(0, 255).to(torch.uint8)
 
 
@@ -195,7 +211,9 @@ def write_samples(
         model: any conditional VAE.
         y: labels, one an image.
         path: a `.npz` file (`images` uint8, channels last, and `labels`: what `load_npz` reads), or a folder, which
-            gets one PNG an image in one subfolder per class (what `load_folder` reads).
+            gets one PNG an image in one subfolder per class (what `load_folder` reads) and `samples.json`, which says
+            what they are of and whether all are there. A folder takes more samples of the same model, seed and
+            temperature, and those that an interrupted call left out.
         seed: of the samples.
         start: number of the first sample.
         temperature: scales the noise.
@@ -205,13 +223,19 @@ def write_samples(
         The path.
 
     Raises:
-        ValueError: for labels the model does not know, or another file ending.
+        ValueError: for labels the model does not know, another file ending, a folder with anything else in it, or
+            images that are not finite.
+        OSError: if nothing can be written there.
     """
     path, labels = Path(path), model.labels(y)
     if len(labels) == 0:
         raise ValueError("Expected at least one label; got none.")
     if path.suffix != ".npz" and path.suffix[1:].isalpha():  # v1.0 is a folder, cells.zip is a mistake
         raise ValueError(f"Expected a path ending in .npz, or a folder; got {path}.")
+    if path.suffix == ".npz":
+        check_writable(path.parent)
+    else:
+        mark = check_folder(path, model, labels, {"seed": seed, "temperature": temperature})
     blocks = (to_uint8(block) for block in model.sample_blocks(labels, seed=seed, start=start, temperature=temperature))
     arrays = (rearrange(block, "b c h w -> b h w c").cpu().numpy() for block in blocks)
     if progress:
@@ -219,8 +243,27 @@ def write_samples(
     if path.suffix == ".npz":
         write_npz(path, arrays, labels.cpu().numpy(), model)
     else:
-        write_folder(path, arrays, labels.cpu().numpy(), model, start)
+        write_folder(path, arrays, labels.cpu().numpy(), model, start, mark)
     return path
+
+
+def check_folder(path: Path, model: Any, labels: Tensor, settings: dict[str, Any]) -> dict[str, Any]:
+    """What `samples.json` says of the samples; raises unless the folder can take them."""
+    check_writable(path)
+    names, present = class_names(model), {int(label) for label in labels.unique()} if labels.ndim == 1 else {-1}
+    if min(present) < 0 or max(present) >= len(names):
+        raise ValueError(f"Expected one label in [0, {len(names)}) an image. Write an .npz file instead.")
+    wanted = {names[label] for label in present}
+    if bad := [name for name in wanted if name in ("", ".", "..") or set(name) & set("/\\:\0")]:
+        raise ValueError(f"The class name {bad[0]!r} cannot be a folder's. Write an .npz file instead.")
+    mark = {"weights": weights_hash(model.state_dict()), **settings}
+    if path.exists() and any(path.iterdir()):
+        if not (path / MARK).is_file():
+            raise ValueError(f"{path} holds other files. Choose another folder (out=).")
+        earlier = read_json(path / MARK)
+        if differ := [name for name, value in mark.items() if earlier.get(name) != value]:
+            raise ValueError(f"{path} holds samples of other {' and '.join(differ)}. Choose another folder (out=).")
+    return mark
 
 
 def showing(blocks: Iterator[np.ndarray], images: int) -> Iterator[np.ndarray]:
@@ -237,8 +280,8 @@ def showing(blocks: Iterator[np.ndarray], images: int) -> Iterator[np.ndarray]:
 
 def write_npz(path: Path, blocks: Iterator[np.ndarray], labels: np.ndarray, model: Any) -> None:
     """Blocks of (images, height, width, channels) into one npz, block by block."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     first = next(blocks)
+    path.parent.mkdir(parents=True, exist_ok=True)
     header = {"descr": "|u1", "fortran_order": False, "shape": (len(labels), *first.shape[1:])}
     with replacing(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as file:
         with file.open("images.npy", "w", force_zip64=True) as images:
@@ -252,22 +295,24 @@ def write_npz(path: Path, blocks: Iterator[np.ndarray], labels: np.ndarray, mode
                 np.lib.format.write_array(member, array, allow_pickle=False)  # type: ignore[arg-type]
 
 
-def write_folder(path: Path, blocks: Iterator[np.ndarray], labels: np.ndarray, model: Any, start: int) -> None:
+def write_folder(
+    path: Path, blocks: Iterator[np.ndarray], labels: np.ndarray, model: Any, start: int, mark: dict[str, Any]
+) -> None:
     """Blocks of images as PNGs, named by sample number, in a subfolder for each class drawn."""
     from PIL import Image
 
-    names = class_names(model)
-    if labels.ndim != 1 or labels.min() < 0 or labels.max() >= len(names):
-        raise ValueError(f"Expected one label in [0, {len(names)}) an image. Write an .npz file instead.")
-    wanted = {names[label] for label in labels}
-    if bad := [name for name in wanted if name in ("", ".", "..") or set(name) & set("/\\:\0")]:
-        raise ValueError(f"The class name {bad[0]!r} cannot be a folder's. Write an .npz file instead.")
-    for name in wanted:
-        (path / name).mkdir(parents=True, exist_ok=True)
-    number = 0
+    def note(complete: bool) -> None:
+        write_atomically(path / MARK, json.dumps({**mark, "complete": complete}, indent=1).encode())
+
+    names, number = class_names(model), 0
     for block in blocks:
+        if not number:  # nothing is made before the model has drawn
+            for name in {names[label] for label in labels}:
+                (path / name).mkdir(parents=True, exist_ok=True)
+            note(complete=False)
         for image in block:
             image = image[..., 0] if image.shape[-1] == 1 else image
             with replacing(path / names[labels[number]] / f"{start + number:08d}.png") as temporary:
                 Image.fromarray(image).save(temporary, format="PNG")
             number += 1
+    note(complete=True)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int64, UInt8
 
-from condgen.data import SPLITS, LabelledImages
+from condgen.data import SPLITS, LabelledImages, check_memory
 from condgen.noise import Use, stream, uniform
 
 Range = tuple[float, float]
@@ -184,6 +184,7 @@ def check_arguments(n: int, size: int, balance: str) -> None:
         raise ValueError(f"Expected a size in [16, 256]; got {size}. Draw at the nearest size, then resize.")
     if balance not in ("blood", "equal"):
         raise ValueError(f"Expected balance 'blood' or 'equal'; got {balance!r}. Take a subset for other shares.")
+    check_memory(n, (3, size, size))
 
 
 def splits(n: int) -> dict[str, slice]:

@@ -208,10 +208,8 @@ def neighbours(measures: Measures) -> Iterator[Finding]:
         ("coverage", MISSING, "Real images without a counterpart", "of real images have a generated one close by"),
     ):
         if known(measures, name) and relative((measure := measures[name]).overall, measure.floor) < limit:
-            text = (
-                f"{measures[name].overall:.0%} {meaning}; with held-out real images it is {measures[name].floor:.0%}."
-            )
-            yield Finding("bad", name, title, text)
+            real = "" if measure.floor is None else f"; with held-out real images it is {measure.floor:.0%}"
+            yield Finding("bad", name, title, f"{measure.overall:.0%} {meaning}{real}.")
 
 
 def usefulness(measures: Measures) -> Iterator[Finding]:

@@ -26,7 +26,7 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
 from condgen.data import LabelledImages
-from condgen.features import NETWORK, ResidualClassifier, fingerprint, fit_classifier, network_features
+from condgen.features import NETWORK, ResidualClassifier, fit_classifier, network_features
 from condgen.files import write_atomically
 from condgen.metrics.measures import Measure
 from condgen.noise import permutation
@@ -565,7 +565,7 @@ class Remembered:
         self.path = None
         self.runs: dict[str, Any] = {}
         if cache is not None:
-            prints = [fingerprint(data, split) for split in ("train", "validation", "test")]
+            prints = [data.content_hash(split) for split in ("train", "validation", "test")]
             about = [VERSION, NETWORK, prints, plain(asdict(plan)), seed, list(data.class_names).index(rare)]
             name = f"usefulness-{digest(about)[:16]}.json"
             self.path = Path(cache) / name
