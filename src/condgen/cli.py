@@ -177,7 +177,9 @@ def sample(
         wanted = model.labels([label_number(model, label) for label in labels])
     check_writable(out.parent)
     if out.suffix.lower() == ".png":
-        check_png(out, *((1, len(wanted)) if labels else (num_classes(model), per_class)), model.image_shape)
+        check_png(
+            out, *((1, len(wanted)) if labels else (num_classes(model), per_class)), model.image_shape or (0, 1, 1)
+        )
         drawn = model.sample(wanted, seed=seed, start=start, temperature=temperature)
         rows = drawn[None] if labels else drawn.unflatten(0, (-1, per_class))
         save_grid(rows, out, () if labels else class_names(model))
@@ -199,6 +201,7 @@ def reconstruct(
         count: images per class.
     """
     model, out = load(run), out or run / "reconstructions.png"
+    check_png(out)
     check_writable(out.parent)
     images = getattr(load_run_data(run, data).ordered(model.class_names), split)
     if images.kind != "class":
@@ -505,7 +508,9 @@ def bounded(command: Callable[..., None]) -> Callable[..., None]:
     return checked
 
 
-COMMANDS = {command.__name__: bounded(command) for command in (demo, train, sample, reconstruct, evaluate, compare)}
+COMMANDS: dict[str, Any] = {
+    command.__name__: bounded(command) for command in (demo, train, sample, reconstruct, evaluate, compare)
+}
 OPTIONS = sorted({name for command in COMMANDS.values() for name in inspect.signature(command).parameters})
 LEFT = {
     "demo": "what the run folder holds is complete up to its last epoch",

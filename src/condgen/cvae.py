@@ -457,6 +457,8 @@ def conditional_vae(
         >>> model.sample([6, 6], seed=0).shape
         torch.Size([2, 3, 28, 28])
     """
+    if len(image_shape) != 3 or min(image_shape) < 1:
+        raise ValueError(f"Expected image_shape as (channels, height, width), each at least 1; got {image_shape}.")
     if min(latent, width) < 1:
         raise ValueError(f"Expected latent and width of 1 or more; got {latent} and {width}.")
     conditioner = conditioner or (OneHot(num_classes) if num_classes else Unconditional())

@@ -47,7 +47,7 @@ def image_rows(
     return rearrange(padded, "r k c h w -> c (r h) (k w)")[:, : -gap or None, : -gap or None]
 
 
-def check_png(path: str | Path, rows: int, columns: int, image_shape: Sequence[int]) -> None:
+def check_png(path: str | Path, rows: int = 0, columns: int = 0, image_shape: Sequence[int] = (1, 1, 1)) -> None:
     """Raise unless a grid of so many images can be drawn to this path; called before the images are made.
 
     Raises:
@@ -248,7 +248,7 @@ def png(figure: "matplotlib.figure.Figure") -> bytes:
 
 def write_figure(figure: "matplotlib.figure.Figure", path: str | Path) -> Path:
     """Write a figure as a PNG, whole or not at all."""
-    check_png(path := Path(path), 0, 0, (0, 1, 1))
+    check_png(path := Path(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, png(figure))
     return path

@@ -7,9 +7,10 @@ import os
 import signal
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
@@ -67,11 +68,12 @@ def hidden(path: Path) -> Path:
 
 
 @contextmanager
-def undisturbed() -> Iterator[None]:
+def undisturbed() -> Iterator[Callable[[], None]]:
     """Hold back signals that stop the process until what is inside is done; they arrive then.
 
-    For moments of work that must not stop half way. Handlers belong to the main thread; in another one no signal
-    interrupts, and nothing is held back.
+    For work that must not stop half way, and for loops that choose where to stop: they call what is yielded, which
+    lets a waiting signal arrive. The same signal a second time arrives at once. Handlers belong to the main thread; in
+    another one no signal interrupts, and nothing is held back.
 
     Example:
         >>> try:
@@ -84,20 +86,33 @@ def undisturbed() -> Iterator[None]:
         then interrupted
     """
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield lambda: None
         return
     waiting: list[int] = []
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    held = [number for number, handler in before.items() if handler not in (None, signal.SIG_IGN)]
+    before: dict[int, Any] = {number: signal.getsignal(number) for number in SIGNALS}
+    before = {number: handler for number, handler in before.items() if handler not in (None, signal.SIG_IGN)}
+
+    def hold(number: int, _: FrameType | None) -> None:
+        waiting.append(number)
+        if waiting.count(number) > 1:
+            arrive()
+
+    def arrive() -> None:
+        if waiting:
+            number = waiting[0]
+            waiting.clear()
+            if not callable(before[number]):  # the system's own way: the process ends
+                raise SystemExit(128 + number)
+            before[number](number, None)
+
     try:
-        for number in held:
-            signal.signal(number, lambda number, _: waiting.append(number))
-        yield
+        for number in before:
+            signal.signal(number, hold)
+        yield arrive
     finally:
-        for number in held:
-            signal.signal(number, before[number])
-        for number in waiting[:1]:
-            signal.raise_signal(number)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        arrive()
 
 
 def check_writable(folder: Path) -> None:

@@ -7,6 +7,7 @@ a ValueError that names the file; nothing a file holds is ever executed. :func:`
 __all__ = ["load_data", "load_folder", "load_medmnist", "load_npz"]
 
 import hashlib
+import math
 import os
 import tempfile
 import warnings
@@ -221,10 +222,25 @@ def check_archive(path: Path) -> None:
     """Raise if the archive would fill the memory with next to nothing, or with more than there is."""
     with zipfile.ZipFile(path) as archive:
         size = sum(member.file_size for member in archive.infolist())
+        for member in archive.infolist():
+            check_length(archive, member)
     packed, (large, ratio) = path.stat().st_size, BOMB
     if size > large and size > ratio * packed:
         raise ValueError(f"Expected images; got {packed:,} bytes that unpack to {size:,}, as no photographs do.")
     check_memory(1, (size,))
+
+
+def check_length(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
+    """Raise unless an array is as long as it says, before memory is taken for it."""
+    if not member.filename.endswith(".npy"):
+        return
+    with archive.open(member) as file:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, kind = read(file)
+        size = kind.itemsize * math.prod(shape)
+        if not kind.hasobject and size != member.file_size - file.tell():
+            raise ValueError(f"{member.filename} is said to hold {size:,} bytes of {shape}, and holds others.")
 
 
 def split_prefixes(keys: Sequence[str]) -> dict[str, str]:

@@ -232,10 +232,8 @@ def write_samples(
         raise ValueError("Expected at least one label; got none.")
     if path.suffix != ".npz" and path.suffix[1:].isalpha():  # v1.0 is a folder, cells.zip is a mistake
         raise ValueError(f"Expected a path ending in .npz, or a folder; got {path}.")
-    if path.suffix == ".npz":
-        check_writable(path.parent)
-    else:
-        mark = check_folder(path, model, labels, {"seed": seed, "temperature": temperature})
+    check_writable(path.parent)
+    mark = {} if path.suffix == ".npz" else check_folder(path, model, labels, seed=seed, temperature=temperature)
     blocks = (to_uint8(block) for block in model.sample_blocks(labels, seed=seed, start=start, temperature=temperature))
     arrays = (rearrange(block, "b c h w -> b h w c").cpu().numpy() for block in blocks)
     if progress:
@@ -247,9 +245,8 @@ def write_samples(
     return path
 
 
-def check_folder(path: Path, model: Any, labels: Tensor, settings: dict[str, Any]) -> dict[str, Any]:
+def check_folder(path: Path, model: Any, labels: Tensor, **settings: Any) -> dict[str, Any]:
     """What `samples.json` says of the samples; raises unless the folder can take them."""
-    check_writable(path)
     names, present = class_names(model), {int(label) for label in labels.unique()} if labels.ndim == 1 else {-1}
     if min(present) < 0 or max(present) >= len(names):
         raise ValueError(f"Expected one label in [0, {len(names)}) an image. Write an .npz file instead.")

@@ -203,14 +203,19 @@ def fit(
     folder.begin(history)
     devices = [fabric.device] if fabric.device.type == "cuda" else []
     try:
-        with keeping_modes(model), torch.random.fork_rng(devices), display(epochs, len(training), progress) as show:
+        with (
+            keeping_modes(model),
+            torch.random.fork_rng(devices),
+            undisturbed() as stop_if_asked,
+            display(epochs, len(training), progress, stop_if_asked) as show,
+        ):
             for epoch in range(epochs):
                 started = time.perf_counter()
                 row = {"epoch": epoch + 1} | train_epoch(fabric, step, optimize, train, batch_size, seed, epoch, show)
                 row["seconds"] = time.perf_counter() - started
                 row["images_per_second"] = len(training) / row["seconds"]
                 if held_out:
-                    row |= evaluate_epoch(step, held_out, batch_size, seed)
+                    row |= evaluate_epoch(step, held_out, batch_size, seed, show)
                 history.add(row)
                 folder.keep(model, history)
                 show.epoch(row)
@@ -260,7 +265,9 @@ def step_seed(seed: int, epoch: int, step: int) -> int:
 
 
 @torch.no_grad()
-def evaluate_epoch(step: Any, held_out: tuple[Tensor, Tensor], batch_size: int, seed: int) -> dict[str, float]:
+def evaluate_epoch(
+    step: Any, held_out: tuple[Tensor, Tensor], batch_size: int, seed: int, show: Any
+) -> dict[str, float]:
     """The validation terms: final beta, and the same noise in every epoch."""
     step.eval()
     total, schedule = Totals("validation"), getattr(step.objective, "beta", None)
@@ -269,6 +276,7 @@ def evaluate_epoch(step: Any, held_out: tuple[Tensor, Tensor], batch_size: int, 
         noise = normals(step.model.noise_shapes, seed, index, Use.VALIDATION, 0, x.dtype)
         beta = (torch.full((), schedule.final, device=x.device),) if schedule else ()
         total.add(step(x, y, noise, *beta), len(x))
+        show.advance(0)
     return total.means()
 
 
@@ -299,11 +307,12 @@ def shown_terms(terms: Iterable[str]) -> list[str]:
 class Display:
     """A progress bar on a terminal; elsewhere a line an epoch; or nothing."""
 
-    def __init__(self, bar: Any, task: Any, console: Any, epochs: int) -> None:
-        self.bar, self.task, self.console, self.epochs = bar, task, console, epochs
+    def __init__(self, bar: Any, task: Any, console: Any, epochs: int, stop_if_asked: Callable[[], None]) -> None:
+        self.bar, self.task, self.console, self.epochs, self.stop_if_asked = bar, task, console, epochs, stop_if_asked
 
     def advance(self, images: int) -> None:
-        """Images done."""
+        """Images done; between two steps is the moment to stop, if that is asked for."""
+        self.stop_if_asked()
         if self.bar:
             self.bar.advance(self.task, images)
 
@@ -320,21 +329,22 @@ class Display:
 
 
 @contextmanager
-def display(epochs: int, images: int, progress: bool) -> Iterator[Display]:
+def display(epochs: int, images: int, progress: bool, stop_if_asked: Callable[[], None]) -> Iterator[Display]:
     """What shows the progress of `epochs` passes over `images`."""
     if not progress:
-        yield Display(None, None, None, epochs)
+        yield Display(None, None, None, epochs, stop_if_asked)
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield Display(None, None, console, epochs)
+        yield Display(None, None, console, epochs, stop_if_asked)
         return
     columns = BarColumn(bar_width=24), TimeRemainingColumn(), TextColumn("{task.description}")
     with Progress(*columns, console=console) as bar:
-        yield Display(bar, bar.add_task("starting", total=epochs * images), console, epochs)
+        task = bar.add_task("starting", total=epochs * images)
+        yield Display(bar, task, console, epochs, stop_if_asked)
 
 
 def resolve_splits(
