@@ -4,10 +4,13 @@ import csv
 import inspect
 import json
 import re
+import shutil
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import condgen
@@ -388,6 +391,16 @@ def test_a_run_is_not_overwritten_unasked(tmp_path, capsys):
     assert (tmp_path / "model.safetensors").read_bytes() != before
 
 
+def test_the_best_epoch_is_read_back(run):
+    history = cli.read_history(run)
+    assert (history.best_epoch, len(history)) == (1, 1)
+
+
+def test_a_run_that_stopped_on_nan_is_read_up_to_there(tmp_path):
+    (tmp_path / "metrics.csv").write_text("epoch,train_loss\n1,3.0\n2,nan\n")
+    assert cli.read_history(tmp_path).best_epoch == 1
+
+
 def test_no_command_shows_the_commands(capsys):
     with pytest.raises(SystemExit) as stop:
         main([])
@@ -436,6 +449,19 @@ class TestEvaluate:
         assert (tmp_path / "both.html").read_text().count("class='verdict") == 2
         assert main(["compare", str(tmp_path)]) == 1
         assert "condgen evaluate" in capsys.readouterr().err
+
+    @pytest.mark.filterwarnings("default:.*outdated")
+    def test_an_evaluation_of_other_weights_is_outdated(self, evaluated, tmp_path, capsys):
+        run, _ = evaluated
+        copy = Path(shutil.copytree(run, tmp_path / "copy"))
+        assert main(["compare", str(copy)]) == 0
+        assert "outdated" not in capsys.readouterr().err
+        model = condgen.load(copy)
+        with torch.no_grad():
+            model.decoder.last.bias.add_(1.0)
+        condgen.save(model, copy)
+        assert main(["compare", str(copy)]) == 0
+        assert f"{copy} is outdated: its evaluation is of other weights." in capsys.readouterr().err
 
     def test_switches_need_no_value(self):
         assert cli.spelled_out(["evaluate", "a", "--quick"]) == ["evaluate", "a", "--quick", "true"]

@@ -262,3 +262,64 @@ class TestImageTensor:
     def test_other_integers(self):
         with pytest.raises(TypeError, match=r"uint8 or as floats in .*; got torch.int64"):
             image_tensor(torch.zeros(1, 1, 1, 1, dtype=torch.int64))
+
+
+class TestOrdered:
+    """Names decide which class is which."""
+
+    def images(self, names, labels=(0, 1, 1, 2)):
+        return LabelledImages(np.arange(4 * 64, dtype=np.uint8).reshape(4, 1, 8, 8), np.array(labels), names)
+
+    def test_labels_follow_their_names(self):
+        images = self.images(("ant", "bee", "cat"))
+        other = images.ordered(("cat", "ant", "bee"))
+        names = [other.class_names[label] for label in other.labels]
+        assert names == [images.class_names[label] for label in images.labels]
+        assert other.images is images.images
+
+    def test_the_same_order_is_the_same_set(self):
+        images = self.images(("ant", "bee", "cat"))
+        assert images.ordered(["ant", "bee", "cat"]) is images
+        assert images.ordered(()) is images
+
+    def test_splits_and_factors_stay(self):
+        images = LabelledImages(np.zeros((40, 1, 8, 8), np.uint8), np.arange(40) % 2, ("ant", "bee")).split()
+        assert images.ordered(("bee", "ant")).train.class_counts == images.train.class_counts
+
+    def test_a_class_without_images_may_be_unknown(self):
+        images = self.images(("ant", "bee", "cat", "dog"))
+        assert images.ordered(("cat", "bee", "ant")).class_counts == {"cat": 1, "bee": 2, "ant": 1}
+        with pytest.raises(ValueError, match=r"Expected images of ant, bee, dog; 'images' has others: cat"):
+            images.ordered(("ant", "bee", "dog"))
+
+    def test_columns_follow_their_names_too(self):
+        images = LabelledImages(np.zeros((2, 1, 8, 8), np.uint8), np.array([[1, 0], [1, 1]]), ("ant", "bee"))
+        assert images.ordered(("bee", "cat", "ant")).labels.tolist() == [[0, 0, 1], [1, 0, 1]]
+
+    def test_without_names_numbers_decide(self):
+        images = self.images(())
+        assert images.ordered(("ant", "bee", "cat")).class_counts == {"ant": 1, "bee": 2, "cat": 1}
+        with pytest.raises(ValueError, match=r"Expected 2 classes \(ant, bee\); 'images' has 3"):
+            images.ordered(("ant", "bee"))
+
+
+class TestFingerprint:
+    def changed(self, **changes):
+        images, labels = np.zeros((20, 1, 8, 8), np.uint8), np.arange(20) % 2
+        given = {"images": images, "labels": labels, "class_names": ("a", "b"), "splits": {"train": slice(0, 10)}}
+        return LabelledImages(**{**given, **changes})
+
+    def test_of_content_labels_names_and_splits(self):
+        other = np.zeros((20, 1, 8, 8), np.uint8)
+        other[3, 0, 0, 0] = 1
+        sets = [
+            self.changed(),
+            self.changed(images=other),
+            self.changed(labels=(np.arange(20) + 1) % 2),
+            self.changed(class_names=("b", "a")),
+            self.changed(splits={"train": slice(0, 11)}),
+            self.changed(splits={"test": slice(0, 10)}),
+            self.changed(splits={}),
+        ]
+        assert len({images.fingerprint for images in sets}) == len(sets)
+        assert self.changed(name="another").fingerprint == sets[0].fingerprint

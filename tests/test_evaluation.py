@@ -12,6 +12,7 @@ import condgen
 from condgen.data import LabelledImages
 from condgen.evaluation import evaluate, read_evaluation
 from condgen.features import load_judge
+from condgen.parts import weights_hash
 
 SIZE = 16
 
@@ -276,6 +277,57 @@ class TestOtherSets:
         found = evaluate(model, cells, judge=judge, usefulness="none")
         assert found["sharpness"].overall is not None
         found.write(tmp_path / "report")
+
+
+class TestClassNamesDecide:
+    """Not the numbers that two sets happen to give their classes."""
+
+    def test_generated_images_in_another_order(self, cells, judge, fresh, judged):
+        order = np.roll(np.arange(8), 3)
+        names = tuple(np.array(fresh.class_names)[order])
+        swapped = LabelledImages(fresh.images, np.argsort(order)[fresh.labels], names, name="generated")
+        found = evaluate(swapped, cells, judge=judge, usefulness="none")
+        assert found["label_accuracy"] == judged["perfect"]["label_accuracy"]
+
+    def test_classes_of_other_names_are_refused(self, cells, judge, fresh):
+        names = ("ant", *fresh.class_names[1:])
+        with pytest.raises(ValueError, match=r"'generated' has others: ant. Rename"):
+            evaluate(LabelledImages(fresh.images, fresh.labels, names, name="generated"), cells, judge=judge)
+
+    def test_a_model_in_another_order(self, tmp_path):
+        """A model that draws the class mean of each name is recognised, whatever numbers it uses."""
+        data = condgen.load_smears(400, size=16, balance="equal")
+        means = np.stack([data.images[data.labels == k].mean(0) for k in range(8)]) / 255
+        accuracies = []
+        for order in (np.arange(8), np.arange(8)[::-1].copy()):
+            model = condgen.conditional_vae(data.image_shape, 8, latent=2, width=4)
+            model.class_names = tuple(np.array(data.class_names)[order])
+            model.draw = lambda y, _, order=order: torch.tensor(means[order][y.numpy()], dtype=torch.float32)
+            reordered = data.ordered(model.class_names)
+            judge = load_judge(reordered, cache=tmp_path, epochs=20, width=8)
+            found = evaluate(model, data, judge=judge, usefulness="none", images=80)
+            accuracies.append(found["label_accuracy"].overall)
+        assert min(accuracies) > 0.5
+
+
+class TestWhatIsKnownOfTheRun:
+    def test_weights_and_data_are_named(self, cells, judge):
+        model = condgen.conditional_vae(cells.image_shape, 8, latent=2, width=4)
+        found = evaluate(model, cells, judge=judge, usefulness="none", images=50)
+        assert found.details["model"]["weights"] == weights_hash(model.state_dict())
+        assert found.details["data"]["fingerprint"] == cells.fingerprint
+
+    def test_a_model_trained_on_other_images_is_said(self, cells, judge):
+        model = condgen.conditional_vae(cells.image_shape, 8, latent=2, width=4)
+        condgen.fit(model, smears(60, 5), epochs=1, progress=False, accelerator="cpu")
+        found = evaluate(model, cells, judge=judge, usefulness="none", images=50)
+        assert "trained on other images" in " ".join(found.details["warnings"])
+
+    def test_a_run_that_stopped_on_nan_is_evaluated_all_the_same(self, cells, judge, fresh, tmp_path):
+        history = condgen.History([{"epoch": 1, "train_loss": 3.0}, {"epoch": 2, "train_loss": math.nan}])
+        found = evaluate(whole(fresh), cells, judge=judge, usefulness="none", history=history)
+        found.write(tmp_path)
+        assert read_evaluation(tmp_path)["history"]["train_loss"] == [3.0, None]
 
 
 class TestErrors:

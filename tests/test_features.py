@@ -615,6 +615,7 @@ DAMAGES = {
     "unknown arguments": lambda path: tampered(path, arguments={"depth": 3}),
     "no arguments": lambda path: tampered(path, arguments=None),
     "too few names": lambda path: tampered(path, class_names=["a"]),
+    "no accuracy": lambda path: tampered(path, accuracy=float("nan")),
     "newer": lambda path: tampered(path, format=99),
     "other images": lambda path: tampered(path, fingerprint="0" * 64),
 }

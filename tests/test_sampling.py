@@ -1,5 +1,6 @@
 """A trained model in use: images per class, on the way between two, under other labels, on disk, in pictures."""
 
+import json
 import sys
 import warnings
 import weakref
@@ -423,3 +424,63 @@ class TestFigures:
 def test_a_path_may_be_text(model, tmp_path):
     assert write_samples(model, [0], str(tmp_path / "a.npz")) == Path(tmp_path / "a.npz")
     assert save_grid(torch.zeros(1, 1, 1, 8, 8), str(tmp_path / "a.png")) == Path(tmp_path / "a.png")
+
+
+class TestFolderOfSamples:
+    """A folder holds samples of one model, seed and temperature, and says whether all are there."""
+
+    def test_more_of_the_same_are_taken(self, model, tmp_path):
+        write_samples(model, [0, 1], tmp_path / "cells")
+        write_samples(model, [2], tmp_path / "cells", start=2)
+        assert len(list((tmp_path / "cells").rglob("*.png"))) == 3
+        assert json.loads((tmp_path / "cells" / "samples.json").read_text())["complete"] is True
+
+    @pytest.mark.parametrize(("change", "named"), [({"seed": 1}, "seed"), ({"temperature": 0.5}, "temperature")])
+    def test_others_are_refused(self, change, named, model, tmp_path):
+        write_samples(model, [0, 1], tmp_path / "cells")
+        with pytest.raises(ValueError, match=f"holds samples of other {named}. Choose another folder"):
+            write_samples(model, [0], tmp_path / "cells", **change)
+
+    def test_another_model_is_refused(self, model, tmp_path):
+        write_samples(model, [0, 1], tmp_path / "cells")
+        with pytest.raises(ValueError, match="samples of other weights"):
+            write_samples(condgen.conditional_vae(model.image_shape, 3, latent=4, width=4), [0], tmp_path / "cells")
+
+    def test_a_used_folder_is_refused(self, model, tmp_path):
+        (tmp_path / "notes.txt").write_text("mine")
+        with pytest.raises(ValueError, match=r"holds other files\. Choose another folder"):
+            write_samples(model, [0], tmp_path)
+
+
+def test_what_is_not_finite_is_no_picture():
+    with pytest.raises(ValueError, match="Expected finite images; got NaN"):
+        to_uint8(torch.tensor([[[[0.5, float("nan")]]]]))
+
+
+def test_a_latent_map_of_three_axes_is_no_image(model, monkeypatch):
+    """Its shape tells the two apart."""
+    monkeypatch.setattr(type(model), "noise_shapes", {"z": (2, 1, 2)})
+    monkeypatch.setattr(sampling, "decoded", lambda _, z, __: z)
+    z = torch.arange(4.0).reshape(2, 1, 2)
+    assert torch.equal(interpolate(model, z, z + 1, 0, steps=2), torch.stack([z, z + 1]))
+
+
+@pytest.mark.parametrize("name", ["$x^2$", "a_b", "$", "100 % $\\frac", "^"])
+def test_names_are_shown_as_they_are(name):
+    """Not as formulas, which fail or look like something else."""
+
+    from condgen import figures
+
+    names, point = [name, "other"], {"name": name, "precision": 0.5, "recall": 0.5}
+    drawn = [
+        class_grid(torch.zeros(2, 1, 1, 8, 8), names, title=name),
+        figures.confusion(np.eye(2, dtype=np.int64), names),
+        figures.precision_recall([{**point, "floor_precision": None, "floor_recall": None}]),
+    ]
+    for figure in drawn:
+        texts = [
+            text for text in figure.findobj(lambda artist: hasattr(artist, "get_parse_math")) if name in text.get_text()
+        ]
+        assert texts
+        assert not any(text.get_parse_math() for text in texts)
+        figures.png(figure)

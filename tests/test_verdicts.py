@@ -118,3 +118,9 @@ def test_gains_say_how_few_images_there_were():
 def test_lists():
     assert listed(["a"]) == "a"
     assert listed(list("abcdef"), most=2) == "a, b and 4 more"
+
+
+def test_precision_without_a_floor_is_said_without_one():
+    verdict = judge_measures({**good(), "precision": measure(0.1, None)})
+    (finding,) = [f for f in verdict.findings if f.measure == "precision"]
+    assert finding.text == "10% of the images look like real ones."
