@@ -23,7 +23,9 @@ ORDER = [
     "noise",
     "files",
     "parts",
+    "latents",
     "data",
+    "augmentations",
     "smears",
     "readers",
     "conditioners",
@@ -34,10 +36,12 @@ ORDER = [
     "decoders",
     "likelihoods",
     "elbo",
+    "objectives",
     "cvae",
     "recipes",
     "checkpoints",
     "training",
+    "fitting",
     "sampling",
     "features",
     "metrics.measures",
@@ -101,7 +105,9 @@ def test_the_package_itself_is_asked_for_its_version_alone(name):
 @pytest.mark.parametrize("shelf", ["conditioners", "encoders", "reparameterizers", "priors", "decoders", "likelihoods"])
 def test_parts_do_not_know_their_assembler(shelf):
     """They know the layers, what every part has in common, and a Gaussian to draw from."""
-    assert imported_from_condgen(shelf) <= {"layers", "parts", "reparameterizers"}
+    assert imported_from_condgen(shelf) <= {"layers", "parts", "reparameterizers"} | (
+        {"encoders"} if shelf == "decoders" else set()
+    )
 
 
 def test_what_receives_objects_knows_no_parts():

@@ -39,7 +39,9 @@ def run(tmp_path_factory):
 
 def test_ctrl_c_in_the_first_moment_is_one_line():
     process = started("train", *SMALL, "--out", "nowhere")
-    time.sleep(0.4)  # Python runs, torch is being imported
+    maps = Path(f"/proc/{process.pid}/maps")
+    while maps.exists() and "libtorch" not in maps.read_text() and process.poll() is None:
+        time.sleep(0.01)  # until torch is being imported
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert out == b""

@@ -459,7 +459,7 @@ def test_what_is_not_finite_is_no_picture():
 
 def test_a_latent_map_of_three_axes_is_no_image(model, monkeypatch):
     """Its shape tells the two apart."""
-    monkeypatch.setattr(type(model), "noise_shapes", {"z": (2, 1, 2)})
+    monkeypatch.setattr(model.prior, "noise_shape", (2, 1, 2))
     monkeypatch.setattr(sampling, "decoded", lambda _, z, __: z)
     z = torch.arange(4.0).reshape(2, 1, 2)
     assert torch.equal(interpolate(model, z, z + 1, 0, steps=2), torch.stack([z, z + 1]))

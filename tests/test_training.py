@@ -566,7 +566,7 @@ class TestOneFolderOneRun:
         before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
 
         class Stopped(ELBO):
-            def loss(self, *_):
+            def loss(self, *_, **__):
                 raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
@@ -575,8 +575,8 @@ class TestOneFolderOneRun:
 
     def test_a_run_without_a_model_blocks_nothing(self, tmp_path):
         class Failing(ELBO):
-            def loss(self, *arguments):
-                return {"loss": super().loss(*arguments)["loss"] * math.nan}
+            def loss(self, *arguments, **scheduled):
+                return {"loss": super().loss(*arguments, **scheduled)["loss"] * math.nan}
 
         with pytest.raises(FloatingPointError, match=r"no longer finite in epoch 1 \(nan\). Lower"):
             quiet(small(), toy(), epochs=1, out=tmp_path, objective=Failing())

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from condgen.cvae import ConditionalVAE, conditional_vae
     from condgen.data import LabelledImages
     from condgen.evaluation import Evaluation, evaluate
+    from condgen.fitting import fit_prior
     from condgen.readers import load_data, load_folder, load_medmnist, load_npz
     from condgen.smears import load_smears
     from condgen.training import History, fit
@@ -27,6 +28,7 @@ __all__ = [
     "conditional_vae",
     "evaluate",
     "fit",
+    "fit_prior",
     "load",
     "load_data",
     "load_folder",
@@ -42,6 +44,7 @@ HOMES = {
     "cvae": ("ConditionalVAE", "conditional_vae"),
     "data": ("LabelledImages",),
     "evaluation": ("Evaluation", "evaluate"),
+    "fitting": ("fit_prior",),
     "readers": ("load_data", "load_folder", "load_medmnist", "load_npz"),
     "smears": ("load_smears",),
     "training": ("History", "fit"),

@@ -360,6 +360,7 @@ def check_header(weights: Path, model: nn.Module) -> None:
 def check_sizes(weights: Path, model: ConditionalVAE) -> None:
     """Raise if what weights do not tell, such as a plain prior's latents, is beyond any use."""
     shapes = {"image": model.image_shape or (), "condition": (model.conditioner.dim,), **model.noise_shapes}
+    shapes |= {f"sampler's {name}": shape for name, shape in model.sampling_noise_shapes.items()}
     for name, shape in shapes.items():
         if math.prod(shape) > LARGEST or min(shape, default=0) < 0:
             raise ValueError(f"{weights} is damaged: it describes a {name} of shape {tuple(shape)}.")
@@ -373,9 +374,12 @@ def check_assembly(weights: Path, model: ConditionalVAE) -> None:
     try:
         with torch.no_grad(), evaluating(model):
             y = torch.zeros((1, columns) if columns > 1 else (1,), dtype=torch.int64)
-            noise = {name: torch.zeros(1, *shape, **kinds) for name, shape in model.noise_shapes.items()}
+            noise, drawing = (
+                {name: torch.zeros(1, *shape, **kinds) for name, shape in shapes.items()}
+                for shapes in (model.noise_shapes, model.sampling_noise_shapes)
+            )
             terms = model.infer(torch.zeros(1, *model.image_shape, **kinds), y, noise)
-            drawn = model.draw(y, noise).shape[1:]
+            drawn = model.draw(y, drawing).shape[1:]
         if tuple(drawn) != model.image_shape or terms.log_likelihood.shape != (1,):
             raise ValueError(f"it draws images of {tuple(drawn)}, not of {model.image_shape}")
     except Exception as error:  # torch has its own words for every misfit

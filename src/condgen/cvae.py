@@ -9,7 +9,7 @@ __all__ = ["ConditionalVAE", "conditional_vae"]
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,10 +19,11 @@ from torch.distributions import Distribution
 
 from condgen.conditioners import OneHot, Unconditional
 from condgen.data import image_tensor
-from condgen.decoders import DeconvDecoder
+from condgen.decoders import DeconvDecoder, ResNetDecoder
 from condgen.elbo import Inference, bits_per_dimension, dequantize, importance_weighted, kl_per_latent
-from condgen.encoders import ConvEncoder
-from condgen.layers import Modulation, Norm
+from condgen.encoders import ConvEncoder, ResNetEncoder
+from condgen.latents import Latent, latent_noise, latent_shapes, levels, tempered
+from condgen.layers import Modulation, Norm, halvings
 from condgen.likelihoods import Bernoulli
 from condgen.noise import Use, normals, stream, uniform
 from condgen.parts import Part, evaluating
@@ -43,6 +44,8 @@ class ConditionalVAE(Part):
         prior: c → p(z | c), and draws from it.
         decoder: (z, c) → parameters of p(x | z, c).
         likelihood: parameters → p(x | z, c).
+        sampler: what samples are drawn from instead of the prior, which the KL is taken against; a prior fitted after
+            training (:func:`condgen.fit_prior`). It may know draws alone, and no density.
         output_labels: the decoder also redraws the label planes: its last channels, one per class, are their
             logits. Needs `OneHot`.
         image_shape: (channels, height, width); read from the encoder where it tells.
@@ -83,6 +86,7 @@ class ConditionalVAE(Part):
     prior: Any
     decoder: Any
     likelihood: Any
+    sampler: Any
 
     def __init__(
         self,
@@ -93,6 +97,7 @@ class ConditionalVAE(Part):
         prior: nn.Module,
         decoder: nn.Module,
         likelihood: nn.Module,
+        sampler: nn.Module | None = None,
         output_labels: bool = False,
         image_shape: tuple[int, int, int] | None = None,
     ) -> None:
@@ -102,7 +107,7 @@ class ConditionalVAE(Part):
                 f"Expected OneHot to redraw label planes; got {type(conditioner).__name__}. Pass output_labels=False."
             )
         self.conditioner, self.encoder, self.reparameterizer = conditioner, encoder, reparameterizer
-        self.prior, self.decoder, self.likelihood = prior, decoder, likelihood
+        self.prior, self.decoder, self.likelihood, self.sampler = prior, decoder, likelihood, sampler
         self.output_labels = output_labels
         self.image_shape = tuple(image_shape or getattr(encoder, "image_shape", ())) or None
         if self.image_shape and not (len(self.image_shape) == 3 and min(self.image_shape) >= 1):
@@ -129,37 +134,44 @@ class ConditionalVAE(Part):
         parameters = self.encoder(x, c)
         q = self.reparameterizer(parameters)
         self._check_latents(q)
-        z = self.reparameterizer.draw(parameters, noise["z"])
+        z = self.reparameterizer.draw(parameters, latent_noise(noise))
         output, label_logits = self._split(self.decoder(z, c))
-        if self.training and hasattr(self.likelihood, "observe"):
-            self.likelihood.observe(output, x)
         p = self.likelihood(output)
         return Inference(
             log_likelihood=p.log_prob(x),
             label_log_likelihood=None if label_logits is None else label_log_likelihood(label_logits, c),
-            kl_terms=(kl_per_latent(q, self.prior(c), z),),
+            kl_terms=tuple(map(kl_per_latent, levels(q), levels(self.prior(c)), levels(z))),
             z=z,
             p=p,
             q=q,
+            output=output,
         )
 
     forward = infer
 
-    def posterior(
-        self, x: Float[Tensor, "batch channels height width"], y: Shaped[Tensor, "batch ..."]
-    ) -> Distribution:
-        """q(z | x, c)."""
+    def posterior(self, x: Float[Tensor, "batch channels height width"], y: Shaped[Tensor, "batch ..."]) -> Any:
+        """q(z | x, c), a distribution, or a tuple of them for several levels."""
         return self.reparameterizer(self.encoder(x, self.condition(y)))
 
-    def decode(self, z: Float[Tensor, "batch ..."], y: Shaped[Tensor, "batch ..."]) -> Distribution:
+    def decode(self, z: Latent, y: Shaped[Tensor, "batch ..."]) -> Distribution:
         """p(x | z, c)."""
-        return self.likelihood(self._split(self.decoder(z, self.condition(y)))[0])
+        return self.decode_from(z, self.condition(y))
+
+    def decode_from(self, z: Latent, c: Float[Tensor, "batch dim"]) -> Distribution:
+        """p(x | z, c) from a condition, which may lie between those of labels."""
+        return self.likelihood(self._split(self.decoder(z, c))[0])
 
     def draw(
         self, y: Shaped[Tensor, "batch ..."], noise: dict[str, Tensor]
     ) -> Float[Tensor, "batch channels height width"]:
-        """Labels and noise → images in [0, 1], the mean of p(x | z, c) at z drawn from the prior."""
-        return self.decode(self.prior.draw(self.condition(y), noise["z"]), y).mean
+        """Labels and noise → images in [0, 1], the mean of p(x | z, c) at z drawn from the sampler, or the prior."""
+        c = self.condition(y)
+        return self.decode_from(self.source.draw(c, latent_noise(noise)), c).mean
+
+    @property
+    def source(self) -> Any:
+        """What samples are drawn from: the sampler, where one was fitted, else the prior."""
+        return self.prior if self.sampler is None else self.sampler
 
     def condition(self, y: Shaped[Tensor, "batch ..."], noise: Tensor | None = None) -> Float[Tensor, "batch dim"]:
         """C of these labels, in the precision of the weights; noise only for conditioners that use it."""
@@ -167,18 +179,27 @@ class ConditionalVAE(Part):
 
     @property
     def noise_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Name → shape of the noise that one image needs."""
-        shapes = {"z": tuple(self.prior.noise_shape)}
+        """Name → shape of the noise that inference about one image needs."""
+        shapes = latent_shapes(self.prior.noise_shape)
         if hasattr(self.conditioner, "noise_shape"):
             shapes["label"] = tuple(self.conditioner.noise_shape)
         return shapes
 
-    def _check_latents(self, q: Distribution) -> None:
+    @property
+    def sampling_noise_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name → shape of the noise that drawing one image needs."""
+        return latent_shapes(self.source.noise_shape)
+
+    def _check_latents(self, q: Any) -> None:
         """Raise unless prior and posterior agree: a single latent would be broadcast over the others."""
-        if tuple(q.event_shape) != self.noise_shapes["z"]:
+        found, expected = (
+            [tuple(own.event_shape) for own in levels(q)],
+            [*latent_shapes(self.prior.noise_shape).values()],
+        )
+        if found != expected:
             raise ValueError(
-                f"Expected an encoder for the prior's z of shape {shape(self.prior.noise_shape)}; got a posterior of "
-                f"shape {shape(q.event_shape)}. Give encoder and prior the same number of latents."
+                f"Expected an encoder for the prior's z of shape {', '.join(map(shape, expected))}; got a posterior of "
+                f"shape {', '.join(map(shape, found))}. Give encoder and prior the same latents."
             )
 
     def _split(self, output: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -250,10 +271,11 @@ class ConditionalVAE(Part):
         return images, labels
 
     @torch.no_grad()
-    def encode(self, x: np.ndarray | Tensor, y: Labels) -> Float[Tensor, "batch ..."]:
-        """The posterior's mean: deterministic, in training mode and out of it."""
+    def encode(self, x: np.ndarray | Tensor, y: Labels) -> Latent:
+        """The posterior's mean: deterministic, in training mode and out of it; a tuple for several levels."""
         with evaluating(self):
-            return self.posterior(*self.pair(x, y)).mean
+            means = tuple(q.mean for q in levels(self.posterior(*self.pair(x, y))))
+        return means if len(means) > 1 else means[0]
 
     @torch.no_grad()
     def reconstruct(self, x: np.ndarray | Tensor, y: Labels) -> Float[Tensor, "batch channels height width"]:
@@ -300,8 +322,8 @@ class ConditionalVAE(Part):
         for first in range(start // BLOCK * BLOCK, start + len(labels), BLOCK):
             index = torch.arange(first, first + BLOCK, device=self.device)
             asked = (index >= start) & (index < start + len(labels))
-            noise = normals(self.noise_shapes, seed, index, Use.SAMPLING, dtype=self.dtype)
-            noise["z"] = temperature * noise["z"]
+            noise = normals(self.sampling_noise_shapes, seed, index, Use.SAMPLING, dtype=self.dtype)
+            noise = tempered(noise, temperature, getattr(self.source, "choices", 0))
             # Not as a decorator: one on a generator ends before it begins where another wraps the function.
             with torch.no_grad(), evaluating(self):
                 # Places of the block that were not asked for are filled with any label and thrown away.
@@ -314,6 +336,8 @@ class ConditionalVAE(Part):
     ) -> Float[Tensor, " batch"]:
         """The importance-weighted bound on log p(x | y), nats per image; label planes are left out.
 
+        p(z | c) is what samples are drawn from: the sampler, where one was fitted, else the prior.
+
         Args:
             x: images.
             y: labels.
@@ -323,30 +347,41 @@ class ConditionalVAE(Part):
             chunk: draws decoded at once, which bounds memory.
 
         Raises:
-            ValueError: for fewer than one sample.
+            ValueError: for fewer than one sample, or a sampler without a density.
         """
         if samples < 1:
             raise ValueError(f"Expected at least one sample; got {samples}.")
         images, labels = self.pair(x, y)
         with evaluating(self):
+            self._check_density(labels[:1])
             return importance_weighted(self._log_weights(images, labels, samples, seed, start, chunk))
+
+    def _check_density(self, y: Tensor) -> None:
+        """Raise unless what is sampled from has a density."""
+        try:
+            self.source(self.condition(y))
+        except NotImplementedError:
+            name = type(self.source).__name__
+            raise ValueError(
+                f"Expected a sampler with a density; {name} only draws. Set model.sampler = None for the prior's."
+            ) from None
 
     def _log_weights(self, x: Tensor, y: Tensor, samples: int, seed: int, start: int, chunk: int) -> Iterator[Tensor]:
         """Log-weights (draws, batch) of `chunk` draws at a time."""
         c, index = self.condition(y), torch.arange(start, start + len(x), device=x.device)
         parameters = self.encoder(x, c)
-        q, prior = self.reparameterizer(parameters), self.prior(c)
+        q, p_z = levels(self.reparameterizer(parameters)), levels(self.source(c))
         for first in range(0, samples, chunk):
-            steps = range(first, min(first + chunk, samples))
-            zs = [
-                self.reparameterizer.draw(
-                    parameters, normals(self.noise_shapes, seed, index, Use.POSTERIOR, k, self.dtype)["z"]
-                )
-                for k in steps
-            ]
-            p = self.decode(torch.cat(zs), y.repeat(len(zs), *[1] * (y.ndim - 1)))
+            zs = []
+            for k in range(first, min(first + chunk, samples)):
+                noise = normals(self.noise_shapes, seed, index, Use.POSTERIOR, k, self.dtype)
+                zs.append(levels(self.reparameterizer.draw(parameters, latent_noise(noise))))
+            together = tuple(torch.cat(own) for own in zip(*zs, strict=True))
+            together = together if len(together) > 1 else together[0]
+            p = self.decode(together, y.repeat(len(zs), *[1] * (y.ndim - 1)))
             log_likelihood = p.log_prob(x.repeat(len(zs), 1, 1, 1)).unflatten(0, (len(zs), len(x)))
-            yield log_likelihood + torch.stack([prior.log_prob(z) - q.log_prob(z) for z in zs])
+            ratios = (sum(p.log_prob(own) - q.log_prob(own) for p, q, own in zip(p_z, q, z, strict=True)) for z in zs)
+            yield log_likelihood + torch.stack(list(ratios))
 
     def bits_per_dimension(
         self, x: np.ndarray | Tensor, y: Labels, *, samples: int = 64, seed: int = 0, start: int = 0, chunk: int = 8
@@ -382,19 +417,21 @@ class ConditionalVAE(Part):
         return next((p.dtype for p in self.parameters()), torch.get_default_dtype())
 
     def __repr__(self) -> str:
-        z = self.noise_shapes["z"]
+        latents = latent_shapes(self.prior.noise_shape).values()
+        z = ", ".join(map(shape, latents))
         c = f"c ({self.conditioner.dim})" if self.conditioner.dim else "no c"
         x = self.image_shape or ("?",)
         q, p = self.reparameterizer.params, self.likelihood.params
         out = (p * x[0] + (self.conditioner.dim if self.output_labels else 0), *x[1:]) if self.image_shape else x
-        parameters = (q * z[0], *z[1:])
+        parameters = ", ".join(shape((q * own[0], *own[1:])) for own in latents)
         flows = {
             "conditioner": f"y → {c}",
-            "encoder": f"x {shape(x)}, {c} → {shape(parameters)}",
-            "reparameterizer": f"{shape(parameters)} → z {shape(z)}",
-            "prior": f"{c} → z {shape(z)}",
-            "decoder": f"z {shape(z)}, {c} → {shape(out)}",
+            "encoder": f"x {shape(x)}, {c} → {parameters}",
+            "reparameterizer": f"{parameters} → z {z}",
+            "prior": f"{c} → z {z}",
+            "decoder": f"z {z}, {c} → {shape(out)}",
             "likelihood": f"{shape(out)} → x {shape(x)}{' and label planes' if self.output_labels else ''}",
+            **({} if self.sampler is None else {"sampler": f"{c} → z {z}"}),
         }
         lines, width = [f"{type(self).__name__}: {count(self):,} parameters"], max(map(len, flows.values()))
         for name, flow in flows.items():
@@ -424,56 +461,85 @@ def conditional_vae(
     image_shape: tuple[int, int, int],
     num_classes: int,
     *,
-    latent: int = 128,
-    width: int = 32,
+    latent: int | Sequence[int] = 128,
+    width: int | None = None,
+    depth: int = 1,
     conditioner: nn.Module | None = None,
     prior: nn.Module | None = None,
     likelihood: nn.Module | None = None,
     norm: Norm | None = None,
     modulation: Modulation | None = None,
     output_labels: bool = False,
+    network: Literal["conv", "resnet"] | None = None,
 ) -> ConditionalVAE:
-    """A conditional VAE with convolutional encoder and decoder, from numbers.
+    """A conditional VAE from numbers: plain convolutions and a vector of latents, or residual networks and a map.
 
-    Every layer halves the image and doubles the width until the map is 4x4 or smaller.
+    Plain convolutions halve the image and double the width until the map is 4x4 or smaller. Residual networks halve
+    it as well, down to the latent map, or, for a vector, to 4x4.
 
     Args:
         image_shape: (channels, height, width), from 8x8 up.
         num_classes: labels are integers in [0, num_classes); 0 makes a plain VAE.
-        latent: number of latents.
-        width: channels after the first convolution.
+        latent: number of latents, or the shape of a map of them, such as (8, 7, 7) for 28x28.
+        width: channels of the first map; by default 32 for plain convolutions, 48 for residual networks.
+        depth: residual blocks on each map.
         conditioner: instead of one-hot labels.
         prior: instead of the standard normal.
         likelihood: instead of `Bernoulli()`.
-        norm: class of a normalisation in encoder and decoder, such as `ChannelNorm`.
-        modulation: class of a conditional layer in every block, such as `FiLM`.
+        norm: class of a normalisation in plain convolutions, such as `ChannelNorm`.
+        modulation: class of a conditional layer in every plain block, such as `FiLM`.
         output_labels: the decoder also redraws the label planes, as the reference recipe does.
+        network: "conv" or "resnet"; by default resnet for a latent map, conv for a vector.
 
     Raises:
-        ValueError: for images smaller than 8x8, or no latents or channels.
+        ValueError: for images smaller than 8x8, no latents or channels, a map that halving does not lead to, plain
+            convolutions for a map, or norm and modulation for residual networks, which have their own.
 
     Example:
         >>> model = conditional_vae((3, 28, 28), num_classes=8, latent=16)
         >>> model.sample([6, 6], seed=0).shape
         torch.Size([2, 3, 28, 28])
+        >>> model = conditional_vae((3, 28, 28), num_classes=8, latent=(8, 7, 7))
+        >>> model.encode(torch.zeros(2, 3, 28, 28), [6, 6]).shape
+        torch.Size([2, 8, 7, 7])
     """
+    z = (latent,) if isinstance(latent, int) else tuple(latent)
+    network = network or ("resnet" if len(z) > 1 else "conv")
+    width = width if width is not None else {"conv": 32, "resnet": 48}[network]
     if len(image_shape) != 3 or min(image_shape) < 1:
         raise ValueError(f"Expected image_shape as (channels, height, width), each at least 1; got {image_shape}.")
-    if min(latent, width) < 1:
-        raise ValueError(f"Expected latent and width of 1 or more; got {latent} and {width}.")
+    if min(*z, width, depth) < 1 or len(z) not in (1, 3):
+        raise ValueError(
+            f"Expected latent (a number, or channels, height and width), width and depth of 1 or more; got {latent}, "
+            f"{width} and {depth}."
+        )
+    if (network == "conv" and len(z) > 1) or (network == "resnet" and (norm or modulation)):
+        raise ValueError(
+            "Expected plain convolutions with a vector of latents, or residual networks without norm= and modulation=, "
+            f"which they have in every block; got network={network!r} with latent={latent}."
+        )
     conditioner = conditioner or (OneHot(num_classes) if num_classes else Unconditional())
     likelihood = likelihood or Bernoulli()
-    depth = max(1, math.ceil(math.log2(max(image_shape[1:]) / 4)))
-    channels, strides = [width * 2**k for k in range(depth)], [2] * depth
     dim: int = conditioner.dim  # type: ignore[assignment]
     outputs: int = likelihood.params * image_shape[0] + (dim if output_labels else 0)  # type: ignore[operator]
-    shared = {"norm": norm, "modulation": modulation}
+    output_shape = (outputs, *image_shape[1:])
+    if network == "resnet":
+        stages = len(halvings(image_shape[1:], z[1:] or None)) - 1
+        widths = [width * min(2**k, 4) for k in range(stages)]
+        encoder = ResNetEncoder(image_shape, dim, latent, Gaussian.params, widths, depth)
+        decoder = ResNetDecoder(output_shape, latent, dim, widths, depth)
+    else:
+        layers = max(1, math.ceil(math.log2(max(image_shape[1:]) / 4)))
+        channels, strides = [width * 2**k for k in range(layers)], [2] * layers
+        shared = {"norm": norm, "modulation": modulation}
+        encoder = ConvEncoder(image_shape, dim, z[0], Gaussian.params, channels, strides, **shared)
+        decoder = DeconvDecoder(output_shape, z[0], dim, channels[::-1], strides, **shared)
     return ConditionalVAE(
         conditioner=conditioner,
-        encoder=ConvEncoder(image_shape, dim, latent, Gaussian.params, channels, strides, **shared),
+        encoder=encoder,
         reparameterizer=Gaussian(),
-        prior=prior or StandardNormal(latent),
-        decoder=DeconvDecoder((outputs, *image_shape[1:]), latent, dim, channels[::-1], strides, **shared),
+        prior=prior or StandardNormal(z),
+        decoder=decoder,
         likelihood=likelihood,
         output_labels=output_labels,
         image_shape=image_shape,

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -298,26 +298,28 @@ class Batch(NamedTuple):
     """Images, labels, and where in the set they stand."""
 
     index: Int64[Tensor, " batch"]  # pyright: ignore[reportIncompatibleMethodOverride]
-    x: Float[Tensor, "batch channels height width"]
+    x: Float[Tensor, "batch ..."]
     y: Shaped[Tensor, "batch ..."]
 
 
 def batches(
-    images: UInt8[Tensor, "images channels height width"],
+    images: Shaped[Tensor, "images ..."],
     labels: Shaped[Tensor, "images ..."],
     batch_size: int,
     *,
     seed: int = 0,
     epoch: int | None = None,
+    prepare: Callable[[Tensor], Tensor] | None = None,
 ) -> Iterator[Batch]:
     """One pass over tensors that already are where they are needed, last partial batch included.
 
     Args:
-        images: uint8, on the device that trains.
+        images: on the device that trains, uint8 (images, channels, height, width) unless `prepare` takes others.
         labels: on the same device.
         batch_size: images a batch.
         seed: of the order.
         epoch: the order is a function of (seed, epoch); None keeps the order of the set.
+        prepare: makes x of what lies in `images`; by default :func:`image_tensor`.
 
     Yields:
         Batches with x in [0, 1].
@@ -330,7 +332,7 @@ def batches(
     n, device = len(images), images.device
     order = torch.arange(n, device=device) if epoch is None else permutation(n, seed, epoch, device)
     for index in order.split(batch_size):
-        yield Batch(index, image_tensor(images[index]), labels[index])
+        yield Batch(index, (prepare or image_tensor)(images[index]), labels[index])
 
 
 def image_tensor(images: Tensor | np.ndarray) -> Float[Tensor, "batch channels height width"]:

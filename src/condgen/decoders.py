@@ -1,19 +1,33 @@
 r"""Decoders: latent and condition in, the parameters of :math:`p(x \mid z, c)` out.
 
-Contract: `decoder(z, c) → parameters`, with z (batch, latent), c (batch, dim) and parameters
-(batch, channels, height, width), where channels is what the likelihood needs (plus the label planes, if the
-assembly reconstructs them). Parameters are logits: nothing stands between the last layer and the likelihood.
+Contract: `decoder(z, c) → parameters`, with z (batch, latent), or a map (batch, channels, height, width), or a tuple of
+these for latents of several levels, c (batch, dim) and parameters (batch, channels, height, width), where channels is
+what the likelihood needs (plus the label planes, if the assembly reconstructs them). Parameters are logits, or what the
+likelihood calls its location: nothing stands between the last layer and the likelihood.
 """
 
-__all__ = ["DeconvDecoder"]
+__all__ = ["DeconvDecoder", "ResNetDecoder"]
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from condgen.layers import ConvBlock, Modulation, Norm, check_lengths, join, map_sizes
+from condgen.encoders import stage_widths
+from condgen.layers import (
+    ChannelNorm,
+    ConvBlock,
+    Modulation,
+    Norm,
+    ResidualBlock,
+    check_lengths,
+    halvings,
+    join,
+    map_sizes,
+)
 from condgen.parts import Part
 
 
@@ -99,6 +113,80 @@ class DeconvDecoder(Part):
         for block in self.blocks:
             h = block(h, c)
         return self.last(h)
+
+
+class ResNetDecoder(Part):
+    """Residual blocks on maps that double, each modulated by the condition: the mirror of a `ResNetEncoder`.
+
+    Maps grow by pixel shuffle, the image too: the last layer works at half its height and width.
+
+    Args:
+        output_shape: (channels, height, width) of the parameters, any size from 8x8 up.
+        latent: number of latents, or their shape (channels, height, width); see `ResNetEncoder`.
+        condition_dim: width of c.
+        widths: channels of each map, the largest map first, as for the encoder.
+        depth: residual blocks on each map; the smallest has one more.
+
+    Raises:
+        ValueError: as `ResNetEncoder`.
+
+    References:
+        Deep residual learning (He et al., 2016), https://arxiv.org/abs/1512.03385; pixel shuffle: Real-time single
+        image and video super-resolution (Shi et al., 2016), https://arxiv.org/abs/1609.05158
+
+    Example:
+        >>> import torch
+        >>> decoder = ResNetDecoder((3, 33, 47), latent=(4, 9, 12), condition_dim=8, widths=(8, 16))
+        >>> decoder(torch.zeros(2, 4, 9, 12), torch.zeros(2, 8)).shape
+        torch.Size([2, 3, 33, 47])
+    """
+
+    def __init__(
+        self,
+        output_shape: tuple[int, int, int],
+        latent: int | Sequence[int],
+        condition_dim: int,
+        widths: Sequence[int] | None = None,
+        depth: int = 1,
+    ) -> None:
+        super().__init__()
+        self.output_shape = tuple(output_shape)
+        channels, target = (latent, None) if isinstance(latent, int) else (latent[0], (latent[1], latent[2]))
+        self.sizes = halvings((output_shape[1], output_shape[2]), target)[::-1]
+        widths = stage_widths(len(self.sizes) - 1, widths)[::-1]
+        height, width = self.sizes[0]
+        self.first = (
+            nn.Conv2d(channels, widths[0], 3, padding=1)
+            if target
+            else nn.Sequential(
+                nn.Linear(channels, widths[0] * height * width), nn.Unflatten(1, (widths[0], height, width))
+            )
+        )
+        self.stages = nn.ModuleList(
+            nn.ModuleList(ResidualBlock(w, condition_dim) for _ in range(depth + (k == 0)))
+            for k, w in enumerate(widths)
+        )
+        self.ups = nn.ModuleList(nn.Conv2d(i, 4 * o, 3, 1, 1) for i, o in pairwise(widths))
+        self.norm = ChannelNorm(widths[-1])
+        self.last = nn.Conv2d(widths[-1], 4 * output_shape[0], 3, padding=1)
+
+    def forward(
+        self, z: Float[Tensor, "batch latent *map"], c: Float[Tensor, "batch dim"]
+    ) -> Float[Tensor, "batch channels height width"]:
+        """(z, c) → (batch, channels, height, width)."""
+        h = self.first(z)
+        for k, blocks in enumerate(self.stages):
+            h = grown(self.ups[k - 1](h), self.sizes[k]) if k else h
+            for block in blocks:  # type: ignore[union-attr]
+                h = block(h, c)
+        return grown(self.last(F.silu(self.norm(h))), self.sizes[-1])
+
+
+def grown(
+    h: Float[Tensor, "batch channels4 height width"], size: tuple[int, int]
+) -> Float[Tensor, "batch channels height2 width2"]:
+    """Twice the height and width for a quarter of the channels, cut to what halving had rounded up."""
+    return F.pixel_shuffle(h, 2)[:, :, : size[0], : size[1]]
 
 
 def checked_norm(norm: nn.Module) -> nn.Module:

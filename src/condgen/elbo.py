@@ -28,7 +28,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
-from torch.distributions import Distribution, Independent, kl_divergence
+from torch.distributions import Distribution, Independent, Normal, kl_divergence
 
 from condgen.likelihoods import Measure
 
@@ -44,14 +44,18 @@ class Inference:
         z: the latent drawn.
         p: the distribution over x.
         q: the posterior z was drawn from.
+        output: of the decoder, what p was made of.
+
+    For latents of several levels, z and q are tuples.
     """
 
     log_likelihood: Float[Tensor, " batch"]
     label_log_likelihood: Float[Tensor, " batch"] | None
     kl_terms: tuple[Float[Tensor, "batch ..."], ...]
-    z: Tensor
+    z: Tensor | tuple[Tensor, ...]
     p: Distribution
-    q: Distribution
+    q: Distribution | tuple[Distribution, ...]
+    output: Tensor | None = None
 
     @property
     def kl(self) -> Float[Tensor, " batch"]:
@@ -74,10 +78,21 @@ def kl_per_latent(q: Distribution, p: Distribution, z: Tensor) -> Float[Tensor, 
     """
     try:
         if isinstance(q, Independent) and isinstance(p, Independent):
-            return kl_divergence(q.base_dist, p.base_dist)
+            pair = q.base_dist, p.base_dist
+            return kl_of_normals(*pair) if type(pair[0]) is type(pair[1]) is Normal else kl_divergence(*pair)
         return kl_divergence(q, p).unsqueeze(1)
     except NotImplementedError:
         return (q.log_prob(z) - p.log_prob(z)).unsqueeze(1)
+
+
+def kl_of_normals(q: Normal, p: Normal) -> Tensor:
+    r"""KL of normals, elementwise; torch's own looks the pair up in a table, which breaks a compiled graph.
+
+    .. math:: \tfrac12 \left[ \frac{\sigma_q^2}{\sigma_p^2} + \frac{(\mu_q - \mu_p)^2}{\sigma_p^2} - 1
+              - \log \frac{\sigma_q^2}{\sigma_p^2} \right]
+    """
+    ratio = (q.scale / p.scale).pow(2)
+    return 0.5 * (ratio + ((q.loc - p.loc) / p.scale).pow(2) - 1 - ratio.log())
 
 
 @runtime_checkable
@@ -185,7 +200,8 @@ class ELBO(nn.Module):
 
     Args:
         beta: weight of the KL, a number or a schedule in epochs.
-        free_bits: lambda, nats per latent (per level where the KL does not factorise) that cost nothing.
+        free_bits: lambda, nats per latent (per channel of a latent map, per level where the KL does not factorise) that
+            cost nothing.
 
     Raises:
         ValueError: for a negative beta or free_bits.
@@ -209,6 +225,11 @@ class ELBO(nn.Module):
         self.free_bits = free_bits
         if self.beta.final < 0 or free_bits < 0:
             raise ValueError(f"Expected beta and free_bits of 0 or more; got {self.beta.final} and {free_bits}.")
+
+    @property
+    def schedules(self) -> dict[str, Schedule]:
+        """What changes over time."""
+        return {"beta": self.beta}
 
     def extra_repr(self) -> str:
         """As it was built."""
@@ -242,13 +263,15 @@ class ELBO(nn.Module):
         noise: Mapping[str, Tensor],
         beta: float | Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """The terms of a batch: `model.infer`, then :meth:`forward`."""
-        return self(model.infer(x, y, noise), beta)  # type: ignore[operator]
+        """The terms of a batch: `model.infer`, then :meth:`forward`; and the decoder's output."""
+        inference: Inference = model.infer(x, y, noise)  # type: ignore[operator]
+        return {**self(inference, beta), **({} if inference.output is None else {"output": inference.output.detach()})}
 
 
 def sum_of_free(kl_terms: Iterable[Float[Tensor, "batch ..."]], free_bits: float) -> Float[Tensor, ""]:
     """The KL with `free_bits` nats of every latent (averaged over the batch) at no cost."""
-    totals = [term.mean(0).clamp(min=free_bits).sum() for term in kl_terms]
+    means = (term.mean(0) for term in kl_terms)
+    totals = [(mean.sum((1, 2)) if mean.ndim == 3 else mean).clamp(min=free_bits).sum() for mean in means]
     return torch.stack(totals).sum()
 
 

@@ -37,6 +37,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from condgen.augmentations import symmetries, turned
 from condgen.data import LabelledImages, image_tensor
 from condgen.files import write_atomically
 from condgen.layers import SMALLEST_IMAGE
@@ -299,31 +300,8 @@ def draws(weights: Tensor | np.ndarray, n: int, batch_size: int, seed: int) -> I
 
 def symmetry_codes(seed: int, step: int, shape: Sequence[int], batch_size: int) -> Int64[Tensor, " batch"]:
     """Which symmetry each image of a step's batch is shown in: of eight, or of four where it is not square."""
-    count = 8 if shape[-2] == shape[-1] else 4
     u = uniform(seed, torch.arange(batch_size), stream(Use.TRAINING, step, SYMMETRY_LEVEL), ())
-    return (u * count).long()
-
-
-def turned(
-    images: Float[Tensor, "batch channels height width"], codes: Int64[Tensor, " batch"]
-) -> Float[Tensor, "batch channels height width"]:
-    """Each image flipped and turned by its code: odd ones from left to right, then by code // 2 (half) turns.
-
-    Codes 0 to 7 are the symmetries of a square, by quarter turns; 0 to 3 those of a rectangle, by half turns.
-
-    Example:
-        >>> image = torch.tensor([[1.0, 2.0], [3.0, 4.0]]).expand(3, 1, 2, 2)
-        >>> turned(image, torch.tensor([0, 1, 2])).flatten(1).tolist()
-        [[1.0, 2.0, 3.0, 4.0], [2.0, 1.0, 4.0, 3.0], [2.0, 4.0, 1.0, 3.0]]
-    """
-    images = torch.where((codes % 2 == 1)[:, None, None, None], images.flip(3), images)
-    quarters = codes // 2 if images.shape[2] == images.shape[3] else codes // 2 * 2
-    result = images.clone()
-    for count in (1, 2, 3):
-        which = quarters == count
-        if bool(which.any()):
-            result[which] = images[which].rot90(count, (2, 3))
-    return result
+    return (u * symmetries(*shape[-2:])).long()
 
 
 @contextmanager

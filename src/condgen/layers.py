@@ -3,12 +3,25 @@ r"""Layers: where the condition meets a feature map, and the blocks that network
 A layer that takes a condition is called `(h, c) → h`, with h (batch, channels, height, width) and c (batch, dim).
 """
 
-__all__ = ["ChannelNorm", "Concatenate", "ConvBlock", "FiLM", "LabelChannels", "bounded", "join", "map_sizes"]
+__all__ = [
+    "ChannelNorm",
+    "Concatenate",
+    "ConvBlock",
+    "FiLM",
+    "LabelChannels",
+    "ResidualBlock",
+    "bounded",
+    "full",
+    "halvings",
+    "join",
+    "map_sizes",
+]
 
 import math
 from collections.abc import Callable, Sequence
 
 import torch
+import torch.nn.functional as F
 from einops import repeat
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -141,6 +154,44 @@ class ConvBlock(nn.Module):
         return self.activation(h)
 
 
+class ResidualBlock(nn.Module):
+    r"""Two normalised convolutions around which the input goes; the condition scales and shifts in between.
+
+    .. math:: h + W_2 \, a(\mathrm{FiLM}(n(W_1 \, a(n(h))), c))
+
+    with group normalisation n and SiLU a. :math:`W_2` starts at zero, so that a new block changes nothing.
+
+    Args:
+        channels: of input and output.
+        condition_dim: width of c; 0: not modulated.
+
+    References:
+        Deep residual learning (He et al., 2016), https://arxiv.org/abs/1512.03385; with modulation as in Diffusion
+        models beat GANs (Dhariwal & Nichol, 2021), https://arxiv.org/abs/2105.05233
+
+    Example:
+        >>> h = torch.randn(2, 16, 7, 7)
+        >>> torch.equal(ResidualBlock(16, 8)(h, torch.ones(2, 8)), h)
+        True
+    """
+
+    def __init__(self, channels: int, condition_dim: int) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList([ChannelNorm(channels), ChannelNorm(channels)])
+        self.convs = nn.ModuleList([nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2)])
+        self.film = FiLM(condition_dim, channels) if condition_dim else None
+        nn.init.zeros_(self.convs[1].weight)  # type: ignore[arg-type]
+        nn.init.zeros_(self.convs[1].bias)  # type: ignore[arg-type]
+
+    def forward(
+        self, h: Float[Tensor, "batch channels height width"], c: Float[Tensor, "batch dim"]
+    ) -> Float[Tensor, "batch channels height width"]:
+        """Feature map and condition → feature map."""
+        inner = self.norms[1](self.convs[0](F.silu(self.norms[0](h))))
+        inner = self.film(inner, c) if self.film is not None else inner
+        return h + self.convs[1](F.silu(inner))
+
+
 class Concatenate(Part):
     """A plain network as an encoder or decoder: the condition is joined to its input.
 
@@ -160,6 +211,27 @@ class Concatenate(Part):
     def forward(self, h: Float[Tensor, "batch ..."], c: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch ..."]:
         """(x, c) or (z, c) → what the network makes of both."""
         return self.net(join(h, c))
+
+
+def halvings(size: tuple[int, int], target: tuple[int, int] | None = None) -> list[tuple[int, int]]:
+    """Map sizes from the image down, each half of the one before, rounded up: to `target`, or until 4x4 holds it.
+
+    Raises:
+        ValueError: if the image is smaller than 8x8, or halving it never gives `target`.
+
+    Example:
+        >>> halvings((28, 28), (7, 7)), halvings((33, 47))
+        ([(28, 28), (14, 14), (7, 7)], [(33, 47), (17, 24), (9, 12), (5, 6), (3, 3)])
+    """
+    if min(size) < SMALLEST_IMAGE:
+        raise ValueError(f"Expected images of at least {SMALLEST_IMAGE}x{SMALLEST_IMAGE}; got {size[0]}x{size[1]}.")
+    sizes = [size]
+    while max(sizes[-1]) > 1 and (sizes[-1] != target if target else max(sizes[-1]) > 4):
+        sizes.append((-(-sizes[-1][0] // 2), -(-sizes[-1][1] // 2)))
+    if len(sizes) < 2 or (target and sizes[-1] != target):
+        possible = ", ".join(f"{h}x{w}" for h, w in sizes[1:])
+        raise ValueError(f"Expected a latent map of one of {possible} for images of {size[0]}x{size[1]}; got {target}.")
+    return sizes
 
 
 def map_sizes(size: tuple[int, int], strides: Sequence[int], kernel_size: int) -> list[tuple[int, int]]:
@@ -196,6 +268,16 @@ def check_lengths(channels: Sequence[int], strides: Sequence[int]) -> None:
     """Raise unless there is one stride for every convolution, and at least one convolution."""
     if len(channels) != len(strides) or not channels:
         raise ValueError(f"Expected one stride per convolution; got channels {channels} and strides {strides}.")
+
+
+def full(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """In float32 at least: probabilities need more digits than the half precision that networks may use.
+
+    Example:
+        >>> full(torch.zeros(1, dtype=torch.bfloat16)).dtype, full(torch.zeros(1, dtype=torch.float64)).dtype
+        (torch.float32, torch.float64)
+    """
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
 def bounded(x: Float[Tensor, "*shape"], low: float, high: float) -> Float[Tensor, "*shape"]:

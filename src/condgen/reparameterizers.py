@@ -2,16 +2,18 @@ r"""Reparameterizers: the encoder's output in, :math:`q(z \mid x, c)` and draws 
 
 Contract: `reparameterizer(parameters) → Distribution` over z; `draw(parameters, noise) → z`, differentiable in the
 parameters; `params`, how many parameters it needs per latent. Parameters are (batch, params * latent), or maps
-(batch, params * latent, height, width).
+(batch, params * latent, height, width). For several levels everything is a tuple, level by level.
 """
 
-__all__ = ["Gaussian"]
+__all__ = ["Gaussian", "Levels"]
+
+from collections.abc import Sequence
 
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
-from condgen.layers import bounded
+from condgen.layers import bounded, full
 from condgen.parts import Part
 
 LOG_VARIANCE_RANGE = (-30.0, 20.0)
@@ -50,7 +52,34 @@ class Gaussian(Part):
         return mean + std * noise
 
 
+class Levels(Part):
+    """Several levels of latents, each with a reparameterizer of its own and independent of the others.
+
+    Args:
+        parts: one a level.
+
+    Example:
+        >>> import torch
+        >>> parameters, noise = (torch.zeros(1, 4), torch.zeros(1, 6, 4, 4)), (torch.ones(1, 2), torch.ones(1, 3, 4, 4))
+        >>> [z.shape for z in Levels([Gaussian(), Gaussian()]).draw(parameters, noise)]
+        [torch.Size([1, 2]), torch.Size([1, 3, 4, 4])]
+    """
+
+    def __init__(self, parts: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(parts)
+        self.params: int = self.parts[0].params  # type: ignore[assignment]
+
+    def forward(self, parameters: tuple[Tensor, ...]) -> tuple[Distribution, ...]:
+        """Parameters of each level → a distribution over z of each level."""
+        return tuple(part(own) for part, own in zip(self.parts, parameters, strict=True))
+
+    def draw(self, parameters: tuple[Tensor, ...], noise: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Z of each level."""
+        return tuple(p.draw(own, n) for p, own, n in zip(self.parts, parameters, noise, strict=True))  # type: ignore[operator]
+
+
 def mean_and_std(parameters: Tensor) -> tuple[Tensor, Tensor]:
     """The two halves of the parameters: mean, and standard deviation from the log-variance."""
-    mean, log_variance = parameters.chunk(2, dim=1)
+    mean, log_variance = full(parameters).chunk(2, dim=1)
     return mean, (0.5 * bounded(log_variance, *LOG_VARIANCE_RANGE)).exp()

@@ -120,7 +120,7 @@ def interpolate(
 
 def latent_of(model: Any, end: Tensor | np.ndarray, label: Any) -> Float[Tensor, "*latent"]:
     """The latent of one image, or the latent itself; where z has the shape of an image, an image is meant."""
-    shapes = {"an image": tuple(model.image_shape or ()), "a latent": tuple(model.noise_shapes["z"])}
+    shapes = {"an image": tuple(model.image_shape or ()), "a latent": tuple(model.prior.noise_shape)}
     if tuple(np.shape(end)) == shapes["an image"]:
         return model.encode(torch.as_tensor(end)[None], [label])[0]
     if tuple(np.shape(end)) != shapes["a latent"]:

@@ -1,6 +1,6 @@
 """Training: one readable loop on Lightning Fabric, the same call on CPU and GPU."""
 
-__all__ = ["History", "check_free", "fit"]
+__all__ = ["History", "WarmupDecay", "adam", "adamw", "check_free", "fit", "load_objective"]
 
 import csv
 import hashlib
@@ -19,8 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel
 
 import condgen
 from condgen.checkpoints import WEIGHTS, save
@@ -29,8 +32,12 @@ from condgen.data import LabelledImages, batches
 from condgen.elbo import ELBO
 from condgen.files import check_writable, undisturbed, write_atomically
 from condgen.noise import Use, normals
+from condgen.objectives import Phase, phases_of, schedules_of, selection_of
 from condgen.parts import keeping_modes
 
+PROBED = 20  # steps whose rate a budget of time is planned from
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+OBJECTIVE = "objective.safetensors"
 TERMS = {"log_likelihood": "log-likelihood", "kl": "KL"}  # as people write them
 
 
@@ -40,7 +47,9 @@ class History:
 
     Attributes:
         rows: name → number, per epoch.
-        best_epoch: the one with the lowest validation loss; without validation the last.
+        best_epoch: the one with the lowest validation loss (or what the objective selects by); without validation the
+            last.
+        select: the term that chooses the best epoch, and whether its lowest ("min") or highest ("max") value.
 
     Example:
         >>> History([{"epoch": 1, "train_loss": 3.0}, {"epoch": 2, "train_loss": 2.0}])["train_loss"]
@@ -49,6 +58,7 @@ class History:
 
     rows: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int = 0
+    select: tuple[str, str] = ("loss", "min")
 
     def __getitem__(self, name: str) -> list[float]:
         return [row[name] for row in self.rows]
@@ -70,7 +80,12 @@ class History:
                 f"The loss is no longer finite in epoch {row['epoch']} ({loss}){kept}. Lower the learning rate, or "
                 "look for damaged images."
             )
-        if loss <= min(r.get("validation_loss", math.inf) for r in self.rows):
+        name, sign = f"validation_{self.select[0]}", 1 if self.select[1] == "min" else -1
+        if name not in row and "validation_loss" in row:
+            raise ValueError(
+                f"Expected the objective to have a term {self.select[0]!r} to select by; got {', '.join(row)}."
+            )
+        if sign * row.get(name, 0.0) <= min(sign * r.get(name, 0.0) for r in self.rows):
             self.best_epoch = int(row["epoch"])
 
     def to_csv(self) -> str:
@@ -87,7 +102,7 @@ class Step(nn.Module):
 
     def __init__(self, model: nn.Module, objective: Any) -> None:
         super().__init__()
-        self.model, self.objective = model, objective
+        self.model, self.objective, self.phases = model, objective, phases_of(objective)
         self.frozen = frozen(model)
 
     def train(self, mode: bool = True) -> "Step":
@@ -97,9 +112,11 @@ class Step(nn.Module):
             module.training = False
         return self
 
-    def forward(self, x: Tensor, y: Tensor, noise: dict[str, Tensor], *beta: Tensor) -> dict[str, Tensor]:
-        """The objective's terms for a batch."""
-        return self.objective.loss(self.model, x, y, noise, *beta)
+    def forward(
+        self, phase: int, x: Tensor, y: Tensor, noise: dict[str, Tensor], **scheduled: Tensor
+    ) -> dict[str, Tensor]:
+        """A phase's terms for a batch."""
+        return self.phases[phase].loss(self.model, x, y, noise, **scheduled)
 
 
 def frozen(model: nn.Module) -> list[nn.Module]:
@@ -114,15 +131,219 @@ def adam(parameters: Iterable[nn.Parameter], lr: float = 1e-3) -> Optimizer:
     return torch.optim.Adam(parameters, lr=lr, fused=True)
 
 
+def adamw(
+    parameters: Iterable[nn.Parameter], lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.99), decay: float = 1e-3
+) -> Optimizer:
+    """Adam with decoupled weight decay, all parameters updated in one pass."""
+    return torch.optim.AdamW(parameters, lr=lr, betas=betas, weight_decay=decay, fused=True)
+
+
+@dataclass(frozen=True)
+class WarmupDecay:
+    """A learning rate that rises from 0, stays, and falls to a hundredth: a factor by the share of training done.
+
+    Args:
+        warmup: share of training over which it rises.
+        decay: share of training, at its end, over which it falls.
+
+    Raises:
+        ValueError: unless both are shares whose sum is at most 1.
+
+    Example:
+        >>> rate = WarmupDecay(warmup=0.1, decay=0.5)
+        >>> [round(rate(share), 3) for share in (0.0, 0.05, 0.3, 0.75, 1.0)]
+        [0.0, 0.5, 1.0, 0.505, 0.01]
+    """
+
+    warmup: float = 0.05
+    decay: float = 0.4
+
+    def __post_init__(self) -> None:
+        if min(self.warmup, self.decay) < 0 or self.warmup + self.decay > 1:
+            raise ValueError(f"Expected shares with a sum of at most 1; got {self.warmup} and {self.decay}.")
+
+    def __call__(self, share: float) -> float:
+        """The factor."""
+        rise = share / self.warmup if self.warmup else 1.0
+        fall = (1 - share) / self.decay if self.decay else 1.0
+        return min(1.0, rise, 0.01 + 0.99 * max(fall, 0.0))
+
+
+class Averaged:
+    """An exponential moving average of a model's weights; buffers are the latest.
+
+    The decay rises to its value with the number of steps n, as (1 + n) / (10 + n), so that the start is soon forgotten.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.average = AveragedModel(model, multi_avg_fn=self.move)
+
+    @torch.no_grad()
+    def move(self, averages: Any, weights: Any, steps: Tensor | int) -> None:
+        """Move the averages a little towards the weights, without reading the number of steps back from the device."""
+        steps = torch.as_tensor(steps, device=averages[0].device, dtype=torch.float32)
+        share = 1 - torch.clamp((1 + steps) / (10 + steps), max=self.decay)
+        for average, weight in zip(averages, weights, strict=True):
+            average.lerp_(weight.to(average.dtype), share.to(average.dtype))
+
+
+class Plan:
+    """How far training is: epochs are given, or follow from a budget of minutes and the rate of the first steps."""
+
+    def __init__(self, epochs: int | None, minutes: float | None, steps: int) -> None:
+        self.epochs, self.minutes, self.steps = epochs, minutes, steps
+        self.started, self.times = time.perf_counter(), [time.perf_counter()]
+
+    def share(self, epoch: float) -> float:
+        """Of the training that is done; 0 as long as that is not known."""
+        return epoch / self.epochs if self.epochs else 0.0
+
+    def stepped(self) -> None:
+        """Count a step; after the first ones, plan."""
+        if self.epochs is None:
+            self.times.append(time.perf_counter())
+            if len(self.times) > PROBED:
+                self.settle()
+
+    def settle(self) -> None:
+        """The number of epochs that fit into what is left of the budget, at the rate of the last steps seen."""
+        if self.epochs is None:
+            late = self.times[-1 - min(PROBED - 5, len(self.times) - 1) :]
+            seconds = (late[-1] - late[0]) / max(len(late) - 1, 1)
+            left = 60 * float(self.minutes or 0) - (self.times[-1] - self.started)
+            done = (len(self.times) - 1) / self.steps
+            # Validation, files and whatever else an epoch costs besides its steps: a twelfth.
+            self.epochs = max(1, math.floor(done + left / (1.08 * seconds * self.steps)))
+
+
+@dataclass
+class Loop:
+    """What a pass over the images needs.
+
+    Attributes:
+        fabric: device and precision.
+        step: model and objective, wrapped.
+        optimizers: one a phase, wrapped.
+        plan: how far training is.
+        batch_size: images a step.
+        seed: of order, noise and dropout.
+        learning_rate: share of training done → factor of the optimizers' rates.
+        clip: the norm that gradients are cut to.
+        averaged: of the weights.
+        augment: (x, seed, index, epoch) → x.
+        prepare: makes x of what is stored.
+        show: progress.
+        home: the device that the model comes back to.
+    """
+
+    fabric: Any
+    step: Any
+    optimizers: list[Any]
+    plan: Plan
+    batch_size: int
+    seed: int
+    learning_rate: Callable[[float], float] | None = None
+    clip: float | None = None
+    averaged: Averaged | None = None
+    augment: Callable[[Tensor, int, Tensor, int], Tensor] | None = None
+    prepare: Callable[[Tensor], Tensor] | None = None
+    show: Any = None
+    home: Any = "cpu"
+
+    def __post_init__(self) -> None:
+        self.rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers]
+
+    @property
+    def kept(self) -> Any:
+        """The model to validate, keep and sample from: the averaged one, if there is one."""
+        return self.averaged.average.module if self.averaged else self.step.model
+
+    def scheduled(self, epoch: float | None) -> dict[str, Tensor]:
+        """The values of the objective's schedules at this time, or their final ones."""
+        schedules = schedules_of(self.step.objective).items()
+        values = {name: schedule.final if epoch is None else schedule(epoch) for name, schedule in schedules}
+        return {name: torch.full((), value, device=self.fabric.device) for name, value in values.items()}
+
+    def train_epoch(self, train: tuple[Tensor, Tensor], epoch: int) -> dict[str, float]:
+        """One pass over the training images; its mean terms, read back from the device once at the end."""
+        self.step.train()
+        total, steps, scheduled = Totals("train"), -(-len(train[0]) // self.batch_size), {}
+        order = batches(*train, self.batch_size, seed=self.seed, epoch=epoch, prepare=self.prepare)
+        for k, (index, x, y) in enumerate(order):
+            torch.manual_seed(
+                step_seed(self.seed, epoch, k)
+            )  # of what draws from torch's generator, such as nn.Dropout
+            scheduled, x = self.scheduled(epoch + k / steps), x.to(self.step.model.dtype)
+            x = self.augment(x, self.seed, index, epoch) if self.augment else x
+            noise = normals(self.step.model.noise_shapes, self.seed, index, Use.TRAINING, epoch, x.dtype)
+            share = self.plan.share(epoch + k / steps)
+            for number, phase in enumerate(self.step.phases):
+                if share >= phase.start and (epoch * steps + k) % phase.every == 0:
+                    total.add(self.take(number, phase, share, (x, y, noise), scheduled), len(x))
+            if self.averaged:
+                self.averaged.average.update_parameters(self.step.model)
+            self.plan.stepped()
+            self.show.advance(len(x))
+        self.plan.settle()
+        return {**total.means(), **{name: value.item() for name, value in scheduled.items()}}
+
+    def take(
+        self, number: int, phase: Phase, share: float, batch: tuple[Any, ...], scheduled: Any
+    ) -> dict[str, Tensor]:
+        """A phase's step: its terms."""
+        optimizer = self.optimizers[number]
+        if self.learning_rate:
+            for group, rate in zip(optimizer.param_groups, self.rates[number], strict=True):
+                group["lr"] = rate * self.learning_rate(share)
+        optimizer.zero_grad()
+        terms = self.step(number, *batch, **scheduled)
+        output = terms.pop("output", None)
+        self.fabric.backward(terms["loss"])
+        if self.clip:
+            terms["gradient_norm"] = self.fabric.clip_gradients(self.step, optimizer, max_norm=self.clip)
+        optimizer.step()
+        if output is not None and hasattr(self.step.model.likelihood, "observe"):
+            self.step.model.likelihood.observe(output, batch[0])
+        return {f"{phase.name}_{name}" if number else name: value for name, value in terms.items()}
+
+    @torch.no_grad()
+    def evaluate_epoch(self, held_out: tuple[Tensor, Tensor]) -> dict[str, float]:
+        """The validation terms of the first phase: final schedules, and the same noise in every epoch."""
+        step = self.step if self.averaged is None else Step(self.kept, self.step.objective)
+        step.eval()
+        total, scheduled = Totals("validation"), self.scheduled(None)
+        for index, x, y in batches(*held_out, self.batch_size, prepare=self.prepare):
+            x = x.to(self.step.model.dtype)
+            noise = normals(self.step.model.noise_shapes, self.seed, index, Use.VALIDATION, 0, x.dtype)
+            with self.fabric.autocast():
+                terms = step(0, x, y, noise, **scheduled)
+            terms.pop("output", None)
+            total.add(terms, len(x))
+            self.show.advance(0)
+        return total.means()
+
+
+def step_seed(seed: int, epoch: int, step: int) -> int:
+    """A seed for torch's own generator at one step of training."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{epoch}/{step}".encode()).digest()[:8], "little") >> 1
+
+
 def fit(
     model: ConditionalVAE,
     data: LabelledImages,
     *,
     validation: LabelledImages | None = None,
-    epochs: int = 50,
+    epochs: int | None = None,
+    minutes: float | None = None,
     batch_size: int = 128,
     objective: Any = None,
-    optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] = adam,
+    optimizer: Any = adam,
+    learning_rate: Callable[[float], float] | None = None,
+    clip: float | None = None,
+    ema: float | None = None,
+    precision: str = "32-true",
+    augment: Callable[[Tensor, int, Tensor, int], Tensor] | None = None,
     seed: int = 0,
     out: str | Path | None = None,
     overwrite: bool = False,
@@ -133,36 +354,43 @@ def fit(
 ) -> History:
     """Train a model; its weights after the last epoch stay in it, the best on validation are kept in `out`.
 
-    Order, noise and dropout are functions of (seed, epoch, image index or step), so the same call gives the same
-    weights on one machine with one number of threads. Validation uses the same objective with its final beta and the
-    same noise every epoch. The model comes back on the device and in the mode it had; parts that stand in evaluation
-    mode inside a model in training mode, or whose weights all have `requires_grad=False`, stay frozen.
+    Order, noise, augmentation and dropout are functions of (seed, epoch, image index or step), so the same call gives
+    the same weights on one machine with one number of threads. Validation uses the same objective with its final beta
+    and the same noise every epoch. The model comes back on the device and in the mode it had; parts that stand in
+    evaluation mode inside a model in training mode, or whose weights all have `requires_grad=False`, stay frozen.
 
     Args:
         model: what to train; its `class_names` are set from the data where it has none.
         data: images to train on. A set with splits is trained on its `train` part alone, and validated on its
-            `validation` part unless another is given.
+            `validation` part unless another is given. Class names decide which class is which.
         validation: images to choose the best epoch by; of a set with splits its `validation` part.
-        epochs: passes over the data.
+        epochs: passes over the data; by default 50.
+        minutes: a budget of time instead: as many epochs as fit, at the rate of the first 20 steps. Schedules that
+            go by the share of training follow that plan, which `run.json` keeps.
         batch_size: images a step; the last, smaller batch is kept.
-        objective: by default `ELBO()`; any module with `loss(model, x, y, noise) → terms`, "loss" among them. One
-            with a schedule `.beta` is also given the step's beta, a tensor.
-        optimizer: parameters → optimizer, e.g. `functools.partial(torch.optim.AdamW, lr=3e-4)`.
-        seed: of order and noise, in [0, 2**64).
+        objective: by default `ELBO()`; see :mod:`condgen.objectives` for what it may be.
+        optimizer: parameters → optimizer, e.g. `functools.partial(adamw, lr=3e-4)`; for several phases one for all, or
+            a dictionary by their names.
+        learning_rate: share of training done → factor of the optimizers' rates, e.g. `WarmupDecay()`.
+        clip: the norm that each phase's gradients are cut to; the history has the norm before.
+        ema: decay of an exponential moving average of the weights, e.g. 0.999. The averaged weights are validated, kept
+            and left in the model.
+        precision: "32-true", "bf16-mixed" or "16-mixed" (GPU): of the networks; probabilities are always in float32.
+        augment: e.g. :class:`condgen.augmentations.Augmentation`, for training images.
+        seed: of order, noise, augmentation and dropout, in [0, 2**64).
         out: folder for `model.safetensors` (best epoch), `last/` (last epoch), `metrics.csv` and `run.json`; nothing
             is written without it. Whenever the run is stopped or killed, what is there is whole.
         overwrite: whether an earlier run in `out` may be replaced, once this one has a model to keep.
         accelerator: "auto", "cpu", "cuda" or "mps".
         progress: show a progress bar, or a line an epoch where there is no terminal.
-        on_epoch: called after every epoch with its number, the model and the epoch's row.
+        on_epoch: called after every epoch with its number, the model (the averaged one) and the epoch's row.
         about: further entries for `run.json`.
 
     Returns:
         One row an epoch: terms of training and validation in nats per image, seconds, images per second.
 
     Raises:
-        ValueError: if data, labels and model do not fit together, epochs or batch_size are not positive, or `out`
-            holds another run.
+        ValueError: if data, labels and model do not fit together, numbers are out of range, or `out` holds another run.
         OSError: if nothing can be written to `out`.
         FloatingPointError: when the loss is no longer finite; what was saved before stays.
 
@@ -173,129 +401,174 @@ def fit(
         >>> history["train_loss"][1] < history["train_loss"][0]
         True
     """
-    from lightning_fabric import Fabric
-
     check_free(out, overwrite)
     training, validation = resolve_splits(data, validation)
     training, validation = training.ordered(model.class_names), validation and validation.ordered(model.class_names)
-    check_fit(model, training, validation, epochs, batch_size)
+    check_fit(model, training, validation)
     model.class_names = model.class_names or tuple(training.class_names)
-    objective = objective or ELBO()
-    home, history = model.device, History()
-    fabric = Fabric(accelerator=accelerator, devices=1)
-    step: Any = Step(model, objective)
-    step, optimize = fabric.setup(step, optimizer(step.parameters()))
-    train = tensors(training, fabric.device)
-    held_out = tensors(validation, fabric.device) if validation else None
+    loop = set_up(
+        model,
+        objective or ELBO(),
+        len(training),
+        epochs=epochs,
+        minutes=minutes,
+        batch_size=batch_size,
+        optimizer=optimizer,
+        learning_rate=learning_rate,
+        clip=clip,
+        ema=ema,
+        precision=precision,
+        augment=augment,
+        seed=seed,
+        accelerator=accelerator,
+    )
     settings = {
         **(about or {}),
-        "epochs": epochs,
+        "epochs": loop.plan.epochs,
+        "minutes": minutes,
         "batch_size": batch_size,
         "seed": seed,
-        "objective": repr_of(objective),
-        "optimizer": repr_of(optimize.optimizer),
+        "objective": repr_of(loop.step.objective),
+        "optimizer": "; ".join(repr_of(optimizer.optimizer) for optimizer in loop.optimizers),
+        "learning_rate": repr_of(learning_rate),
+        "clip": clip,
+        "ema": ema,
+        "precision": precision,
+        "augment": repr_of(augment),
         "train": repr(training),
         "validation": repr(validation),
         "fingerprint": data.fingerprint,
-        **environment(fabric.device),
+        **environment(loop.fabric.device),
     }
-    folder = RunFolder(out, settings, {"data": data.fingerprint, "train": training.fingerprint})
+    provenance = {"data": data.fingerprint, "train": training.fingerprint}
+    folder = RunFolder(out, settings, provenance)
+
+    def after(row: dict[str, float], history: History) -> None:
+        folder.settings = {**settings, "epochs": loop.plan.epochs}
+        folder.keep(loop.kept, history, loop.step.objective)
+        if on_epoch:
+            on_epoch(int(row["epoch"]), loop.kept, row)
+
+    history = History(select=selection_of(loop.step.objective))
     folder.begin(history)
-    devices = [fabric.device] if fabric.device.type == "cuda" else []
     try:
-        with (
-            keeping_modes(model),
-            torch.random.fork_rng(devices),
-            undisturbed() as stop_if_asked,
-            display(epochs, len(training), progress, stop_if_asked) as show,
-        ):
-            for epoch in range(epochs):
-                started = time.perf_counter()
-                row = {"epoch": epoch + 1} | train_epoch(fabric, step, optimize, train, batch_size, seed, epoch, show)
-                row["seconds"] = time.perf_counter() - started
-                row["images_per_second"] = len(training) / row["seconds"]
-                if held_out:
-                    row |= evaluate_epoch(step, held_out, batch_size, seed, show)
-                history.add(row)
-                folder.keep(model, history)
-                show.epoch(row)
-                if on_epoch:
-                    on_epoch(epoch + 1, model, row)
+        device = loop.fabric.device
+        held_out = tensors(validation, device) if validation else None
+        run(loop, history, tensors(training, device), held_out, after, progress)
         folder.record("finished")
     except BaseException:
         folder.record("stopped")
         raise
-    finally:
-        model.to(home)
     return history
 
 
-def train_epoch(
-    fabric: Any,
-    step: Any,
-    optimizer: Any,
+def set_up(
+    model: Any,
+    objective: Any,
+    images: int,
+    *,
+    epochs: int | None,
+    minutes: float | None = None,
+    batch_size: int = 128,
+    optimizer: Any = adam,
+    learning_rate: Callable[[float], float] | None = None,
+    clip: float | None = None,
+    ema: float | None = None,
+    precision: str = "32-true",
+    augment: Callable[[Tensor, int, Tensor, int], Tensor] | None = None,
+    prepare: Callable[[Tensor], Tensor] | None = None,
+    seed: int = 0,
+    accelerator: str = "auto",
+) -> Loop:
+    """Device, optimizers and averages for a model that is about to be trained; see :func:`fit`."""
+    from lightning_fabric import Fabric
+
+    check_numbers(epochs, minutes, batch_size, clip, ema, precision)
+    fabric = Fabric(accelerator=accelerator, devices=1, precision=precision)  # type: ignore[arg-type]
+    if precision == "16-mixed" and fabric.device.type == "cpu":
+        raise ValueError('Expected precision "32-true" or "bf16-mixed" on a CPU; got "16-mixed".')
+    step = Step(model, objective)
+    made = [optimizer_of(optimizer, phase)(list(phase.parameters(model))) for phase in step.phases]
+    home = model.device
+    wrapped, *optimizers = fabric.setup(step, *made)
+    return Loop(
+        fabric=fabric,
+        step=wrapped,
+        optimizers=optimizers,
+        plan=Plan(epochs if epochs or minutes else 50, minutes, -(-images // batch_size)),
+        batch_size=batch_size,
+        seed=seed,
+        learning_rate=learning_rate,
+        clip=clip,
+        averaged=Averaged(model, ema) if ema else None,
+        augment=augment,
+        prepare=prepare,
+        home=home,
+    )
+
+
+def optimizer_of(optimizer: Any, phase: Phase) -> Callable[[list[nn.Parameter]], Optimizer]:
+    """The optimizer of a phase: one for all, or one by name."""
+    if not isinstance(optimizer, Mapping):
+        return optimizer
+    if phase.name not in optimizer:
+        raise ValueError(f"Expected an optimizer for the phase {phase.name!r}; got {', '.join(optimizer) or 'none'}.")
+    return optimizer[phase.name]
+
+
+def run(
+    loop: Loop,
+    history: History,
     train: tuple[Tensor, Tensor],
-    batch_size: int,
-    seed: int,
-    epoch: int,
-    show: Any,
-) -> dict[str, float]:
-    """One pass over the training images; its mean terms, read back from the device once at the end."""
-    step.train()
-    total = Totals("train")
-    schedule, steps = getattr(step.objective, "beta", None), -(-len(train[0]) // batch_size)
-    beta = ()
-    for k, (index, x, y) in enumerate(batches(*train, batch_size, seed=seed, epoch=epoch)):
-        torch.manual_seed(step_seed(seed, epoch, k))  # of what draws from torch's own generator, such as nn.Dropout
-        beta = (torch.full((), schedule(epoch + k / steps), device=fabric.device),) if schedule else ()
-        x = x.to(step.model.dtype)
-        noise = normals(step.model.noise_shapes, seed, index, Use.TRAINING, epoch, x.dtype)
-        optimizer.zero_grad()
-        terms = step(x, y, noise, *beta)
-        fabric.backward(terms["loss"])
-        optimizer.step()
-        total.add(terms, len(x))
-        show.advance(len(x))
-    return {**total.means(), **({"beta": beta[0].item()} if beta else {})}
-
-
-def step_seed(seed: int, epoch: int, step: int) -> int:
-    """A seed for torch's own generator at one step of training."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{epoch}/{step}".encode()).digest()[:8], "little") >> 1
-
-
-@torch.no_grad()
-def evaluate_epoch(
-    step: Any, held_out: tuple[Tensor, Tensor], batch_size: int, seed: int, show: Any
-) -> dict[str, float]:
-    """The validation terms: final beta, and the same noise in every epoch."""
-    step.eval()
-    total, schedule = Totals("validation"), getattr(step.objective, "beta", None)
-    for index, x, y in batches(*held_out, batch_size):
-        x = x.to(step.model.dtype)
-        noise = normals(step.model.noise_shapes, seed, index, Use.VALIDATION, 0, x.dtype)
-        beta = (torch.full((), schedule.final, device=x.device),) if schedule else ()
-        total.add(step(x, y, noise, *beta), len(x))
-        show.advance(0)
-    return total.means()
+    held_out: tuple[Tensor, Tensor] | None,
+    after: Callable[[dict[str, float], History], None],
+    progress: bool,
+) -> None:
+    """The loop: epoch by epoch until the plan is done; the model comes back on the device and in the mode it had."""
+    model, device, images = loop.step.model, loop.fabric.device, len(train[0])
+    try:
+        with (
+            keeping_modes(model),
+            torch.random.fork_rng([device] if device.type == "cuda" else []),
+            undisturbed() as stop_if_asked,
+            display(loop.plan, images, progress, stop_if_asked) as loop.show,
+        ):
+            epoch = 0
+            while loop.plan.epochs is None or epoch < loop.plan.epochs:
+                started = time.perf_counter()
+                row = {"epoch": epoch + 1} | loop.train_epoch(train, epoch)
+                row["seconds"] = time.perf_counter() - started
+                row["images_per_second"] = images / row["seconds"]
+                if held_out:
+                    row |= loop.evaluate_epoch(held_out)
+                history.add(row)
+                after(row, history)
+                loop.show.epoch(row)
+                epoch += 1
+    finally:
+        if loop.averaged:
+            model.load_state_dict(loop.kept.state_dict())
+            model.provenance = loop.kept.provenance
+        model.to(loop.home)
 
 
 class Totals:
     """Sums of a batch's mean terms on the device; nothing is read back before the end."""
 
     def __init__(self, prefix: str) -> None:
-        self.prefix, self.images, self.sums = prefix, 0, {}
+        self.prefix, self.images, self.sums = prefix, {}, {}
 
     def add(self, terms: Mapping[str, Tensor], images: int) -> None:
         """Add a batch."""
-        self.images += images
         for name, value in terms.items():
+            self.images[name] = self.images.get(name, 0) + images
             self.sums[name] = self.sums.get(name, 0.0) + value.detach() * images
 
     def means(self) -> dict[str, float]:
-        """Mean per image."""
-        values = torch.stack(list(self.sums.values())).div(self.images).tolist()
-        return {f"{self.prefix}_{name}": value for name, value in zip(self.sums, values, strict=True)}
+        """Mean per image, of each term over the images it was taken of."""
+        sums = torch.stack([value.double() for value in self.sums.values()])
+        counts = sums.new_tensor(list(self.images.values()))
+        return {f"{self.prefix}_{n}": v for n, v in zip(self.sums, (sums / counts).tolist(), strict=True)}
 
 
 def shown_terms(terms: Iterable[str]) -> list[str]:
@@ -307,8 +580,9 @@ def shown_terms(terms: Iterable[str]) -> list[str]:
 class Display:
     """A progress bar on a terminal; elsewhere a line an epoch; or nothing."""
 
-    def __init__(self, bar: Any, task: Any, console: Any, epochs: int, stop_if_asked: Callable[[], None]) -> None:
-        self.bar, self.task, self.console, self.epochs, self.stop_if_asked = bar, task, console, epochs, stop_if_asked
+    def __init__(self, bar: Any, task: Any, console: Any, plan: Plan, images: int, stop_if_asked: Any) -> None:
+        self.bar, self.task, self.console = bar, task, console
+        self.plan, self.images, self.stop_if_asked = plan, images, stop_if_asked
 
     def advance(self, images: int) -> None:
         """Images done; between two steps is the moment to stop, if that is asked for."""
@@ -321,30 +595,30 @@ class Display:
         split = "validation" if "validation_loss" in row else "train"
         own = {name.removeprefix(f"{split}_"): value for name, value in row.items() if name.startswith(f"{split}_")}
         terms = ", ".join(f"{TERMS.get(name, name)} {own[name]:.5g}" for name in shown_terms(own))
-        text = f"epoch {row['epoch']}/{self.epochs}  {row['images_per_second']:,.0f} images/s  {split}: {terms}"
+        text = f"epoch {row['epoch']}/{self.plan.epochs}  {row['images_per_second']:,.0f} images/s  {split}: {terms}"
         if self.bar:
-            self.bar.update(self.task, description=text)
+            self.bar.update(self.task, description=text, total=(self.plan.epochs or 1) * self.images)
         elif self.console:
             self.console.print(text, highlight=False, soft_wrap=True)
 
 
 @contextmanager
-def display(epochs: int, images: int, progress: bool, stop_if_asked: Callable[[], None]) -> Iterator[Display]:
-    """What shows the progress of `epochs` passes over `images`."""
+def display(plan: Plan, images: int, progress: bool, stop_if_asked: Callable[[], None]) -> Iterator[Display]:
+    """What shows the progress of as many passes over `images` as are planned."""
     if not progress:
-        yield Display(None, None, None, epochs, stop_if_asked)
+        yield Display(None, None, None, plan, images, stop_if_asked)
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield Display(None, None, console, epochs, stop_if_asked)
+        yield Display(None, None, console, plan, images, stop_if_asked)
         return
     columns = BarColumn(bar_width=24), TimeRemainingColumn(), TextColumn("{task.description}")
     with Progress(*columns, console=console) as bar:
-        task = bar.add_task("starting", total=epochs * images)
-        yield Display(bar, task, console, epochs, stop_if_asked)
+        task = bar.add_task("starting", total=(plan.epochs or 1) * images)
+        yield Display(bar, task, console, plan, images, stop_if_asked)
 
 
 def resolve_splits(
@@ -358,12 +632,27 @@ def resolve_splits(
     return data.train if data.splits else data, validation
 
 
-def check_fit(
-    model: ConditionalVAE, data: LabelledImages, validation: LabelledImages | None, epochs: int, batch_size: int
+def check_numbers(
+    epochs: int | None,
+    minutes: float | None,
+    batch_size: int,
+    clip: float | None,
+    ema: float | None,
+    precision: str,
 ) -> None:
-    """Raise unless data, labels and model fit together."""
-    if epochs < 1 or batch_size < 1:
+    """Raise unless one can train by these numbers."""
+    if (epochs is not None and epochs < 1) or batch_size < 1:
         raise ValueError(f"Expected epochs and batch_size of 1 or more; got {epochs} and {batch_size}.")
+    if minutes is not None and (epochs is not None or not 0 < minutes < math.inf):
+        raise ValueError(f"Expected epochs, or a positive number of minutes; got epochs={epochs}, minutes={minutes}.")
+    if (clip is not None and not clip > 0) or (ema is not None and not 0 < ema < 1):
+        raise ValueError(f"Expected a positive clip and ema in (0, 1), or None; got clip={clip} and ema={ema}.")
+    if precision not in PRECISIONS:
+        raise ValueError(f"Expected a precision of {', '.join(PRECISIONS)}; got {precision!r}.")
+
+
+def check_fit(model: ConditionalVAE, data: LabelledImages, validation: LabelledImages | None) -> None:
+    """Raise unless data, labels and model fit together."""
     for split in (data, validation):
         if split is None:
             continue
@@ -386,6 +675,8 @@ def tensors(data: LabelledImages, device: torch.device) -> tuple[Tensor, Tensor]
 
 def repr_of(thing: Any) -> str:
     """A class and its settings on one line."""
+    if thing is None or (callable(thing) and hasattr(thing, "__name__")):
+        return getattr(thing, "__name__", "none")
     if isinstance(thing, Optimizer):
         return f"{type(thing).__name__}({', '.join(f'{k}={v}' for k, v in thing.defaults.items())})"
     return " ".join(repr(thing).split())
@@ -428,6 +719,30 @@ def check_free(out: str | Path | None, overwrite: bool = False) -> None:
     check_writable(Path(out))
 
 
+def load_objective(objective: nn.Module, folder: str | Path) -> nn.Module:
+    """An objective's own networks, as the last epoch of a run left them.
+
+    Args:
+        objective: built as for the run; its weights are replaced.
+        folder: of the run.
+
+    Raises:
+        FileNotFoundError: if the run's objective had no networks, or there is no run.
+        RuntimeError: if the networks are others.
+
+    Example:
+        >>> load_objective(ELBO(), "/no/such/run")
+        Traceback (most recent call last):
+            ...
+        FileNotFoundError: No networks of an objective in /no/such/run: expected last/objective.safetensors there.
+    """
+    file = Path(folder) / "last" / OBJECTIVE
+    if not file.is_file():
+        raise FileNotFoundError(f"No networks of an objective in {folder}: expected last/{OBJECTIVE} there.")
+    objective.load_state_dict(load_file(file))
+    return objective
+
+
 class RunFolder:
     """Where a run is kept: best model, last model, `run.json` and `metrics.csv`; nowhere if `out` is None.
 
@@ -461,8 +776,8 @@ class RunFolder:
         shutil.rmtree(out / "last", ignore_errors=True)
         self.started = True
 
-    def keep(self, model: ConditionalVAE, history: History) -> None:
-        """Save the model after an epoch, as the last and, if it is, as the best."""
+    def keep(self, model: ConditionalVAE, history: History, objective: nn.Module) -> None:
+        """Save the model after an epoch, as the last and, if it is, as the best, and the objective's own networks."""
         self.history = history
         model.provenance = {**self.provenance, "epoch": len(history)}
         if self.out is None:
@@ -474,6 +789,8 @@ class RunFolder:
                 save(model, self.out)
                 self.best_epoch = history.best_epoch
             save(model, self.out / "last")
+            if weights := {name: tensor.detach().cpu().contiguous() for name, tensor in objective.state_dict().items()}:
+                write_atomically(self.out / "last" / OBJECTIVE, to_bytes(weights))
             self.record("unfinished")
 
     def record(self, state: str) -> None:

@@ -1,0 +1,178 @@
+"""Fitting a prior to where a trained model's latents really lie, to draw samples from instead of the model's own prior.
+
+The KL keeps a VAE's latents near its prior, not on it: images decoded from draws of a standard normal come from places
+that no image taught the decoder. A prior fitted afterwards mends that without touching the networks.
+"""
+
+__all__ = ["encode_latents", "fit_prior"]
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from condgen.augmentations import symmetries as count_symmetries
+from condgen.augmentations import turned
+from condgen.cvae import ConditionalVAE
+from condgen.data import LabelledImages, batches
+from condgen.noise import Use, normals
+from condgen.parts import evaluating
+from condgen.training import History, WarmupDecay, adamw, run, set_up, tensors
+
+BATCH = 256
+
+
+def fit_prior(
+    model: ConditionalVAE,
+    data: LabelledImages,
+    prior: nn.Module,
+    *,
+    symmetries: bool = False,
+    epochs: int = 20,
+    batch_size: int = 256,
+    optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] = partial(adamw, lr=1e-3),
+    ema: float | None = 0.999,
+    seed: int = 0,
+    accelerator: str = "auto",
+    progress: bool = True,
+) -> nn.Module:
+    """Fit a prior to the latents of images and draw the model's samples from it from now on (`model.sampler`).
+
+    One draw from the posterior of every image is taken, under the model's own label. A prior with a `fit(z, c)` is
+    fitted by it (`GaussianMixture`: seconds); any other is trained by its likelihood, in the loop of :func:`condgen.fit`.
+    The encoder, the decoder and `model.prior`, which the KL was taken against, stay as they are; saving the model saves
+    its sampler.
+
+    Args:
+        model: trained, with one level of latents.
+        data: what it was trained on; of a set with splits its `train` part.
+        prior: for latents of the model's shape and its conditions.
+        symmetries: encode each image in all its flips and quarter turns, for models trained on these.
+        epochs: passes over the latents, where the prior is trained.
+        batch_size: latents a step.
+        optimizer: parameters → optimizer.
+        ema: decay of the average of the prior's weights that is kept; None for the last weights.
+        seed: of draws, order and clusters.
+        accelerator: where the prior is trained.
+        progress: show it.
+
+    Returns:
+        The prior, now `model.sampler`.
+
+    Raises:
+        ValueError: if the model has several levels of latents, or the prior draws latents of another shape.
+
+    References:
+        From variational to deterministic autoencoders (Ghosh et al., 2020), https://arxiv.org/abs/1903.12436
+
+    Example:
+        >>> import condgen
+        >>> from condgen.priors import GaussianMixture
+        >>> images = condgen.load_smears(200, size=16)
+        >>> model = condgen.conditional_vae(images.image_shape, images.num_classes, latent=4, width=4)
+        >>> prior = condgen.fit_prior(model, images, GaussianMixture(4, condition_dim=8, components=2))
+        >>> model.sampler is prior, model.sample([0, 1]).shape
+        (True, torch.Size([2, 3, 16, 16]))
+    """
+    data = (data.train if data.splits else data).ordered(model.class_names)
+    z, c = encode_latents(model, data, symmetries=symmetries, seed=seed)
+    check_shape(prior, c[:1], z)
+    if hasattr(prior, "fit"):
+        prior.fit(z, c, seed=seed)  # type: ignore[operator]
+    else:
+        if hasattr(prior, "standardise"):
+            prior.standardise(z)  # type: ignore[operator]
+        density = Density(prior)
+        loop = set_up(
+            density,
+            Likelihood(),
+            len(z),
+            epochs=epochs,
+            batch_size=batch_size,
+            optimizer=optimizer,
+            learning_rate=WarmupDecay(),
+            clip=10.0,
+            ema=ema,
+            prepare=nn.Identity(),
+            seed=seed,
+            accelerator=accelerator,
+        )
+        run(loop, History(), (z, c), None, lambda *_: None, progress)
+    model.sampler = prior.to(model.device).eval()
+    return model.sampler
+
+
+@torch.no_grad()
+def encode_latents(
+    model: ConditionalVAE, data: LabelledImages, *, symmetries: bool = False, seed: int = 0
+) -> tuple[Float[Tensor, "latents *shape"], Float[Tensor, "latents dim"]]:
+    """One draw from the posterior of every image, and its condition, on the CPU.
+
+    Args:
+        model: with one level of latents.
+        data: images with labels that the model takes.
+        symmetries: every image in all its flips and (half) turns, one after the other set.
+        seed: of the draws.
+
+    Raises:
+        ValueError: for several levels of latents.
+
+    Example:
+        >>> import condgen
+        >>> images = condgen.load_smears(20, size=16)
+        >>> model = condgen.conditional_vae(images.image_shape, images.num_classes, latent=4, width=4)
+        >>> z, c = encode_latents(model, images, symmetries=True)
+        >>> z.shape, c.shape
+        (torch.Size([160, 4]), torch.Size([160, 8]))
+    """
+    if "z" not in model.noise_shapes:
+        raise ValueError("Expected a model with one level of latents; this one has several.")
+    images, labels = tensors(data, model.device)
+    found: list[tuple[Tensor, Tensor]] = []
+    with evaluating(model):
+        for code in range(count_symmetries(*data.image_shape[1:]) if symmetries else 1):
+            for index, x, y in batches(images, labels, BATCH):
+                c = model.condition(y)
+                x = turned(x.to(model.dtype), torch.full((len(x),), code, device=x.device))
+                noise = normals({"z": model.noise_shapes["z"]}, seed, index, Use.POSTERIOR, code, model.dtype)
+                z = model.reparameterizer.draw(model.encoder(x, c), noise["z"])
+                found.append((z.cpu(), c.cpu()))
+    z, c = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return z, c
+
+
+def check_shape(prior: Any, c: Tensor, z: Tensor) -> None:
+    """Raise unless the prior draws latents like z."""
+    with torch.no_grad():
+        device = next(prior.parameters(), next(prior.buffers(), c)).device
+        drawn = prior.draw(c.to(device), torch.zeros(1, *prior.noise_shape, device=device)).shape[1:]
+    if drawn != z.shape[1:]:
+        raise ValueError(
+            f"Expected a prior of latents of shape {tuple(z.shape[1:])}, as the model has; this one draws "
+            f"{tuple(drawn)}. Build it with that shape."
+        )
+
+
+class Density(nn.Module):
+    """A prior as what the training loop trains: latents are its images, conditions its labels."""
+
+    likelihood = None
+    noise_shapes: dict[str, tuple[int, ...]] = {}  # noqa: RUF012 - never changed
+    provenance: dict[str, Any] = {}  # noqa: RUF012
+
+    def __init__(self, prior: nn.Module) -> None:
+        super().__init__()
+        self.prior = prior
+        weight = next(prior.parameters())
+        self.device, self.dtype = weight.device, weight.dtype
+
+
+class Likelihood(nn.Module):
+    """The negative log-density of latents as an objective."""
+
+    def loss(self, model: Density, x: Tensor, y: Tensor, noise: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Mean over the batch, in nats."""
+        return {"loss": -model.prior(y).log_prob(x).mean()}
