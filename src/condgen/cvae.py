@@ -22,7 +22,7 @@ from condgen.data import image_tensor
 from condgen.decoders import DeconvDecoder, ResNetDecoder
 from condgen.elbo import Inference, bits_per_dimension, dequantize, importance_weighted, kl_per_latent
 from condgen.encoders import ConvEncoder, ResNetEncoder
-from condgen.latents import Latent, latent_noise, latent_shapes, levels, tempered
+from condgen.latents import Latent, gathered, latent_noise, latent_shapes, levels, tempered
 from condgen.layers import Modulation, Norm, halvings
 from condgen.likelihoods import Bernoulli
 from condgen.noise import Use, normals, stream, uniform
@@ -274,8 +274,7 @@ class ConditionalVAE(Part):
     def encode(self, x: np.ndarray | Tensor, y: Labels) -> Latent:
         """The posterior's mean: deterministic, in training mode and out of it; a tuple for several levels."""
         with evaluating(self):
-            means = tuple(q.mean for q in levels(self.posterior(*self.pair(x, y))))
-        return means if len(means) > 1 else means[0]
+            return gathered([q.mean for q in levels(self.posterior(*self.pair(x, y)))])
 
     @torch.no_grad()
     def reconstruct(self, x: np.ndarray | Tensor, y: Labels) -> Float[Tensor, "batch channels height width"]:
@@ -376,12 +375,11 @@ class ConditionalVAE(Part):
             for k in range(first, min(first + chunk, samples)):
                 noise = normals(self.noise_shapes, seed, index, Use.POSTERIOR, k, self.dtype)
                 zs.append(levels(self.reparameterizer.draw(parameters, latent_noise(noise))))
-            together = tuple(torch.cat(own) for own in zip(*zs, strict=True))
-            together = together if len(together) > 1 else together[0]
-            p = self.decode(together, y.repeat(len(zs), *[1] * (y.ndim - 1)))
+            together = [torch.cat(own) for own in zip(*zs, strict=True)]
+            p = self.decode(gathered(together), y.repeat(len(zs), *[1] * (y.ndim - 1)))
             log_likelihood = p.log_prob(x.repeat(len(zs), 1, 1, 1)).unflatten(0, (len(zs), len(x)))
-            ratios = (sum(p.log_prob(own) - q.log_prob(own) for p, q, own in zip(p_z, q, z, strict=True)) for z in zs)
-            yield log_likelihood + torch.stack(list(ratios))
+            ratios = [[p.log_prob(own) - q.log_prob(own) for p, q, own in zip(p_z, q, z, strict=True)] for z in zs]
+            yield log_likelihood + torch.stack([torch.stack(own).sum(0) for own in ratios])
 
     def bits_per_dimension(
         self, x: np.ndarray | Tensor, y: Labels, *, samples: int = 64, seed: int = 0, start: int = 0, chunk: int = 8
@@ -503,7 +501,7 @@ def conditional_vae(
         >>> model.encode(torch.zeros(2, 3, 28, 28), [6, 6]).shape
         torch.Size([2, 8, 7, 7])
     """
-    z = (latent,) if isinstance(latent, int) else tuple(latent)
+    z: list[int] = [latent] if isinstance(latent, int) else list(latent)
     network = network or ("resnet" if len(z) > 1 else "conv")
     width = width if width is not None else {"conv": 32, "resnet": 48}[network]
     if len(image_shape) != 3 or min(image_shape) < 1:
@@ -524,7 +522,7 @@ def conditional_vae(
     outputs: int = likelihood.params * image_shape[0] + (dim if output_labels else 0)  # type: ignore[operator]
     output_shape = (outputs, *image_shape[1:])
     if network == "resnet":
-        stages = len(halvings(image_shape[1:], z[1:] or None)) - 1
+        stages = len(halvings(image_shape[1:], (z[1], z[2]) if len(z) == 3 else None)) - 1
         widths = [width * min(2**k, 4) for k in range(stages)]
         encoder = ResNetEncoder(image_shape, dim, latent, Gaussian.params, widths, depth)
         decoder = ResNetDecoder(output_shape, latent, dim, widths, depth)

@@ -7,7 +7,6 @@ that no image taught the decoder. A prior fitted afterwards mends that without t
 __all__ = ["encode_latents", "fit_prior"]
 
 from collections.abc import Callable, Iterable
-from functools import partial
 from typing import Any
 
 import torch
@@ -33,7 +32,7 @@ def fit_prior(
     symmetries: bool = False,
     epochs: int = 20,
     batch_size: int = 256,
-    optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] = partial(adamw, lr=1e-3),
+    optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] = adamw,
     ema: float | None = 0.999,
     seed: int = 0,
     accelerator: str = "auto",
@@ -42,9 +41,9 @@ def fit_prior(
     """Fit a prior to the latents of images and draw the model's samples from it from now on (`model.sampler`).
 
     One draw from the posterior of every image is taken, under the model's own label. A prior with a `fit(z, c)` is
-    fitted by it (`GaussianMixture`: seconds); any other is trained by its likelihood, in the loop of :func:`condgen.fit`.
-    The encoder, the decoder and `model.prior`, which the KL was taken against, stay as they are; saving the model saves
-    its sampler.
+    fitted by it (`GaussianMixture`: seconds); any other is trained by its likelihood, in the loop of
+    :func:`condgen.fit`. The encoder, the decoder and `model.prior`, which the KL was taken against, stay as they are;
+    saving the model saves its sampler.
 
     Args:
         model: trained, with one level of latents.

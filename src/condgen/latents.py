@@ -3,7 +3,7 @@
 Shapes are written as a prior's `noise_shape`: (128,) is a vector, (8, 7, 7) a map, ((4,), (2, 4, 4)) are two levels.
 """
 
-__all__ = ["latent_noise", "latent_shapes", "levels", "tempered"]
+__all__ = ["gathered", "latent_noise", "latent_shapes", "levels", "tempered"]
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -22,6 +22,16 @@ def levels(z: Any) -> tuple[Any, ...]:
         (1, 2)
     """
     return z if isinstance(z, tuple) else (z,)
+
+
+def gathered(parts: Sequence[Any]) -> Any:
+    """The opposite of :func:`levels`: a single level is no tuple.
+
+    Example:
+        >>> gathered([1]), gathered([1, 2])
+        (1, (1, 2))
+    """
+    return tuple(parts) if len(parts) > 1 else parts[0]
 
 
 def latent_shapes(noise_shape: Sequence[Any]) -> dict[str, tuple[int, ...]]:

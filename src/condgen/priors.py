@@ -138,8 +138,9 @@ class GaussianMixture(Part):
     .. math:: p(z \mid c) = \sum_k \pi_{ck} \, \mathcal N(\mu_{ck}, \Sigma_{ck})
 
     Fitting standardises each channel, finds the clusters of each class by k-means on its leading principal components,
-    and shrinks each cluster's covariance towards the mean within-cluster covariance of its class; `em` steps of
-    expectation maximisation may follow. Classes are told apart by their conditions; another condition counts as the
+    and shrinks each cluster's covariance towards the mean within-cluster covariance of its class, the more the fewer
+    latents it has, and that one towards a multiple of the identity (OAS); `em` steps of expectation maximisation may
+    follow. Classes are told apart by their conditions; another condition counts as the
     nearest of them. Unfitted, it is the standard normal.
 
     Args:
@@ -155,7 +156,8 @@ class GaussianMixture(Part):
 
     References:
         From variational to deterministic autoencoders (Ghosh et al., 2020), https://arxiv.org/abs/1903.12436, for
-        density estimation in latent space after training
+        density estimation in latent space after training; shrinkage algorithms for MMSE covariance estimation (Chen et
+        al., 2010), https://arxiv.org/abs/0907.4698
 
     Example:
         >>> z, c = torch.randn(400, 2), torch.eye(2).repeat(200, 1)
@@ -215,7 +217,9 @@ class GaussianMixture(Part):
         """
         if not bool(torch.isfinite(z).all()):
             raise ValueError("Expected finite latents; got NaN or infinity. Train the model again.")
-        conditions, groups = torch.unique(c, dim=0, return_inverse=True)
+        conditions, groups = c[:1], torch.zeros(len(c), dtype=torch.int64)
+        if c.shape[1]:
+            conditions, groups = torch.unique(c, dim=0, return_inverse=True)
         if len(conditions) > len(self.weights):
             raise ValueError(
                 f"Expected at most {len(self.weights)} different conditions; got {len(conditions)}. Pass classes=, or "
@@ -322,6 +326,7 @@ def clusters(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Shares, means and shrunk covariances of the clusters of one class's standardised latents."""
     from sklearn.cluster import KMeans
+    from sklearn.covariance import oas
     from sklearn.decomposition import PCA
 
     n, d = z.shape
@@ -329,15 +334,18 @@ def clusters(
     members = np.zeros(n, np.int64)
     if count > 1:
         leading = PCA(min(PRINCIPAL, d, n), random_state=seed).fit_transform(z)
-        members = KMeans(count, n_init=1, random_state=seed).fit_predict(leading)
+        members = KMeans(count, n_init=1, random_state=seed).fit_predict(leading)  # type: ignore[arg-type]
     sizes = np.bincount(members, minlength=count)
     means = np.stack([z[members == k].mean(0) for k in range(count)])
     residuals = z - means[members]
-    shared = residuals.T @ residuals / n
-    own = np.stack([(r := residuals[members == k]).T @ r / max(len(r), 1) for k in range(count)])
-    # A little of the identity, more where there are fewer latents than directions.
-    ridge = 1e-4 + max(0.0, 1 - n / d) * float(np.trace(shared)) / d
-    return sizes / n, means, (1 - shrinkage) * own + shrinkage * shared + ridge * np.eye(d)
+    shared, _ = oas(residuals, assume_centered=True)
+    covariances = []
+    for k, size in enumerate(sizes):
+        # A cluster of few latents has too few to tell its covariance from its class's.
+        trust = (1 - shrinkage) * size / (size + d)
+        own = residuals[members == k]
+        covariances.append(trust * (own.T @ own) / max(size, 1) + (1 - trust) * shared)
+    return sizes / n, means, np.stack(covariances) + 1e-4 * np.eye(d)
 
 
 def expectation_maximised(
@@ -360,7 +368,7 @@ def expectation_maximised(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the number of steps is the user's
         estimator.fit(z)
-    return estimator.weights_, estimator.means_, estimator.covariances_
+    return estimator.weights_, estimator.means_, estimator.covariances_  # type: ignore[return-value]
 
 
 def packed(factors: Float[Tensor, "*batch d d"]) -> Float[Tensor, "*batch triangle"]:
@@ -423,7 +431,7 @@ class Flow(Part):
             import zuko
         except ImportError as error:
             raise ImportError('A flow as prior needs zuko. Install it: pip install "condgen[flows]".') from error
-        if kind not in zuko.flows.__all__:
+        if not hasattr(zuko.flows, kind):
             raise ValueError(f"Expected one of zuko's flows, such as NSF, MAF or NICE; got {kind!r}.")
         self.noise_shape = shape_of(latent)
         # Its masks are computed, which the device without memory cannot.

@@ -1,0 +1,279 @@
+"""Priors fitted after training: densities that integrate to one, draws that follow them, fits that find clusters."""
+
+import math
+import sys
+
+import pytest
+import torch
+from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
+
+import condgen
+from condgen.fitting import encode_latents
+from condgen.likelihoods import Laplace
+from condgen.priors import Flow, GaussianMixture, LabelNormal, Levels, StandardNormal, clusters, packed, unpacked
+
+
+def randn(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def two_classes(n=2000):
+    """Class 0 is two clusters with covariances of their own, class 1 one long one."""
+    first = randn(n, 2) * 0.3 + torch.tensor([3.0, 0.0]) * torch.sign(randn(n, 1, seed=1))
+    second = randn(n, 2, seed=2) @ torch.tensor([[1.0, 0.9], [0.0, 0.3]], dtype=torch.float64) + 5
+    return torch.cat([first, second]), torch.eye(2, dtype=torch.float64).repeat_interleave(n, 0)
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    prior = GaussianMixture(2, condition_dim=2, components=4, shrinkage=0.1).double()
+    prior.fit(*two_classes())
+    return prior
+
+
+class TestGaussianMixture:
+    def test_unfitted_it_is_the_standard_normal(self):
+        prior, z = GaussianMixture(3, condition_dim=2, components=4), torch.randn(5, 3)
+        expected = StandardNormal(3)(torch.zeros(5, 2)).log_prob(z)
+        torch.testing.assert_close(prior(torch.eye(2)[[0, 1, 0, 1, 0]]).log_prob(z), expected)
+        noise = torch.randn(5, 4)
+        torch.testing.assert_close(prior.draw(torch.eye(2)[[0] * 5], noise), noise[:, 1:])
+
+    def test_it_integrates_to_one(self, fitted):
+        steps = torch.linspace(-12, 12, 601, dtype=torch.float64)
+        z = torch.cartesian_prod(steps, steps)
+        for label in (0, 1):
+            c = torch.eye(2, dtype=torch.float64)[label].expand(len(z), 2)
+            mass = fitted(c).log_prob(z).exp().sum() * (steps[1] - steps[0]) ** 2
+            assert mass.item() == pytest.approx(1.0, abs=2e-3)
+
+    def test_its_density_is_torchs(self, fitted):
+        """Another route: torch's mixture of the same components, in standardised latents."""
+        z, c = randn(20, 2, seed=5) * 3, torch.eye(2, dtype=torch.float64)[[0, 1] * 10]
+        groups = fitted._groups(c)
+        factors = unpacked(fitted.triangles, 2)
+        factors = torch.where(fitted.weights[..., None, None] > 0, factors, torch.eye(2, dtype=torch.float64))
+        mixture = MixtureSameFamily(
+            Categorical(probs=fitted.weights[groups]),
+            MultivariateNormal(fitted.means[groups], scale_tril=factors[groups]),
+        )
+        expected = mixture.log_prob((z - fitted.offset) / fitted.spread) - fitted.spread.log().sum()
+        torch.testing.assert_close(fitted(c).log_prob(z), expected)
+
+    def test_draws_follow_it(self, fitted):
+        z, c = two_classes()
+        for label in (0, 1):
+            own = torch.eye(2, dtype=torch.float64)[label].expand(20_000, 2)
+            drawn, real = fitted.draw(own, randn(20_000, 3, seed=9 + label)), z[c[:, label] == 1]
+            torch.testing.assert_close(drawn.mean(0), real.mean(0), atol=0.15, rtol=0)
+            torch.testing.assert_close(drawn.T.cov(), real.T.cov(), atol=0.35, rtol=0)
+            p = fitted(own[:1])
+            torch.testing.assert_close(p.mean[0], drawn.mean(0), atol=0.1, rtol=0)
+            torch.testing.assert_close(p.variance[0], drawn.var(0), atol=0.3, rtol=0)
+
+    def test_both_clusters_are_found(self, fitted):
+        drawn = fitted.draw(torch.tensor([[1.0, 0.0]], dtype=torch.float64).expand(5000, 2), randn(5000, 3, seed=3))
+        assert ((drawn[:, 0].abs() - 3).abs() < 1.2).double().mean() > 0.98  # hardly one lies between them
+        assert 0.4 < (drawn[:, 0] > 0).double().mean() < 0.6
+
+    def test_a_draw_does_not_depend_on_its_batch(self, fitted):
+        c, noise = torch.eye(2, dtype=torch.float64)[[0, 1] * 32], randn(64, 3, seed=4)
+        whole = fitted.draw(c, noise)
+        assert torch.equal(whole[10:20], fitted.draw(c[10:20], noise[10:20]))
+
+    def test_fitting_repeats(self):
+        first, second = (GaussianMixture(2, 2, components=3).double() for _ in range(2))
+        first.fit(*two_classes(300), seed=1)
+        second.fit(*two_classes(300), seed=1)
+        assert torch.equal(first.triangles, second.triangles)
+
+    def test_expectation_maximisation_raises_the_likelihood(self):
+        z, c = two_classes(500)
+        found = []
+        for em in (0, 20):
+            prior = GaussianMixture(2, 2, components=4, shrinkage=0.0, em=em).double()
+            prior.fit(z, c)
+            found.append(prior(c).log_prob(z).mean())
+        assert found[1] > found[0]
+
+    def test_maps_have_the_density_of_their_cells(self):
+        z = randn(300, 2, 2, 3) * torch.tensor([1.0, 3.0])[:, None, None]
+        prior = GaussianMixture((2, 2, 3), condition_dim=0, components=1).double()
+        prior.fit(z, torch.zeros(300, 0, dtype=torch.float64))
+        flat = GaussianMixture(12, condition_dim=0, components=1).double()
+        flat.fit(z.flatten(1), torch.zeros(300, 0, dtype=torch.float64))
+        c = torch.zeros(300, 0, dtype=torch.float64)
+        assert prior.draw(c, randn(300, 13)).shape == (300, 2, 2, 3)
+        difference = prior(c).log_prob(z).mean() - flat(c).log_prob(z.flatten(1)).mean()
+        assert abs(difference) < 0.2  # channels are standardised together, which shrinks a little differently
+
+    def test_a_class_of_few_images_has_few_components(self):
+        weights, _, covariances = clusters(randn(30, 50).numpy(), 16, 0.3, 0)
+        assert len(weights) == 1
+        assert torch.linalg.eigvalsh(torch.as_tensor(covariances)).min() > 1e-3
+
+    def test_other_conditions_count_as_the_nearest(self, fitted):
+        z = randn(1, 2)
+        near, exact = (fitted(torch.tensor([c], dtype=torch.float64)).log_prob(z) for c in ([0.9, 0.2], [1.0, 0.0]))
+        assert torch.equal(near, exact)
+
+    @pytest.mark.parametrize("options", [{"components": 0}, {"shrinkage": 1.5}, {"em": -1}])
+    def test_numbers_out_of_range(self, options):
+        with pytest.raises(ValueError, match="components of 1 or more, shrinkage in"):
+            GaussianMixture(2, 2, **options)
+
+    def test_what_cannot_be_fitted(self):
+        with pytest.raises(ValueError, match="Expected finite latents"):
+            GaussianMixture(2, 2).fit(torch.full((50, 2), math.nan), torch.eye(2).repeat(25, 1))
+        with pytest.raises(ValueError, match="at most 2 different conditions; got 50"):
+            GaussianMixture(2, 2).fit(torch.randn(50, 2), torch.randn(50, 2))
+
+    def test_triangles(self):
+        matrix = torch.randn(3, 4, 4).tril()
+        assert torch.equal(unpacked(packed(matrix), 4), matrix)
+
+
+class TestFlow:
+    @pytest.fixture(scope="class")
+    @staticmethod
+    def flow():
+        pytest.importorskip("zuko")
+        torch.manual_seed(0)
+        prior = Flow(2, condition_dim=2, transforms=2, hidden=(32,))
+        z, c = two_classes()
+        z, c = z.float(), c.float()
+        prior.standardise(z)
+        optimizer = torch.optim.Adam(prior.parameters(), lr=1e-2)
+        for _ in range(150):
+            optimizer.zero_grad()
+            (-prior(c).log_prob(z).mean()).backward()
+            optimizer.step()
+        return prior
+
+    def test_it_integrates_to_one(self, flow):
+        steps = torch.linspace(-14, 14, 401)
+        z = torch.cartesian_prod(steps, steps)
+        with torch.no_grad():
+            mass = flow(torch.eye(2)[1].expand(len(z), 2)).log_prob(z).exp().sum() * (steps[1] - steps[0]) ** 2
+        assert mass.item() == pytest.approx(1.0, abs=0.02)
+
+    def test_draws_follow_it(self, flow):
+        z, c = two_classes()
+        with torch.no_grad():
+            drawn = flow.draw(torch.eye(2)[1].expand(4000, 2), torch.randn(4000, 2))
+        torch.testing.assert_close(drawn.mean(0).double(), z[c[:, 1] == 1].mean(0), atol=0.25, rtol=0)
+
+    def test_a_draw_and_its_noise_have_one_density(self, flow):
+        """The change of volume, by autograd."""
+        c, noise = torch.eye(2)[[0, 1]], torch.randn(2, 2)
+        jacobians = torch.autograd.functional.jacobian(lambda n: flow.draw(c, n).sum(0), noise)
+        volume = torch.linalg.det(jacobians.transpose(0, 1)).abs().log()
+        base = StandardNormal(2)(c).log_prob(noise)
+        torch.testing.assert_close(flow(c).log_prob(flow.draw(c, noise)), base - volume, atol=1e-3, rtol=1e-3)
+
+    def test_without_zuko_the_extra_is_named(self, monkeypatch):
+        monkeypatch.setitem(sys.modules, "zuko", None)
+        with pytest.raises(ImportError, match=r'pip install "condgen\[flows\]"'):
+            Flow(2, 2)
+
+
+class TestLevels:
+    def test_each_level_has_its_prior(self):
+        prior = Levels([StandardNormal(3), LabelNormal((2, 4, 4), 5)])
+        first, second = prior(torch.zeros(6, 5))
+        assert (first.event_shape, second.event_shape) == ((3,), (2, 4, 4))
+        noise = torch.randn(6, 3), torch.randn(6, 2, 4, 4)
+        assert all(map(torch.equal, prior.draw(torch.zeros(6, 5), noise), noise))
+
+
+def test_a_label_normal_of_a_map_is_the_same_at_every_place():
+    prior = LabelNormal((2, 3, 3), condition_dim=2)
+    with torch.no_grad():
+        prior.linear.weight[0, 0] = 2.0
+    mean = prior(torch.eye(2)).mean
+    assert mean[0, 0].eq(2).all()
+    assert mean[0, 1].eq(0).all()
+    assert mean[1].eq(0).all()
+
+
+class TestFitPrior:
+    @pytest.fixture(scope="class")
+    @staticmethod
+    def trained():
+        """A model of images that a straight line of latents makes, away from the standard normal."""
+        images = condgen.load_smears(400, size=16)
+        torch.manual_seed(0)
+        model = condgen.conditional_vae((3, 16, 16), 8, latent=(2, 4, 4), width=8, likelihood=Laplace("optimal"))
+        condgen.fit(model, images, epochs=3, batch_size=32, progress=False, accelerator="cpu")
+        return model, images
+
+    def test_encoding_takes_every_symmetry(self, trained):
+        model, images = trained
+        z, c = encode_latents(model, images.train, symmetries=True)
+        assert (z.shape, c.shape) == ((8 * len(images.train), 2, 4, 4), (8 * len(images.train), 8))
+        flipped = images.train.images[..., ::-1].copy()
+        posterior = model.eval().posterior(model.images(flipped), model.labels(images.train.labels))
+        with torch.no_grad():
+            error = (z[len(images.train) : 2 * len(images.train)] - posterior.mean) / posterior.stddev
+        assert abs(error.std() - 1) < 0.05
+
+    @pytest.mark.parametrize("kind", ["mixture", "flow"])
+    def test_samples_come_from_it_and_are_saved_with_the_model(self, kind, trained, tmp_path):
+        model, images = trained
+        if kind == "flow":
+            pytest.importorskip("zuko")
+            prior = Flow((2, 4, 4), 8, kind="NICE", transforms=2, hidden=(16,))
+        else:
+            prior = GaussianMixture((2, 4, 4), condition_dim=8, components=2)
+        before = model.sample([0, 1])
+        held_out = encode_latents(model, images.validation, seed=5)
+        fitted = condgen.fit_prior(model, images, prior, epochs=60, batch_size=64, progress=False, accelerator="cpu")
+        assert model.sampler is fitted
+        with torch.no_grad():
+            densities = [p(held_out[1]).log_prob(held_out[0]).mean() for p in (fitted, model.prior)]
+        assert densities[0] > densities[1]
+        drawn = model.sample([0, 1] * 40, seed=1)
+        assert not torch.equal(drawn[:2], before)
+        assert torch.equal(drawn[10:20], model.sample([0, 1] * 5, seed=1, start=10))
+        again = condgen.load(condgen.save(model, tmp_path))
+        assert torch.equal(again.sample([0, 1] * 40, seed=1), drawn)
+        assert repr(again) == repr(model)
+        model.sampler = None
+
+    def test_temperature_does_not_touch_the_choice_of_component(self, trained):
+        model, images = trained
+        condgen.fit_prior(model, images, GaussianMixture((2, 4, 4), 8, components=2), progress=False)
+        z = []
+        model.decoder.register_forward_pre_hook(lambda _, given: z.append(given[0].clone()))
+        model.sample([3] * 64, temperature=0.0)
+        assert 1 < len(torch.unique(z[0].flatten(1), dim=0)) <= 2  # the means of the components
+        model.decoder._forward_pre_hooks.clear()
+        model.sampler = None
+
+    def test_likelihood_is_under_what_is_sampled(self, trained):
+        model, images = trained
+        x, y = images.validation.images, images.validation.labels
+        before = model.log_likelihood(x, y, samples=4).mean()
+        condgen.fit_prior(model, images, GaussianMixture((2, 4, 4), 8, components=2), progress=False)
+        assert model.log_likelihood(x, y, samples=4).mean() > before
+        model.sampler = None
+
+    def test_one_that_only_draws(self, trained):
+        model, images = trained
+
+        class Still(torch.nn.Module):
+            noise_shape = (2, 4, 4)
+
+            def draw(self, c, noise):
+                return 0 * noise
+
+        model.sampler = Still()
+        assert model.sample([0, 0]).diff(dim=0).abs().max() == 0
+        with pytest.raises(ValueError, match=r"Still only draws\. Set model.sampler = None"):
+            model.log_likelihood(images.images[:2], images.labels[:2])
+        model.sampler = None
+
+    def test_another_shape_is_refused(self, trained):
+        model, images = trained
+        with pytest.raises(ValueError, match=r"latents of shape \(2, 4, 4\).*draws \(3,\)"):
+            condgen.fit_prior(model, images, GaussianMixture(3, 8), progress=False)
