@@ -82,9 +82,7 @@ class History:
             )
         name, sign = f"validation_{self.select[0]}", 1 if self.select[1] == "min" else -1
         if name not in row and "validation_loss" in row:
-            raise ValueError(
-                f"Expected the objective to have a term {self.select[0]!r} to select by; got {', '.join(row)}."
-            )
+            raise ValueError(f"Expected a term {self.select[0]!r} to select by; the objective has {', '.join(row)}.")
         if sign * row.get(name, 0.0) <= min(sign * r.get(name, 0.0) for r in self.rows):
             self.best_epoch = int(row["epoch"])
 
@@ -484,9 +482,9 @@ def set_up(
     from lightning_fabric import Fabric
 
     check_numbers(epochs, minutes, batch_size, clip, ema, precision)
-    fabric = Fabric(accelerator=accelerator, devices=1, precision=precision)  # type: ignore[arg-type]
-    if precision == "16-mixed" and fabric.device.type == "cpu":
+    if precision == "16-mixed" and Fabric(accelerator=accelerator, devices=1).device.type == "cpu":
         raise ValueError('Expected precision "32-true" or "bf16-mixed" on a CPU; got "16-mixed".')
+    fabric = Fabric(accelerator=accelerator, devices=1, precision=precision)  # type: ignore[arg-type]
     step = Step(model, objective)
     made = [optimizer_of(optimizer, phase)(list(phase.parameters(model))) for phase in step.phases]
     home = model.device

@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from condgen.data import image_tensor
+from condgen.latents import latent_noise, levels
 from condgen.metrics.measures import Measure
 from condgen.metrics.reconstruction import average, check_labels, slices
 from condgen.noise import Use, normals, permutation
@@ -110,13 +111,14 @@ def latent_health(model: Any, images: np.ndarray | Tensor, labels: np.ndarray | 
     on the number), and by the moments of each latent.
 
     Args:
-        model: any conditional VAE with one level of latents.
+        model: any conditional VAE. Latents of several levels, and of maps, are taken in a row. The prior is what
+            samples are drawn from: the sampler, where one was fitted.
         images: real images (n, channels, height, width), uint8 or floats in [0, 1].
         labels: of each, what the model takes.
         seed: of the draws.
 
     Raises:
-        ValueError: if the model has several levels of latents, or there are not as many labels as images.
+        ValueError: if there are not as many labels as images.
 
     References:
         Importance weighted autoencoders (Burda, Grosse & Salakhutdinov, 2016), https://arxiv.org/abs/1509.00519, for
@@ -185,30 +187,31 @@ def encode(model: Any, x: Tensor, labels: Any, seed: int, start: int) -> Encoded
     index = torch.arange(start, start + len(x), device=model.device)
     noise = normals(model.noise_shapes, seed, index, Use.VALIDATION, dtype=model.dtype)
     inference = model.infer(images, y, noise)
-    if isinstance(inference.z, tuple) or len(inference.kl_terms) != 1:
-        raise ValueError(
-            f"Expected a model with one level of latents; got {len(inference.kl_terms)}. Its latents cannot be "
-            "compared with its prior level by level."
-        )
-    c = model.condition(y)
-    draws = [
-        model.prior.draw(c, normals(model.noise_shapes, seed, index, Use.SAMPLING, k, model.dtype)["z"])
-        for k in range(REPEATS + 1)
-    ]
-    location, scale = moments(model.prior(c), inference.z)
-    parts = (inference.q.mean, inference.z, inference.kl_terms[0], torch.stack(draws, 1), location, scale)
-    mean, z, kl, prior, location, scale = (part.double().cpu() for part in parts)
-    return Encoded(
-        mean.flatten(1), z.flatten(1), kl.flatten(1), prior.flatten(2), location.flatten(1), scale.flatten(1)
-    )
+    c, drawing = model.condition(y), model.sampling_noise_shapes
+    draws = []
+    for k in range(REPEATS + 1):
+        numbers = normals(drawing, seed, index, Use.SAMPLING, k, model.dtype)
+        draws.append(in_a_row(model.source.draw(c, latent_noise(numbers))))
+    location, scale = moments(model.source, c, inference.z)
+    means = tuple(q.mean for q in levels(inference.q))
+    mean, z, kl = map(in_a_row, (means, inference.z, inference.kl_terms))
+    return Encoded(*(part.double().cpu() for part in (mean, z, kl, torch.stack(draws, 1), location, scale)))
 
 
-def moments(p: Any, z: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of a distribution like z; NaN where it does not know them."""
+def in_a_row(z: Any) -> Float[Tensor, "n latents"]:
+    """All latents of all levels, one after the other."""
+    return torch.cat([own.flatten(1) for own in levels(z)], 1)
+
+
+def moments(source: Any, c: Tensor, z: Any) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of what latents like z are drawn from, in a row; NaN where it does not know them."""
     try:
-        return p.mean.expand_as(z), p.variance.sqrt().expand_as(z)
+        pairs = list(zip(levels(source(c)), levels(z), strict=True))
+        mean, variance = (tuple(getattr(p, name).expand_as(own) for p, own in pairs) for name in ("mean", "variance"))
+        return in_a_row(mean), in_a_row(variance).sqrt()
     except (NotImplementedError, AttributeError):
-        return torch.full_like(z, math.nan), torch.full_like(z, math.nan)
+        unknown = torch.full_like(in_a_row(z), math.nan)
+        return unknown, unknown
 
 
 def in_units_of_the_prior(found: Encoded) -> Encoded:
