@@ -23,6 +23,7 @@ ORDER = [
     "noise",
     "files",
     "parts",
+    "trimming",
     "latents",
     "data",
     "augmentations",

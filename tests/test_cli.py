@@ -195,6 +195,86 @@ class TestSample:
             assert file["class_names"][file["labels"]].tolist() == ["1", "0", "0"]
 
 
+class TestOtherLabels:
+    """Models of several or continuous labels sample and are evaluated as they train."""
+
+    @pytest.fixture(scope="class", params=["several", "continuous"])
+    @staticmethod
+    def other(request, grey, tmp_path_factory):
+        out = tmp_path_factory.mktemp("other") / "run"
+        assert main(["train", "--data", str(grey / f"{request.param}.npz"), *SMALL, "--out", str(out)]) == 0
+        return out
+
+    def test_samples_have_the_labels_of_validation_images(self, other, tmp_path):
+        assert main(["sample", str(other), "--per-class", "5", "--out", str(tmp_path / "row.png")]) == 0
+        assert size_of(tmp_path / "row.png") == grid_size(rows=1, columns=5, zoom=5, left=4)
+        assert main(["sample", str(other), "--per-class", "5", "--out", str(tmp_path / "five.npz")]) == 0
+        with np.load(tmp_path / "five.npz") as file:
+            assert file["images"].shape[0] == file["labels"].shape[0] == 5
+
+    def test_labels_of_ones_own(self, grey, other, tmp_path):
+        columns = condgen.load(other).conditioner.columns
+        wanted = json.dumps([[1] * columns, [0] * columns])
+        assert main(["sample", str(other), "--labels", wanted, "--out", str(tmp_path / "two.npz")]) == 0
+        with np.load(tmp_path / "two.npz") as file:
+            assert file["labels"].reshape(2, -1).tolist() == [[1] * columns, [0] * columns]
+
+    def test_what_needs_no_classes_is_evaluated(self, other, tmp_path):
+        assert main(["evaluate", str(other), "--out", str(tmp_path), "--accelerator", "cpu"]) == 0
+        found = json.loads((tmp_path / "evaluation.json").read_text())
+        assert {"psnr", "elbo", "active_latents", "near_copies", "sharpness", "membership_auc"} <= set(
+            found["measures"]
+        )
+        assert "label_accuracy" not in found["measures"]
+        assert "no classes" in found["warnings"][0]
+
+
+class TestMoreOfTraining:
+    def test_a_sharp_model_from_the_command_line(self, tmp_path):
+        options = "--latent 2,4,4 --likelihood laplace --optimizer adamw --rise 0.1 --decay 0.4 --clip 1 --ema 0.9"
+        options += " --precision bf16-mixed --augment.flips true --augment.quarter-turns true --sampler mixture"
+        options += " --components 2 --beta 0.25 --size 16 --images 200 --width 4 --epochs 1 --accelerator cpu"
+        assert main(["train", *options.split(), "--out", str(tmp_path)]) == 0
+        model, about = condgen.load(tmp_path), json.loads((tmp_path / "run.json").read_text())
+        assert type(model.sampler).__name__ == "GaussianMixture"
+        assert model.noise_shapes == {"z": (2, 4, 4)}
+        assert model.provenance["run"] == about["id"]
+        assert (about["ema"], about["clip"], about["precision"]) == (0.9, 1.0, "bf16-mixed")
+        assert about["augment"].startswith("Augmentation(flips=True, quarter_turns=True")
+        assert about["learning_rate"] == "WarmupDecay(warmup=0.1, decay=0.4)"
+        assert main(["sample", str(tmp_path), "--accelerator", "cpu"]) == 0
+
+    def test_parts_by_name(self, tmp_path):
+        options = "--conditioner embedding --prior label_normal --modulation film --minutes 0.01"
+        assert main(["train", *SMALL[:-4], *options.split(), "--accelerator", "cpu", "--out", str(tmp_path)]) == 0
+        model = condgen.load(tmp_path)
+        assert [type(p).__name__ for p in (model.conditioner, model.prior)] == ["Embedding", "LabelNormal"]
+        assert model.encoder.blocks[0].modulation is not None
+
+    def test_from_yaml(self, tmp_path):
+        (tmp_path / "train.yaml").write_text(
+            "images: 60\nsize: 16\nwidth: 4\nlatent: [2, 4, 4]\nepochs: 1\nema: 0.9\naugment:\n  rotation: 10\n"
+            f"out: {tmp_path / 'run'}\n"
+        )
+        assert main(["train", "--config", str(tmp_path / "train.yaml"), "--accelerator", "cpu"]) == 0
+        assert "rotation=10" in json.loads((tmp_path / "run" / "run.json").read_text())["augment"]
+
+    def test_a_mixture_needs_classes(self, grey, tmp_path, capsys):
+        arguments = ["--data", str(grey / "continuous.npz"), *SMALL, "--sampler", "mixture", "--out", str(tmp_path)]
+        assert main(["train", *arguments]) == 1
+        assert "Expected class labels for a mixture" in capsys.readouterr().err
+
+    def test_a_device_that_is_not_there(self, run, capsys):
+        if torch.cuda.is_available():
+            pytest.skip("there is one")
+        assert main(["sample", str(run), "--accelerator", "cuda"]) == 1
+        assert "Expected --accelerator among cpu here; got cuda" in capsys.readouterr().err
+
+    def test_too_few_to_validate(self, tmp_path, capsys):
+        with pytest.warns(UserWarning, match="5 images are too few to validate on"):
+            cli.train(images=5, size=16, width=4, latent=4, epochs=1, out=tmp_path, accelerator="cpu")
+
+
 class TestReconstruct:
     def test_pairs_class_by_class(self, run, capsys):
         assert main(["reconstruct", str(run), "--split", "train", "--count", "3"]) == 0
@@ -229,11 +309,11 @@ class TestReconstruct:
         assert main(["reconstruct", str(run), *options]) == 1
         assert message in capsys.readouterr().err
 
-    def test_labels_that_are_no_classes(self, grey, tmp_path, capsys):
-        main(["train", "--data", str(grey / "several.npz"), *SMALL, "--out", str(tmp_path)])
-        capsys.readouterr()
-        assert main(["reconstruct", str(tmp_path)]) == 1
-        assert "Expected class labels to show pairs by class; 'several validation' has multi" in capsys.readouterr().err
+    @pytest.mark.parametrize("labels", ["several", "continuous"])
+    def test_labels_that_are_no_classes(self, labels, grey, tmp_path):
+        main(["train", "--data", str(grey / f"{labels}.npz"), *SMALL, "--out", str(tmp_path)])
+        assert main(["reconstruct", str(tmp_path), "--count", "4"]) == 0
+        assert size_of(tmp_path / "reconstructions.png") == grid_size(rows=2, columns=4, zoom=5)
 
     def test_a_run_that_does_not_tell_its_data(self, tmp_path, capsys):
         condgen.save(condgen.conditional_vae((3, 16, 16), 8, latent=4, width=4), tmp_path)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from condgen.readers import load_data, load_folder, load_medmnist, load_npz
     from condgen.smears import load_smears
     from condgen.training import History, fit
+    from condgen.trimming import trim
 
 __all__ = [
     "ConditionalVAE",
@@ -37,6 +38,7 @@ __all__ = [
     "load_smears",
     "recipes",
     "save",
+    "trim",
 ]
 
 HOMES = {
@@ -48,6 +50,7 @@ HOMES = {
     "readers": ("load_data", "load_folder", "load_medmnist", "load_npz"),
     "smears": ("load_smears",),
     "training": ("History", "fit"),
+    "trimming": ("trim",),
 }
 
 

@@ -18,11 +18,13 @@ from typing import Any, Literal, NoReturn
 
 import torch
 from jsonargparse import ArgumentParser
+from torch import nn
 
 import condgen
 from condgen import likelihoods
-from condgen.checkpoints import WEIGHTS, load, read_config
-from condgen.conditioners import Continuous, MultiLabel
+from condgen.augmentations import Augmentation
+from condgen.checkpoints import WEIGHTS, load, read_config, save
+from condgen.conditioners import Continuous, Embedding, MultiLabel
 from condgen.cvae import ConditionalVAE
 from condgen.data import LabelledImages
 from condgen.elbo import ELBO, LinearWarmup
@@ -30,20 +32,26 @@ from condgen.evaluation import evaluate as evaluate_images
 from condgen.evaluation import read_evaluation
 from condgen.figures import check_png, curves, save_grid, write_figure
 from condgen.files import check_writable, read_json, write_atomically
+from condgen.fitting import fit_prior
+from condgen.layers import FiLM
+from condgen.priors import Flow, GaussianMixture, LabelNormal
 from condgen.readers import load_data, medmnist_folder
 from condgen.recipes import RECIPES
 from condgen.reports import comparison_page, comparison_table
 from condgen.sampling import class_names, num_classes, pairs, write_samples
 from condgen.sampling import per_class as sample_per_class
-from condgen.training import History, adam, check_free, fit
+from condgen.training import History, WarmupDecay, adam, adamw, check_free, fit
 
 LIKELIHOODS = {
+    "laplace": likelihoods.Laplace,
     "bernoulli": likelihoods.Bernoulli,
     "continuous_bernoulli": likelihoods.ContinuousBernoulli,
     "gaussian": likelihoods.Gaussian,
     "discretized_logistic": likelihoods.DiscretizedLogistic,
 }
-LikelihoodName = Literal["bernoulli", "continuous_bernoulli", "gaussian", "discretized_logistic"]
+LikelihoodName = Literal["bernoulli", "continuous_bernoulli", "gaussian", "laplace", "discretized_logistic"]
+Latent = int | tuple[int, int, int]
+Labels = list[int | str | list[float]]
 Accelerator = Literal["auto", "cpu", "cuda", "mps"]
 Split = Literal["train", "validation", "test"]
 UsefulnessPlan = Literal["full", "quick", "none"]
@@ -54,6 +62,9 @@ BOUNDS = {
     **dict.fromkeys(("epochs", "batch_size", "images", "size", "latent", "width", "per_class", "count"), (1, 10**9)),
     **{"seed": (0, 2**64 - 1), "start": (0, 2**62), "learning_rate": (1e-9, 10), "temperature": (0, 100)},
     **dict.fromkeys(("beta", "warmup", "free_bits"), (0, 10**6)),
+    **dict.fromkeys(("depth", "components"), (1, 1000)),
+    **{"minutes": (1e-3, 10**6), "clip": (1e-9, 10**9), "ema": (1e-9, 1 - 1e-9), "weight_decay": (0, 10)},
+    **dict.fromkeys(("rise", "decay"), (0, 1)),
 }
 
 
@@ -82,14 +93,30 @@ def train(
     seed: int = 0,
     size: int = 28,
     images: int = 6000,
-    latent: int | None = None,
+    latent: Latent | None = None,
     width: int | None = None,
+    depth: int | None = None,
+    network: Literal["conv", "resnet"] | None = None,
+    conditioner: Literal["one_hot", "embedding"] | None = None,
+    prior: Literal["standard_normal", "label_normal"] | None = None,
+    modulation: Literal["film"] | None = None,
     likelihood: LikelihoodName | None = None,
     output_labels: bool | None = None,
     conditional: bool = True,
     beta: float = 1.0,
     warmup: float = 0.0,
     free_bits: float = 0.0,
+    minutes: float | None = None,
+    optimizer: Literal["adam", "adamw"] = "adam",
+    weight_decay: float = 1e-3,
+    rise: float = 0.0,
+    decay: float = 0.0,
+    clip: float | None = None,
+    ema: float | None = None,
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true",
+    augment: Augmentation | None = None,
+    sampler: Literal["none", "mixture", "flow"] = "none",
+    components: int = 16,
     accelerator: Accelerator = "auto",
     overwrite: bool = False,
 ) -> None:
@@ -106,34 +133,67 @@ def train(
         seed: of weights, order and noise.
         size: height and width of folders, smears and MedMNIST (28, 64, 128 or 224).
         images: number of images to draw, for smears.
-        latent: number of latents, where the recipe leaves it open.
-        width: channels after the first convolution, where the recipe leaves it open.
-        likelihood: of the pixels, where the recipe leaves it open.
+        latent: number of latents, or the shape of a map of them, such as 4,7,7 for 28x28; this and what follows up to
+            output_labels where the recipe leaves it open.
+        width: channels after the first convolution.
+        depth: residual blocks on each map.
+        network: plain convolutions or residual networks; by default residual ones for a latent map.
+        conditioner: of class labels, one-hot vectors or learned ones of 16 numbers.
+        prior: what the KL is taken against, a standard normal or a normal of each label's own.
+        modulation: film scales and shifts every block of plain convolutions by the label.
+        likelihood: of the pixels.
         output_labels: whether the decoder also redraws the label planes.
         conditional: false leaves the labels out: a plain VAE to compare with.
         beta: weight of the KL.
         warmup: epochs over which beta rises from 0.
-        free_bits: nats per latent that cost nothing.
+        free_bits: nats per latent (per channel of a latent map) that cost nothing.
+        minutes: a budget of time instead of epochs.
+        optimizer: adam, or adamw with weight decay.
+        weight_decay: of adamw.
+        rise: share of training over which the learning rate rises from 0.
+        decay: share of training, at its end, over which it falls to a hundredth.
+        clip: the norm that gradients are cut to.
+        ema: decay of an average of the weights, such as 0.999, which is then what is validated and kept.
+        precision: of the networks; bf16-mixed is about twice as fast on CPUs that know it.
+        augment: what changes training images: --augment.flips true, --augment.rotation 10, and so on.
+        sampler: what samples are drawn from: the prior, or a mixture or a flow fitted to the latents after training.
+        components: of the mixture, for each class.
         accelerator: where to train.
         overwrite: whether the run may replace an earlier one in the same folder.
     """
     check_recipe(recipe)
     check_free(out, overwrite)
     labelled = load_data(data, size=size, n=images, seed=seed)
-    options: dict[str, Any] = {"latent": latent, "width": width, "output_labels": output_labels}
-    options["likelihood"] = LIKELIHOODS[likelihood]() if likelihood else None
-    model = build_model(
-        recipe, labelled, {key: value for key, value in options.items() if value is not None}, seed, conditional
-    )
+    if "validation" not in labelled.splits:
+        warnings.warn(
+            f"{len(labelled)} images are too few to validate on: the last epoch counts as best.", stacklevel=2
+        )
+    options: dict[str, Any] = {"latent": latent, "width": width, "depth": depth, "network": network}
+    options |= {"output_labels": output_labels, "modulation": FiLM if modulation else None}
+    options |= {
+        "likelihood": LIKELIHOODS[likelihood]() if likelihood else None,
+        "conditioner": conditioner,
+        "prior": prior,
+    }
+    options = {name: value for name, value in options.items() if value is not None}
+    model = build_model(recipe, labelled, options, seed, conditional)
     say(f"{labelled}\n{model}")
     numbers = RECIPES[recipe].training
     history = fit(
         model,
         labelled,
-        epochs=numbers["epochs"] if epochs is None else epochs,
+        epochs=(None if minutes else numbers["epochs"]) if epochs is None else epochs,
+        minutes=minutes,
         batch_size=numbers["batch_size"] if batch_size is None else batch_size,
         objective=ELBO(LinearWarmup(warmup, beta) if warmup else beta, free_bits),
-        optimizer=partial(adam, lr=learning_rate),
+        optimizer=partial(adamw, lr=learning_rate, decay=weight_decay)
+        if optimizer == "adamw"
+        else partial(adam, lr=learning_rate),
+        learning_rate=WarmupDecay(rise, decay) if rise or decay else None,
+        clip=clip,
+        ema=ema,
+        precision=precision,
+        augment=augment,
         seed=seed,
         out=out,
         overwrite=overwrite,
@@ -141,6 +201,11 @@ def train(
         about={"recipe": recipe, "data": absolute(data), "size": size, "images": images},
     )
     best = load(out)
+    if sampler != "none":
+        say(f"Fitting a {sampler} to the latents of the training images.")
+        turned = augment is not None and augment.flips and augment.quarter_turns
+        fit_prior(best, labelled, fitted(sampler, best, labelled, components), symmetries=turned, seed=seed)
+        save(best, out)
     write_figure(curves(history), out / "curves.png")
     say(f"Best epoch {history.best_epoch} of {len(history)} is in {out}, its curves in {out / 'curves.png'}.")
     if labelled.kind == "class":
@@ -152,10 +217,11 @@ def sample(
     run: Path,
     out: Path | None = None,
     per_class: int = 10,
-    labels: list[int | str] | None = None,
+    labels: Labels | None = None,
     seed: int = 0,
     start: int = 0,
     temperature: float = 1.0,
+    accelerator: Accelerator = "auto",
 ) -> None:
     """Draw new images from a trained model: so many of every class, or one for each label you list.
 
@@ -163,33 +229,40 @@ def sample(
         run: folder of a trained model.
         out: a .png grid, an .npz file (images and labels), or a folder (one subfolder per class); by default
             samples.png in the run.
-        per_class: images of every class.
+        per_class: images of every class; where labels are no classes, images with the labels of validation images.
         labels: class names or numbers, one per image, instead of so many per class, e.g. [neutrophil,platelet,6] or
-            neutrophil platelet 6.
+            neutrophil platelet 6; several labels or conditions an image as [[1,0,1],[0,1,1]].
         seed: of the samples.
         start: number of the first sample, to go on where an earlier call stopped.
         temperature: scales the noise; below 1 is more typical and less varied.
+        accelerator: where to draw.
     """
-    model, out = load(run), out or run / "samples.png"
-    if labels is None:
-        wanted = torch.arange(num_classes(model)).repeat_interleave(per_class)
-    else:
+    model, out = on(accelerator, load(run)), out or run / "samples.png"
+    classes = num_classes(model) if model.conditioner.columns <= 1 and not continuous(model) else 0
+    if labels is not None:
         wanted = model.labels([label_number(model, label) for label in labels])
+    elif classes:
+        wanted = torch.arange(classes).repeat_interleave(per_class)
+    else:
+        wanted = model.labels(load_run_data(run, None).validation.labels[:per_class])
+    rows = (classes, per_class) if classes and labels is None else (1, len(wanted))
     check_writable(out.parent)
     if out.suffix.lower() == ".png":
-        check_png(
-            out, *((1, len(wanted)) if labels else (num_classes(model), per_class)), model.image_shape or (0, 1, 1)
-        )
-        drawn = model.sample(wanted, seed=seed, start=start, temperature=temperature)
-        rows = drawn[None] if labels else drawn.unflatten(0, (-1, per_class))
-        save_grid(rows, out, () if labels else class_names(model))
+        check_png(out, *rows, model.image_shape or (0, 1, 1))
+        drawn = model.sample(wanted, seed=seed, start=start, temperature=temperature).cpu()
+        save_grid(drawn.unflatten(0, rows), out, class_names(model) if rows[0] > 1 else ())
     else:
         write_samples(model, wanted, out, seed=seed, start=start, temperature=temperature, progress=True)
     say(f"Wrote {len(wanted)} images to {out}.")
 
 
 def reconstruct(
-    run: Path, out: Path | None = None, data: str | None = None, split: Split = "validation", count: int = 10
+    run: Path,
+    out: Path | None = None,
+    data: str | None = None,
+    split: Split = "validation",
+    count: int = 10,
+    accelerator: Accelerator = "auto",
 ) -> None:
     """Show images beside what the model makes of them: originals above, reconstructions below, class by class.
 
@@ -198,14 +271,19 @@ def reconstruct(
         out: a .png file, which will show the original images; by default reconstructions.png in the run.
         data: as for train; by default what the run was trained on.
         split: which images to take.
-        count: images per class.
+        count: images per class; where labels are no classes, images.
+        accelerator: where to reconstruct.
     """
-    model, out = load(run), out or run / "reconstructions.png"
+    model, out = on(accelerator, load(run)), out or run / "reconstructions.png"
     check_png(out)
     check_writable(out.parent)
     images = getattr(load_run_data(run, data).ordered(model.class_names), split)
     if images.kind != "class":
-        raise ValueError(f"Expected class labels to show pairs by class; {images.name!r} has {images.kind} labels.")
+        some = images.subset(slice(0, count))
+        check_png(out, 2, len(some), images.image_shape)
+        save_grid(pairs(model, some.images, some.labels).transpose(0, 1).cpu(), out, ["images", "reconstructed"])
+        say(f"Wrote {len(some)} pairs to {out}.")
+        return
     fewest, name = min((number, name) for name, number in images.class_counts.items())
     if count > fewest:
         advice = f"Pass --count {fewest}" if fewest else "Pass another --split, or --data with images of every class"
@@ -216,7 +294,7 @@ def reconstruct(
     rows, names = [], []
     for label, name in enumerate(images.class_names):
         own = images.subset((images.labels == label).nonzero()[0][:count])
-        rows += list(pairs(model, own.images, own.labels).transpose(0, 1))
+        rows += list(pairs(model, own.images, own.labels).transpose(0, 1).cpu())
         names += [name, "reconstructed"]
     save_grid(torch.stack(rows), out, names)
     say(f"Wrote {len(rows) // 2 * count} pairs to {out}.")
@@ -232,6 +310,7 @@ def evaluate(
     judge: Path | None = None,
     include_real: bool = False,
     seed: int = 0,
+    accelerator: Accelerator = "auto",
 ) -> None:
     """Say whether generated images are good enough to train on: one HTML page and one JSON, offline.
 
@@ -247,6 +326,7 @@ def evaluate(
         judge: a judge's file, instead of the one kept beside the data, which is trained where there is none.
         include_real: show real images beside the generated ones; without it none is on the page.
         seed: of samples, judge and classifiers.
+        accelerator: where the model draws and is measured.
     """
     trained = (run / WEIGHTS).is_file()
     if not trained and data is None:
@@ -257,7 +337,7 @@ def evaluate(
     check_writable(page)
     labelled = load_run_data(run, data) if trained else load_data(str(data))
     result = evaluate_images(
-        load(run) if trained else load_data(run, size=labelled.image_shape[1]),
+        on(accelerator, load(run)) if trained else load_data(run, size=labelled.image_shape[1]),
         labelled,
         judge=judge,
         images=images,
@@ -294,8 +374,36 @@ def compare(runs: list[Path], out: Path | None = None) -> None:
         say(f"Wrote {out}.")
 
 
-def label_number(model: ConditionalVAE, label: int | str) -> int:
-    """The number of a class name; a number is itself, unless a class has it for its name."""
+def on(accelerator: Accelerator, model: ConditionalVAE) -> ConditionalVAE:
+    """The model on the device of this kind."""
+    kinds = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    kind = next(name for name, there in kinds.items() if there) if accelerator == "auto" else accelerator
+    if not kinds[kind]:
+        raise ValueError(f"Expected --accelerator among {', '.join(k for k in kinds if kinds[k])} here; got {kind}.")
+    return model.to(kind)
+
+
+def continuous(model: ConditionalVAE) -> bool:
+    """Whether the model's labels are no classes though they have one column."""
+    return isinstance(getattr(model.conditioner, "conditioner", model.conditioner), Continuous | MultiLabel)
+
+
+def fitted(sampler: str, model: ConditionalVAE, data: LabelledImages, components: int) -> nn.Module:
+    """The prior of this name, to be fitted to the model's latents."""
+    latent, dim = model.prior.noise_shape, model.conditioner.dim
+    if sampler == "flow":
+        return Flow(latent, dim)
+    if data.kind != "class":
+        raise ValueError(
+            f"Expected class labels for a mixture; {data.name!r} has {data.kind} labels. Pass --sampler flow."
+        )
+    return GaussianMixture(latent, dim, components, classes=data.num_classes if dim else 1)
+
+
+def label_number(model: ConditionalVAE, label: Any) -> Any:
+    """The number of a class name; a number is itself, unless a class has it for its name; several are themselves."""
+    if isinstance(label, list):
+        return label
     return label if isinstance(label, int) and str(label) not in model.class_names else int(model.labels([str(label)]))
 
 
@@ -309,12 +417,18 @@ def build_model(
     recipe: str, data: LabelledImages, options: dict[str, Any], seed: int, conditional: bool = True
 ) -> ConditionalVAE:
     """The recipe's model for this data, with weights from this seed and the global generator left as it was."""
-    if conditional and data.kind == "multi-label":
-        options["conditioner"] = MultiLabel(data.num_classes)
-    if conditional and data.kind == "continuous":
-        options["conditioner"] = Continuous.of(torch.as_tensor(data.train.labels))
+    named, prior = options.pop("conditioner", None), options.pop("prior", None)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
+        if conditional and data.kind == "multi-label":
+            options["conditioner"] = MultiLabel(data.num_classes)
+        elif conditional and data.kind == "continuous":
+            options["conditioner"] = Continuous.of(torch.as_tensor(data.train.labels))
+        elif conditional and named == "embedding":
+            options["conditioner"] = Embedding(data.num_classes, 16)
+        if prior == "label_normal":
+            dim = options["conditioner"].dim if "conditioner" in options else data.num_classes * conditional
+            options["prior"] = LabelNormal(options.get("latent", 128), dim)
         return RECIPES[recipe].build(data.image_shape, data.num_classes if conditional else 0, **options)
 
 
@@ -425,6 +539,8 @@ def spelled_out(arguments: Sequence[str]) -> list[str]:
         words.append(word)
         if word in SWITCHES and (after.startswith("--") or after.lower() not in ("true", "false")):
             words.append("true")
+        if re.fullmatch(r"\d+(,\d+)+", word) and words[-2:-1] == ["--latent"]:
+            words[-1] = f"[{word}]"
         if word.startswith("--") and (after == "" or word.endswith("=")):
             raise ValueError(f"Expected a value for {word.rstrip('=')}; got an empty one.")
     if words[:1] == ["compare"]:
@@ -443,7 +559,7 @@ def gather(words: list[str], first: int) -> None:
 
 def dashed(argument: str) -> str:
     """`--per-class` as the parser knows it, `--per_class`; values stay as they are."""
-    return re.sub(r"^--[\w-]+", lambda name: "--" + name[0][2:].replace("-", "_"), argument)
+    return re.sub(r"^--[\w.-]+", lambda name: "--" + name[0][2:].replace("-", "_"), argument)
 
 
 class Parser(ArgumentParser):

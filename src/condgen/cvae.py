@@ -352,11 +352,11 @@ class ConditionalVAE(Part):
             raise ValueError(f"Expected at least one sample; got {samples}.")
         images, labels = self.pair(x, y)
         with evaluating(self):
-            self._check_density(labels[:1])
+            self.check_density(labels[:1])
             return importance_weighted(self._log_weights(images, labels, samples, seed, start, chunk))
 
-    def _check_density(self, y: Tensor) -> None:
-        """Raise unless what is sampled from has a density."""
+    def check_density(self, y: Shaped[Tensor, "batch ..."]) -> None:
+        """Raise ValueError unless what samples are drawn from has a density."""
         try:
             self.source(self.condition(y))
         except NotImplementedError:

@@ -27,6 +27,7 @@ from condgen.layers import (
     halvings,
     join,
     map_sizes,
+    trimmed,
 )
 from condgen.parts import Part
 
@@ -48,6 +49,7 @@ class DeconvDecoder(Part):
         norm: class of a normalisation, called with the number of channels; batch normalisation is refused,
             since a sample must not depend on its batch.
         modulation: class of a layer (h, c) → h in every block, such as `FiLM`, called with (condition_dim, channels).
+        trim: leave out the taps of kernels that only ever see padding; see `ConvEncoder`.
 
     Raises:
         ValueError: if the image is too small for the layers, channels and strides differ in length, or norm is
@@ -71,12 +73,14 @@ class DeconvDecoder(Part):
         activation: Callable[[], nn.Module] = nn.LeakyReLU,
         norm: Norm | None = None,
         modulation: Modulation | None = None,
+        trim: bool = False,
     ) -> None:
         super().__init__()
         check_lengths(channels, strides)
+        self.trim = False
         self.output_shape = tuple(output_shape)
         padding = (kernel_size - 1) // 2
-        sizes = map_sizes((output_shape[1], output_shape[2]), strides[::-1], kernel_size)[::-1]
+        self.sizes = sizes = map_sizes((output_shape[1], output_shape[2]), strides[::-1], kernel_size)[::-1]
         self.linear = nn.Linear(latent + condition_dim, channels[0] * sizes[0][0] * sizes[0][1])
         self.unflatten = nn.Unflatten(1, (channels[0], *sizes[0]))
         widths = (*channels, output_shape[0])
@@ -104,6 +108,16 @@ class DeconvDecoder(Part):
             for deconv in deconvs[:-1]
         )
         self.last = deconvs[-1]
+        if trim:
+            self.trim_()
+
+    def trim_(self) -> None:
+        """Leave out the taps that only ever see padding, from now on."""
+        self.trim = True
+        *earlier, last = pairwise(self.sizes)
+        for block, (inside, outside) in zip(self.blocks, earlier, strict=True):
+            block.conv = trimmed(block.conv, inside, outside)
+        self.last = trimmed(self.last, *last)
 
     def forward(
         self, z: Float[Tensor, "batch latent"], c: Float[Tensor, "batch dim"]

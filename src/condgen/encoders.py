@@ -25,6 +25,7 @@ from condgen.layers import (
     check_lengths,
     halvings,
     map_sizes,
+    trimmed,
 )
 from condgen.parts import Part
 
@@ -43,6 +44,8 @@ class ConvEncoder(Part):
         activation: class of the activation after every convolution.
         norm: class of a normalisation, called with the number of channels.
         modulation: class of a layer (h, c) → h in every block, such as `FiLM`, called with (condition_dim, channels).
+        trim: leave out the taps of kernels that only ever see padding, on maps smaller than a kernel: the same
+            function, initialised the same, with fewer weights; see :func:`condgen.trim`.
 
     Raises:
         ValueError: if the image is too small for the layers, or channels and strides differ in length.
@@ -65,9 +68,11 @@ class ConvEncoder(Part):
         activation: Callable[[], nn.Module] = nn.LeakyReLU,
         norm: Norm | None = None,
         modulation: Modulation | None = None,
+        trim: bool = False,
     ) -> None:
         super().__init__()
         check_lengths(channels, strides)
+        self.trim = False
         self.image_shape = tuple(image_shape)
         self.label_channels = LabelChannels()
         widths = (image_shape[0] + condition_dim, *channels)
@@ -80,8 +85,17 @@ class ConvEncoder(Part):
             )
             for i, o, stride in zip(widths, channels, strides, strict=False)
         )
-        height, width = map_sizes((image_shape[1], image_shape[2]), strides, kernel_size)[-1]
+        self.sizes = map_sizes((image_shape[1], image_shape[2]), strides, kernel_size)
+        height, width = self.sizes[-1]
         self.heads = nn.ModuleList(nn.Linear(channels[-1] * height * width, latent) for _ in range(params))
+        if trim:
+            self.trim_()
+
+    def trim_(self) -> None:
+        """Leave out the taps that only ever see padding, from now on."""
+        self.trim = True
+        for block, (inside, outside) in zip(self.blocks, pairwise(self.sizes), strict=True):
+            block.conv = trimmed(block.conv, inside, outside)
 
     def forward(
         self, x: Float[Tensor, "batch channels height width"], c: Float[Tensor, "batch dim"]

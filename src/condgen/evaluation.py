@@ -26,7 +26,6 @@ import condgen
 from condgen import figures
 from condgen.data import LabelledImages, image_tensor
 from condgen.features import (
-    Features,
     Judge,
     cache_folder,
     check_data,
@@ -169,15 +168,15 @@ class ImageSet:
         images: uint8.
         labels: of each; None where images have none.
         pixels: (n, d) in [0, 1], brought down to about 32 pixels a side.
-        features: of the judge.
-        late: what fidelity is measured in: the judge's late features, or a network's that the user gave.
+        features: of the judge; None where there is none.
+        late: what fidelity is measured in: the judge's late features, or a network's that the user gave, (n, d).
     """
 
     images: UInt8[np.ndarray, "n channels height width"]
     labels: Int64[np.ndarray, " n"] | None
     pixels: Float[Tensor, "n pixels"]
-    features: Features
-    late: Float[Tensor, "n late"]
+    features: Any
+    late: Any
 
 
 def evaluate(
@@ -201,7 +200,8 @@ def evaluate(
         generated: a model that samples (its latents, likelihood and reconstructions are then measured too), or
             `LabelledImages` that were generated elsewhere. Class names decide which class is which.
         data: the real images, with train, validation and test splits and one class label an image. The generator may
-            have seen the training split; generated images are compared with the test split.
+            have seen the training split; generated images are compared with the test split. Of a model with several
+            labels an image, or continuous ones, only what needs no classes is measured.
         judge: of these very images, or its file; by default the one in `cache`, trained where there is none.
         features: another network, images in [0, 1] → (n, d), in whose features fidelity is measured instead of the
             judge's last ones.
@@ -232,6 +232,8 @@ def evaluate(
     """
     started, tell = time.perf_counter(), teller(progress)
     data = data.ordered(getattr(generated, "class_names", ()) if hasattr(generated, "sample") else ())
+    if data.kind != "class" and hasattr(generated, "sample"):
+        return without_classes(generated, data, images, seed, history, include_real, name, tell)
     check_data(data)
     source = as_source(generated, data)
     held_out = data.validation.subset(chosen(data, source, images, seed))
@@ -257,10 +259,7 @@ def evaluate(
         found.pictures["real"] = grid(sets.held_out, sets)
     if usefulness != "none":
         of_usefulness(source, data, usefulness, seed, cache, progress, tell, found)
-    if history is not None and history.rows:
-        finite = {key: [v if math.isfinite(v) else None for v in history[key]] for key in history.rows[0]}
-        found.details["history"] = finite
-        found.pictures["curves"] = figures.png(figures.curves(history))
+    add_history(history, found)
     found.details |= {
         "name": name or data.name,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
@@ -275,6 +274,14 @@ def evaluate(
     return Evaluation(
         found.measures, verdict, {**found.details, "seconds": time.perf_counter() - started}, found.pictures
     )
+
+
+def add_history(history: History | None, found: "Found") -> None:
+    """The curves of the training, where they are known."""
+    if history is not None and history.rows:
+        finite = {key: [v if math.isfinite(v) else None for v in history[key]] for key in history.rows[0]}
+        found.details["history"] = finite
+        found.pictures["curves"] = figures.png(figures.curves(history))
 
 
 # What is evaluated.
@@ -331,6 +338,18 @@ def from_model(model: Any, data: LabelledImages) -> Source:
             "Evaluate it on the data it was trained on."
         )
 
+    return Source(drawing(model), labelled, model, None, about_model(model))
+
+
+def about_model(model: Any) -> dict[str, Any]:
+    """Of the model, for the page."""
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return {"parameters": parameters, "description": repr(model), "weights": weights_hash(model.state_dict())}
+
+
+def drawing(model: Any) -> Callable[[np.ndarray, int], np.ndarray]:
+    """(labels, seed) → uint8 images, from a model."""
+
     def draw(labels: np.ndarray, seed: int) -> np.ndarray:
         blocks = []
         for block in model.sample_blocks(torch.as_tensor(labels), seed=seed):
@@ -342,9 +361,7 @@ def from_model(model: Any, data: LabelledImages) -> Source:
             blocks.append(to_uint8(block).cpu().numpy())
         return np.concatenate(blocks)
 
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    about = {"parameters": parameters, "description": repr(model), "weights": weights_hash(model.state_dict())}
-    return Source(draw, labelled, model, None, about)
+    return draw
 
 
 def from_images(images: LabelledImages, data: LabelledImages) -> Source:
@@ -537,14 +554,70 @@ def of_copies(sets: Sets, train: LabelledImages, found: Found, include_real: boo
         found.pictures["copies"] = figures.png(figures.class_grid(torch.stack([tensor(row) for row in rows]), names))
 
 
-def of_model(source: Source, judge: Judge, data: LabelledImages, seed: int, found: Found, include_real: bool) -> None:
+def without_classes(
+    model: Any,
+    data: LabelledImages,
+    images: int | None,
+    seed: int,
+    history: History | None,
+    include_real: bool,
+    name: str,
+    tell: Progress,
+) -> Evaluation:
+    """What can be said of a model whose labels are no classes, which no judge can be trained on."""
+    started, source, found = time.perf_counter(), Source(drawing(model), labelled=False, model=model), Found()
+    held_out = data.validation.subset(chosen(data, source, images, seed))
+
+    def look(images: np.ndarray) -> ImageSet:
+        return ImageSet(images, None, pixels(images), None, None)
+
+    tell(f"drawing {len(held_out):,} images and comparing them with real ones")
+    generated = look(source.draw(held_out.labels, seed))
+    sets = Sets(look(data.test.images), look(held_out.images), generated, (), False, seed)
+    for function, part, about, options in (
+        (fidelity.relative_sharpness, lambda part: image_tensor(part.images), fidelity.SHARPNESS, {}),
+        (fidelity.diversity, lambda part: part.pixels, fidelity.DIVERSITY, {}),
+    ):
+        parts = map(part, (sets.real, sets.generated, sets.held_out))
+        found.measures |= compare_sets(function, *parts, describe=about, seed=seed, **options)
+    of_copies(sets, data.train, found, include_real)
+    tell("asking the model for reconstructions, likelihood and latents")
+    of_model(source, None, data, seed, found, include_real)
+    add_history(history, found)
+    found.details |= {
+        "name": name or data.name,
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "data": about_data(data),
+        "model": about_model(model),
+        "settings": {"images": len(held_out), "seed": seed, "usefulness": "none"},
+        "include_real": include_real,
+        "warnings": [
+            f"Labels are {data.kind}, no classes: truth to the label, usefulness and fidelity in a judge's features "
+            "are not available.",
+            *strangers(model, data),
+        ],
+    }
+    verdict = judge_measures(found.measures, (), found.latents)
+    return Evaluation(
+        found.measures, verdict, {**found.details, "seconds": time.perf_counter() - started}, found.pictures
+    )
+
+
+def of_model(
+    source: Source, judge: Judge | None, data: LabelledImages, seed: int, found: Found, include_real: bool
+) -> None:
     """What the model itself keeps of images it has not met: reconstructions, likelihood, latents, membership."""
     model, names = source.model, tuple(data.class_names) if source.labelled else ()
     if not hasattr(model, "infer"):
         return
     test, train = some(data.test, MODEL_IMAGES, seed), some(data.train, MODEL_IMAGES, seed)
     found.measures |= reconstruction.reconstruction_measures(
-        model, test.images, test.labels, names, embed=lambda x: judge.embed(x).late, train=data.train
+        model,
+        test.images,
+        test.labels,
+        names,
+        embed=None if judge is None else lambda x: judge.embed(x).late,
+        train=data.train if data.kind == "class" else None,
     )
     found.measures |= reconstruction.likelihood_measures(
         model, test.images, test.labels, names, samples=DRAWS, seed=seed
@@ -573,6 +646,9 @@ def some(images: LabelledImages, most: int, seed: int) -> LabelledImages:
 def reconstructions(model: Any, images: LabelledImages, include_real: bool) -> bytes:
     """The first images of each class as they come back, below the images themselves where those may be shown."""
     rows, names = [], []
+    if images.kind != "class":
+        both = pairs(model, images.images[:SHOWN], images.labels[:SHOWN]).transpose(0, 1).float().cpu()
+        return figures.png(figures.class_grid(both if include_real else both[1:]))
     for label, name in enumerate(images.class_names):
         own = images.subset(np.flatnonzero(images.labels == label)[:SHOWN])
         if not len(own):
@@ -624,7 +700,7 @@ def about_data(data: LabelledImages) -> dict[str, Any]:
         "fingerprint": data.fingerprint,
         "image_shape": list(data.image_shape),
         "class_names": list(data.class_names),
-        "train_counts": data.train.class_counts,
+        "train_counts": {} if data.kind == "continuous" else data.train.class_counts,
         "splits": {split: len(getattr(data, split)) for split in ("train", "validation", "test")},
     }
 

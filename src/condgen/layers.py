@@ -14,11 +14,14 @@ __all__ = [
     "full",
     "halvings",
     "join",
+    "live_taps",
     "map_sizes",
+    "trimmed",
 ]
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -262,6 +265,67 @@ def map_sizes(size: tuple[int, int], strides: Sequence[int], kernel_size: int) -
             )
         sizes.append((height, width))
     return sizes
+
+
+def live_taps(kernel: int, stride: int, padding: int, small: int, large: int) -> tuple[int, int]:
+    """Which taps of a kernel ever meet both maps along an axis: the first, and the one after the last.
+
+    Tap t joins place a of the small map to place a * stride - padding + t of the large one; others only see padding.
+
+    Example:
+        >>> live_taps(3, 2, 1, small=1, large=2), live_taps(3, 1, 1, small=1, large=1), live_taps(3, 2, 1, 14, 28)
+        ((1, 3), (1, 2), (0, 3))
+    """
+    taps = [t for t in range(kernel) if any(0 <= a * stride - padding + t < large for a in range(small))]
+    return taps[0], taps[-1] + 1
+
+
+def trimmed(
+    conv: nn.Conv2d | nn.ConvTranspose2d, inside: tuple[int, int], outside: tuple[int, int]
+) -> nn.Conv2d | nn.ConvTranspose2d:
+    """The same function of maps of this size, without the taps that only ever see padding.
+
+    Args:
+        conv: a convolution or transposed convolution.
+        inside: height and width of its input.
+        outside: height and width of its output.
+
+    Returns:
+        A layer with the live taps' weights, or `conv` itself where all are alive.
+
+    Example:
+        >>> conv, x = nn.Conv2d(4, 8, 3, 2, 1), torch.randn(2, 4, 2, 2)
+        >>> trimmed(conv, (2, 2), (1, 1)).weight.shape, torch.allclose(trimmed(conv, (2, 2), (1, 1))(x), conv(x))
+        (torch.Size([8, 4, 2, 2]), True)
+    """
+    transposed = isinstance(conv, nn.ConvTranspose2d)
+    spans, padding, output_padding = [], [], []
+    for axis in range(2):
+        kernel, stride, before = conv.kernel_size[axis], conv.stride[axis], int(conv.padding[axis])
+        small, large = (inside, outside)[:: 1 if transposed else -1]
+        first, end = live_taps(kernel, stride, before, small[axis], large[axis])
+        before -= first
+        # What is left over at the far edge: more output for a transposed convolution, unread input for the other.
+        over = large[axis] - ((small[axis] - 1) * stride - 2 * before + end - first)
+        if before < 0 or not 0 <= over < stride:
+            return conv  # the far edge would need other padding than the near one
+        spans.append(slice(first, end))
+        padding.append(before)
+        output_padding.append(over if transposed else 0)
+    sizes = tuple(span.stop - span.start for span in spans)
+    if sizes == tuple(conv.kernel_size):
+        return conv
+    options: dict[str, Any] = {"bias": conv.bias is not None, "device": conv.weight.device, "dtype": conv.weight.dtype}
+    if transposed:
+        options["output_padding"] = tuple(output_padding)
+    with torch.random.fork_rng(devices=[]):  # the first values are those of the full layer
+        small_one = type(conv)(conv.in_channels, conv.out_channels, sizes, conv.stride, tuple(padding), **options)
+    with torch.no_grad():
+        small_one.weight.copy_(conv.weight[:, :, spans[0], spans[1]])
+        if small_one.bias is not None and conv.bias is not None:
+            small_one.bias.copy_(conv.bias)
+    small_one.weight.requires_grad_(conv.weight.requires_grad)
+    return small_one.train(conv.training)
 
 
 def check_lengths(channels: Sequence[int], strides: Sequence[int]) -> None:

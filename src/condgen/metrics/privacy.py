@@ -23,7 +23,7 @@ from torch import Tensor
 
 from condgen.metrics.labels import wilson
 from condgen.metrics.measures import Interval, Measure, half_samples, members
-from condgen.metrics.reconstruction import check_labels, slices
+from condgen.metrics.reconstruction import check_labels, density_unknown, slices
 from condgen.noise import permutation
 
 Images = np.ndarray | Tensor
@@ -295,7 +295,9 @@ def membership_auc(
     """
     for own, labels in ((train_images, train_labels), (held_out_images, held_out_labels)):
         check_labels(own, labels)
-    train, held_out = matched(train_labels, held_out_labels, images, seed)
+    if unknown := density_unknown(model, train_labels):
+        return Measure(None, floor=0.5, better="floor", reason=unknown)
+    train, held_out = matched(grouped(train_labels), grouped(held_out_labels), images, seed)
     if not len(train):
         raise ValueError("Expected training and held-out images of one class at least; the sets share none.")
     sets = ((train_images, train_labels, train), (held_out_images, held_out_labels, held_out))
@@ -321,6 +323,12 @@ def membership_auc(
         "is guessing, 1 gives every training image away.",
         reason=f"Fewer than two images of {', '.join(few)} in one of the sets." if few else "",
     )
+
+
+def grouped(labels: Any) -> np.ndarray:
+    """Class labels as they are; other labels as one class."""
+    labels = np.asarray(labels)
+    return labels if labels.ndim == 1 and labels.dtype.kind in "iu" else np.zeros(len(labels), np.int64)
 
 
 def matched(train: Any, held_out: Any, most: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -263,8 +263,9 @@ def likelihood_measures(
 
     Returns:
         Measures in nats per image, and `bits_per_dimension`, which has a reason instead of a value where the likelihood
-        is no probability of grey levels. Under binary cross-entropy the floor of `log_likelihood` is that of each image
-        predicted by itself, which nothing exceeds; the others have none.
+        is no probability of grey levels, as `importance_weighted` has where the sampler only draws. Under binary
+        cross-entropy the floor of `log_likelihood` is that of each image predicted by itself, which nothing exceeds;
+        the others have none.
 
     Raises:
         ValueError: if there are not as many labels as images, or images and model do not fit.
@@ -280,13 +281,15 @@ def likelihood_measures(
     x = pictures(images)
     check_labels(x, labels)
     terms: dict[str, list[Tensor]] = {}
+    unknown = density_unknown(model, labels)
     with evaluating(model):
         for at in slices(len(x)):
             y = labels[at.start : at.stop]
             own = bound(model, x[at], y, seed, at.start)
-            own["importance_weighted"] = model.log_likelihood(
-                x[at], y, samples=samples, seed=seed, start=at.start, chunk=chunk
-            )
+            if not unknown:
+                own["importance_weighted"] = model.log_likelihood(
+                    x[at], y, samples=samples, seed=seed, start=at.start, chunk=chunk
+                )
             for name, values in own.items():
                 terms.setdefault(name, []).append(values.double().cpu())
     found = {
@@ -295,7 +298,20 @@ def likelihood_measures(
         )
         for name, values in terms.items()
     }
+    if unknown:
+        found["importance_weighted"] = Measure(
+            None, unit="nats per image", reason=unknown, **LIKELIHOODS["importance_weighted"]
+        )
     return found | {"bits_per_dimension": bits(model, x, labels, names, samples, seed, chunk)}
+
+
+def density_unknown(model: Any, labels: Any) -> str:
+    """Why the model cannot tell the likelihood of an image; nothing where it can."""
+    try:
+        model.check_density(model.labels(labels[:1]))
+    except ValueError as error:
+        return f"Not available: {error}"
+    return ""
 
 
 def bound(model: Any, x: Tensor, labels: Any, seed: int, start: int) -> dict[str, Float[Tensor, " batch"]]:

@@ -1,0 +1,322 @@
+"""Training the reference recipe: the usual ways and condgen's, interleaved in one process, medians and spread.
+
+    python benchmarks/peers.py --data bloodmnist --rounds 5 --out benchmarks/results/peers
+
+(a) the plain notebook loop: TensorDataset, one-hot planes, binary cross-entropy of probabilities, `.item()` each step;
+(b) the same over PIL images and `ToTensor`, as medmnist gives them;
+(c) pythae's own trainer on the same networks (3 outputs, no labels: it has none), if pythae is installed;
+(d) condgen as it is: `fit`, and again trimmed, with bfloat16 as further rows.
+
+Each round trains every variant for one epoch in turn, from weights of one seed; the order turns from round to round.
+Sampling: condgen's, the plain loop's and pythae's, images in hand. Peak memory is measured in processes of their own.
+"""
+
+import argparse
+import json
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import condgen
+from condgen import recipes
+from condgen.parts import evaluating
+
+CHANNELS = (16, 32, 64, 128, 256, 512)
+
+
+class Notebook(nn.Module):
+    """The reference network as a notebook writes it: one-hot planes in and out, probabilities out."""
+
+    def __init__(self, classes: int = 8, outputs: int = 11) -> None:
+        super().__init__()
+        widths = (3 + classes, *CHANNELS)
+        layers = []
+        for k in range(6):
+            layers += [nn.Conv2d(widths[k], widths[k + 1], 3, 2 if k < 5 else 1, 1), nn.LeakyReLU()]
+        self.encoder = nn.Sequential(*layers, nn.Flatten())
+        self.mean, self.log_variance = nn.Linear(512, 128), nn.Linear(512, 128)
+        self.expand = nn.Linear(128 + classes, 512)
+        back, layers = (*CHANNELS[::-1], outputs), []
+        for k, extra in enumerate((0, 1, 1, 0, 1, 1)):
+            layers.append(nn.ConvTranspose2d(back[k], back[k + 1], 3, 1 if k == 0 else 2, 1, extra))
+            layers.append(nn.LeakyReLU() if k < 5 else nn.Sigmoid())
+        self.decoder = nn.Sequential(*layers)
+
+    def decode(self, z: torch.Tensor, onehot: torch.Tensor) -> torch.Tensor:
+        return self.decoder(self.expand(torch.cat([z, onehot], 1)).view(-1, 512, 1, 1))
+
+    def forward(self, x: torch.Tensor, onehot: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        planes = onehot[:, :, None, None].expand(-1, -1, *x.shape[2:])
+        both = torch.cat([x, planes], 1)
+        h = self.encoder(both)
+        mean, log_variance = self.mean(h), self.log_variance(h)
+        z = mean + torch.exp(log_variance / 2) * torch.randn_like(mean)
+        return both, self.decode(z, onehot), mean, log_variance
+
+
+def notebook_epoch(model: Notebook, optimizer: torch.optim.Optimizer, loader: DataLoader) -> float:
+    """One epoch as the notebooks have it."""
+    model.train()
+    total = 0.0
+    for x, y in loader:
+        onehot = F.one_hot(y.reshape(-1).long(), 8).float()
+        target, output, mean, log_variance = model(x, onehot)
+        bce = F.binary_cross_entropy(output, target, reduction="sum")
+        kl = -0.5 * torch.sum(1 + log_variance - mean**2 - log_variance.exp())
+        loss = (bce + kl) / len(x)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        total += loss.item()
+    return total
+
+
+def notebook(data: condgen.LabelledImages, batch_size: int) -> Callable[[], object]:
+    torch.manual_seed(0)
+    model = Notebook()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    x, y = torch.as_tensor(data.images) / 255, torch.as_tensor(data.labels)
+    loader = DataLoader(TensorDataset(x, y), batch_size, shuffle=True)
+    return lambda: notebook_epoch(model, optimizer, loader)
+
+
+def pil(data: condgen.LabelledImages, batch_size: int) -> Callable[[], object]:
+    from PIL import Image
+    from torchvision.transforms import ToTensor
+
+    images, labels, change = data.images.transpose(0, 2, 3, 1), data.labels, ToTensor()
+
+    class Images(torch.utils.data.Dataset):
+        def __len__(self) -> int:
+            return len(images)
+
+        def __getitem__(self, k: int) -> tuple[torch.Tensor, int]:
+            return change(Image.fromarray(images[k])), int(labels[k])
+
+    torch.manual_seed(0)
+    model = Notebook()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    loader = DataLoader(Images(), batch_size, shuffle=True)
+    return lambda: notebook_epoch(model, optimizer, loader)
+
+
+def pythae(data: condgen.LabelledImages, batch_size: int) -> Callable[[], object]:
+    """pythae's trainer: a VAE without labels, since it has none, on the networks of the reference with 3 outputs."""
+    from pythae.models import VAE, VAEConfig
+    from pythae.models.base.base_utils import ModelOutput
+    from pythae.models.nn import BaseDecoder, BaseEncoder
+    from pythae.trainers import BaseTrainer, BaseTrainerConfig
+
+    inner = Notebook(classes=0, outputs=3)
+
+    class Encoder(BaseEncoder):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net, self.mean, self.log_variance = inner.encoder, inner.mean, inner.log_variance
+
+        def forward(self, x: torch.Tensor) -> ModelOutput:
+            h = self.net(x)
+            return ModelOutput(embedding=self.mean(h), log_covariance=self.log_variance(h))
+
+    class Decoder(BaseDecoder):
+        def __init__(self) -> None:
+            super().__init__()
+            self.expand, self.net = inner.expand, inner.decoder
+
+        def forward(self, z: torch.Tensor) -> ModelOutput:
+            return ModelOutput(reconstruction=self.net(self.expand(z).view(-1, 512, 1, 1)))
+
+    torch.manual_seed(0)
+    config = VAEConfig(input_dim=(3, 28, 28), latent_dim=128, reconstruction_loss="bce")
+    model = VAE(config, Encoder(), Decoder())
+    from pythae.data.datasets import BaseDataset
+
+    train = BaseDataset(torch.as_tensor(data.images) / 255, torch.as_tensor(data.labels))
+
+    def epoch() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            settings = BaseTrainerConfig(
+                output_dir=folder,
+                num_epochs=1,
+                per_device_train_batch_size=batch_size,
+                learning_rate=1e-3,
+                no_cuda=True,
+                optimizer_cls="Adam",
+            )
+            trainer = BaseTrainer(model=model, train_dataset=train, training_config=settings)
+            trainer.prepare_training()
+            trainer.train_step(1)
+
+    return epoch
+
+
+def ours(
+    data: condgen.LabelledImages,
+    batch_size: int,
+    *,
+    trim: bool = True,
+    precision: str = "32-true",
+    outputs: bool = True,
+) -> Callable[[], object]:
+    torch.manual_seed(0)
+    model = recipes.bloodmnist_reference(outputs)
+    if trim:
+        condgen.trim(model)
+    options = {"batch_size": batch_size, "precision": precision, "progress": False, "accelerator": "cpu"}
+    return lambda: condgen.fit(model, data, epochs=1, **options)
+
+
+VARIANTS: dict[str, Callable[..., Callable[[], object]]] = {
+    "notebook loop": notebook,
+    "PIL images and ToTensor": pil,
+    "pythae (3 outputs, no labels)": pythae,
+    "condgen, untrimmed": lambda data, batch: ours(data, batch, trim=False),
+    "condgen": ours,
+    "condgen, 3 outputs": lambda data, batch: ours(data, batch, outputs=False),
+    "condgen, bfloat16": lambda data, batch: ours(data, batch, precision="bf16-mixed"),
+}
+
+
+def sampling(n: int) -> dict[str, Callable[[], object]]:
+    """Images in hand, from untrained networks: the speed is the same."""
+    plain, model, labels = Notebook(outputs=3).eval(), recipes.bloodmnist_reference(False), np.arange(n) % 8
+    condgen.trim(model)
+
+    def loop() -> torch.Tensor:
+        with torch.no_grad():
+            y = torch.as_tensor(labels)
+            return torch.cat([plain.decode(torch.randn(len(b), 128), F.one_hot(b, 8).float()) for b in y.split(128)])
+
+    found = {"plain loop": loop, "condgen": lambda: model.sample(labels)}
+    try:
+        from pythae.samplers import NormalSampler
+
+        sampler = NormalSampler(pythae_model())
+        found["pythae"] = lambda: sampler.sample(num_samples=n, batch_size=128, return_gen=True)
+    except ImportError:
+        pass
+    return found
+
+
+def pythae_model() -> nn.Module:
+    from pythae.models import VAE, VAEConfig
+    from pythae.models.base.base_utils import ModelOutput
+    from pythae.models.nn import BaseDecoder
+
+    inner = Notebook(classes=0, outputs=3)
+
+    class Decoder(BaseDecoder):
+        def __init__(self) -> None:
+            super().__init__()
+            self.expand, self.net = inner.expand, inner.decoder
+
+        def forward(self, z: torch.Tensor) -> ModelOutput:
+            return ModelOutput(reconstruction=self.net(self.expand(z).view(-1, 512, 1, 1)))
+
+    return VAE(VAEConfig(input_dim=(3, 28, 28), latent_dim=128), None, Decoder())
+
+
+def rounds(variants: dict[str, Callable[[], object]], count: int, images: int) -> dict[str, list[float]]:
+    """Images per second of each, in rounds whose order turns; the first, for warming up, does not count."""
+    found: dict[str, list[float]] = {name: [] for name in variants}
+    names = list(variants)
+    for k in range(count + 1):
+        for name in names[k % len(names) :] + names[: k % len(names)]:
+            started = time.perf_counter()
+            with evaluating(nn.Identity()):
+                variants[name]()
+            if k:
+                found[name].append(images / (time.perf_counter() - started))
+    return found
+
+
+def peak_memory(name: str, source: str, batch_size: int) -> float:
+    """GiB that a process which trains this variant for an epoch needs at most."""
+    command = [sys.executable, __file__, "--data", source, "--memory-of", name, "--batch-size", str(batch_size)]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+
+
+def table(found: dict[str, list[float]], base: str) -> list[str]:
+    rows = []
+    for name, values in found.items():
+        ratios = [value / other for value, other in zip(values, found[base], strict=True)]
+        rows.append(
+            f"| {name} | {statistics.median(values):,.0f} | {min(values):,.0f}–{max(values):,.0f} "
+            f"| {statistics.median(ratios):.2f} |"
+        )
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="smears")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--batch-size", type=int, nargs="+", default=[128, 32])
+    parser.add_argument("--only", nargs="*", help="variants by name")
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--memory-of", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    data = condgen.load_data(options.data, n=6000).train
+    if options.memory_of:
+        VARIANTS[options.memory_of](data, options.batch_size[0])()
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+        return
+    chosen = options.only or list(VARIANTS)
+    lines = [
+        "# Training and sampling beside the usual ways",
+        "",
+        f"{torch.get_num_threads()} threads, {platform.processor() or platform.machine()}, torch {torch.__version__}, "
+        f"Python {platform.python_version()}, {time.strftime('%B %Y')}; {len(data):,} images of {data.image_shape}.",
+        "",
+        f"    python benchmarks/peers.py {' '.join(sys.argv[1:])}",
+        "",
+    ]
+    kept: dict[str, object] = {}
+    for batch_size in options.batch_size:
+        variants = {}
+        for name in chosen:
+            try:
+                variants[name] = VARIANTS[name](data, batch_size)
+            except ImportError as error:
+                print(f"{name} is left out: {error}")
+        found = rounds(variants, options.rounds, len(data))
+        kept[f"training, batch {batch_size}"] = found
+        lines += [
+            f"## Training, batch {batch_size}",
+            "",
+            "| variant | images/s (median) | range | times the notebook loop |",
+        ]
+        lines += ["|---|---|---|---|", *table(found, chosen[0]), ""]
+    n = 4096
+    found = rounds(sampling(n), options.rounds, n)
+    kept["sampling"] = found
+    lines += [
+        "## Sampling, 3 outputs, images in hand",
+        "",
+        "| variant | images/s (median) | range | times the plain loop |",
+    ]
+    lines += ["|---|---|---|---|", *table(found, "plain loop"), ""]
+    memory = {name: peak_memory(name, options.data, 128) for name in variants}
+    kept["memory, GiB"] = memory
+    lines += ["## Peak memory of a process that trains one epoch, batch 128", "", "| variant | GiB |", "|---|---|"]
+    lines += [f"| {name} | {value:.2f} |" for name, value in memory.items()]
+    print("\n".join(lines))
+    if options.out:
+        options.out.with_suffix(".md").write_text("\n".join(lines) + "\n")
+        options.out.with_suffix(".json").write_text(json.dumps(kept, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
