@@ -55,6 +55,7 @@ ORDER = [
     "verdicts",
     "figures",
     "reports",
+    "benchmarking",
     "evaluation",
     "cli",
     "__main__",
@@ -148,7 +149,8 @@ def test_public_functions_have_an_example(name):
         "save_grid",
         "write_samples",
     }
-    plain |= {"Embedding", "Features", "LatentHealth", "Mismatch", "Pair"}  # records that functions beside them return
+    # Records that functions beside them return.
+    plain |= {"Embedding", "Features", "LatentHealth", "Mismatch", "Pair", "Result"}
     assert without <= plain
 
 

@@ -244,6 +244,26 @@ class TestMoreOfTraining:
         assert about["learning_rate"] == "WarmupDecay(warmup=0.1, decay=0.4)"
         assert main(["sample", str(tmp_path), "--accelerator", "cpu"]) == 0
 
+    def test_the_recipe_of_sharp_images(self, grey, tmp_path):
+        options = [
+            "--recipe",
+            "latent_map",
+            "--epochs",
+            "1",
+            "--width",
+            "4",
+            "--components",
+            "2",
+            "--accelerator",
+            "cpu",
+        ]
+        assert main(["train", "--data", str(grey / "cells.npz"), *options, "--out", str(tmp_path)]) == 0
+        model, about = condgen.load(tmp_path), json.loads((tmp_path / "run.json").read_text())
+        assert model.noise_shapes == {"z": (4, 8, 8)}
+        assert type(model.sampler).__name__ == "GaussianMixture"
+        assert (about["epochs"], about["batch_size"], about["ema"], about["precision"]) == (1, 64, 0.998, "bf16-mixed")
+        assert "Augmentation(flips=True, quarter_turns=True" in about["augment"]
+
     def test_parts_by_name(self, tmp_path):
         options = "--conditioner embedding --prior label_normal --modulation film --minutes 0.01"
         assert main(["train", *SMALL[:-4], *options.split(), "--accelerator", "cpu", "--out", str(tmp_path)]) == 0
@@ -343,7 +363,10 @@ class TestErrors:
         ("arguments", "message"),
         [
             (["sample", "nowhere"], "No model in nowhere: expected the file model.safetensors there. Check the path."),
-            (["train", "--recipe", "mine"], "Expected a recipe among default, bloodmnist_reference, smears_demo; got"),
+            (
+                ["train", "--recipe", "mine"],
+                "Expected a recipe among default, bloodmnist_reference, latent_map, smears_demo; got",
+            ),
             (["train", "--data", "nowhere"], 'Expected "smears", a MedMNIST flag'),
             (
                 ["train", *SMALL, "--recipe", "bloodmnist_reference"],

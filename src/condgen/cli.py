@@ -1,6 +1,6 @@
-"""The command line: `condgen demo | train | sample | reconstruct | evaluate | compare`."""
+"""The command line: `condgen demo | train | sample | reconstruct | evaluate | compare | benchmark`."""
 
-__all__ = ["compare", "demo", "evaluate", "main", "reconstruct", "sample", "train"]
+__all__ = ["benchmark", "compare", "demo", "evaluate", "main", "reconstruct", "sample", "train"]
 
 import csv
 import inspect
@@ -11,6 +11,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from functools import partial, wraps
 from itertools import pairwise
 from pathlib import Path
@@ -23,6 +24,8 @@ from torch import nn
 import condgen
 from condgen import likelihoods
 from condgen.augmentations import Augmentation
+from condgen.benchmarking import NETWORKS, cells, grid, machine, markdown, plot
+from condgen.benchmarking import benchmark as time_variants
 from condgen.checkpoints import WEIGHTS, load, read_config, save
 from condgen.conditioners import Continuous, Embedding, MultiLabel
 from condgen.cvae import ConditionalVAE
@@ -56,6 +59,7 @@ Accelerator = Literal["auto", "cpu", "cuda", "mps"]
 Split = Literal["train", "validation", "test"]
 UsefulnessPlan = Literal["full", "quick", "none"]
 SWITCHES = ("--quick", "--include_real", "--overwrite")  # may stand without a value, which is then true
+LISTS = ("--labels", "--networks", "--widths", "--sizes", "--batches", "--precisions", "--modes", "--layouts")
 LONGEST = 300  # characters of an error
 RUN = {"data": str, "fingerprint": str, "size": int, "images": int, "seed": int, "train": str}  # read of run.json
 BOUNDS = {
@@ -63,7 +67,13 @@ BOUNDS = {
     **{"seed": (0, 2**64 - 1), "start": (0, 2**62), "learning_rate": (1e-9, 10), "temperature": (0, 100)},
     **dict.fromkeys(("beta", "warmup", "free_bits"), (0, 10**6)),
     **dict.fromkeys(("depth", "components"), (1, 1000)),
-    **{"minutes": (1e-3, 10**6), "clip": (1e-9, 10**9), "ema": (1e-9, 1 - 1e-9), "weight_decay": (0, 10)},
+    **{
+        "seconds": (1e-3, 3600),
+        "minutes": (1e-3, 10**6),
+        "clip": (1e-9, 10**9),
+        "ema": (1e-9, 1 - 1e-9),
+        "weight_decay": (0, 10),
+    },
     **dict.fromkeys(("rise", "decay"), (0, 1)),
 }
 
@@ -89,7 +99,7 @@ def train(
     out: Path = Path("runs/latest"),
     epochs: int | None = None,
     batch_size: int | None = None,
-    learning_rate: float = 1e-3,
+    learning_rate: float | None = None,
     seed: int = 0,
     size: int = 28,
     images: int = 6000,
@@ -103,20 +113,20 @@ def train(
     likelihood: LikelihoodName | None = None,
     output_labels: bool | None = None,
     conditional: bool = True,
-    beta: float = 1.0,
+    beta: float | None = None,
     warmup: float = 0.0,
     free_bits: float = 0.0,
     minutes: float | None = None,
-    optimizer: Literal["adam", "adamw"] = "adam",
-    weight_decay: float = 1e-3,
-    rise: float = 0.0,
-    decay: float = 0.0,
+    optimizer: Literal["adam", "adamw"] | None = None,
+    weight_decay: float | None = None,
+    rise: float | None = None,
+    decay: float | None = None,
     clip: float | None = None,
     ema: float | None = None,
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true",
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] | None = None,
     augment: Augmentation | None = None,
-    sampler: Literal["none", "mixture", "flow"] = "none",
-    components: int = 16,
+    sampler: Literal["none", "mixture", "flow"] | None = None,
+    components: int | None = None,
     accelerator: Accelerator = "auto",
     overwrite: bool = False,
 ) -> None:
@@ -125,11 +135,12 @@ def train(
     Args:
         data: smears (built in), a MedMNIST name such as bloodmnist, an .npz file, or a folder with one subfolder
             of images per class.
-        recipe: default, bloodmnist_reference or smears_demo.
+        recipe: default, bloodmnist_reference, latent_map (sharp, some ten minutes) or smears_demo. It says what is not
+            said here.
         out: folder for the run: the best model, last/ (the last one), metrics.csv, run.json, curves.png, samples.png.
-        epochs: passes over the training images; by default the recipe's.
-        batch_size: images a step; by default the recipe's.
-        learning_rate: of Adam.
+        epochs: passes over the training images.
+        batch_size: images a step.
+        learning_rate: of the optimizer.
         seed: of weights, order and noise.
         size: height and width of folders, smears and MedMNIST (28, 64, 128 or 224).
         images: number of images to draw, for smears.
@@ -164,36 +175,36 @@ def train(
     check_recipe(recipe)
     check_free(out, overwrite)
     labelled = load_data(data, size=size, n=images, seed=seed)
+    if sampler == "mixture" and labelled.kind != "class":
+        raise ValueError(f"Expected class labels for a mixture; got {labelled.kind} ones. Pass --sampler flow.")
     if "validation" not in labelled.splits:
         warnings.warn(
             f"{len(labelled)} images are too few to validate on: the last epoch counts as best.", stacklevel=2
         )
     options: dict[str, Any] = {"latent": latent, "width": width, "depth": depth, "network": network}
     options |= {"output_labels": output_labels, "modulation": FiLM if modulation else None}
-    options |= {
-        "likelihood": LIKELIHOODS[likelihood]() if likelihood else None,
-        "conditioner": conditioner,
-        "prior": prior,
-    }
+    options |= {"likelihood": LIKELIHOODS[likelihood]() if likelihood else None}
+    options |= {"conditioner": conditioner, "prior": prior}
     options = {name: value for name, value in options.items() if value is not None}
     model = build_model(recipe, labelled, options, seed, conditional)
     say(f"{labelled}\n{model}")
-    numbers = RECIPES[recipe].training
+    chosen = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "beta": beta}
+    chosen |= {"optimizer": optimizer, "weight_decay": weight_decay, "rise": rise, "decay": decay, "clip": clip}
+    chosen |= {"ema": ema, "precision": precision, "augment": augment, "sampler": sampler, "components": components}
+    numbers = RECIPES[recipe].numbers(**chosen)
     history = fit(
         model,
         labelled,
-        epochs=(None if minutes else numbers["epochs"]) if epochs is None else epochs,
+        epochs=None if minutes and epochs is None else numbers["epochs"],
         minutes=minutes,
-        batch_size=numbers["batch_size"] if batch_size is None else batch_size,
-        objective=ELBO(LinearWarmup(warmup, beta) if warmup else beta, free_bits),
-        optimizer=partial(adamw, lr=learning_rate, decay=weight_decay)
-        if optimizer == "adamw"
-        else partial(adam, lr=learning_rate),
-        learning_rate=WarmupDecay(rise, decay) if rise or decay else None,
-        clip=clip,
-        ema=ema,
-        precision=precision,
-        augment=augment,
+        batch_size=numbers["batch_size"],
+        objective=ELBO(LinearWarmup(warmup, numbers["beta"]) if warmup else numbers["beta"], free_bits),
+        optimizer=optimizer_of(numbers),
+        learning_rate=WarmupDecay(numbers["rise"], numbers["decay"]) if numbers["rise"] or numbers["decay"] else None,
+        clip=numbers["clip"],
+        ema=numbers["ema"],
+        precision=numbers["precision"],
+        augment=numbers["augment"],
         seed=seed,
         out=out,
         overwrite=overwrite,
@@ -201,10 +212,11 @@ def train(
         about={"recipe": recipe, "data": absolute(data), "size": size, "images": images},
     )
     best = load(out)
-    if sampler != "none":
-        say(f"Fitting a {sampler} to the latents of the training images.")
-        turned = augment is not None and augment.flips and augment.quarter_turns
-        fit_prior(best, labelled, fitted(sampler, best, labelled, components), symmetries=turned, seed=seed)
+    if numbers["sampler"] != "none" and (numbers["sampler"] == "flow" or labelled.kind == "class"):
+        say(f"Fitting a {numbers['sampler']} to the latents of the training images.")
+        turns = numbers["augment"] is not None and numbers["augment"].flips and numbers["augment"].quarter_turns
+        prior_of = fitted(numbers["sampler"], best, labelled, numbers["components"])
+        fit_prior(best, labelled, prior_of, symmetries=turns, seed=seed)
         save(best, out)
     write_figure(curves(history), out / "curves.png")
     say(f"Best epoch {history.best_epoch} of {len(history)} is in {out}, its curves in {out / 'curves.png'}.")
@@ -374,13 +386,25 @@ def compare(runs: list[Path], out: Path | None = None) -> None:
         say(f"Wrote {out}.")
 
 
+def optimizer_of(numbers: Mapping[str, Any]) -> Any:
+    """Parameters → optimizer, by name."""
+    if numbers["optimizer"] == "adam":
+        return partial(adam, lr=numbers["learning_rate"])
+    return partial(adamw, lr=numbers["learning_rate"], betas=numbers["betas"], decay=numbers["weight_decay"])
+
+
 def on(accelerator: Accelerator, model: ConditionalVAE) -> ConditionalVAE:
     """The model on the device of this kind."""
+    return model.to(kind_of(accelerator))
+
+
+def kind_of(accelerator: Accelerator) -> str:
+    """The kind of device that is asked for, or the best there is."""
     kinds = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     kind = next(name for name, there in kinds.items() if there) if accelerator == "auto" else accelerator
     if not kinds[kind]:
         raise ValueError(f"Expected --accelerator among {', '.join(k for k in kinds if kinds[k])} here; got {kind}.")
-    return model.to(kind)
+    return kind
 
 
 def continuous(model: ConditionalVAE) -> bool:
@@ -393,11 +417,68 @@ def fitted(sampler: str, model: ConditionalVAE, data: LabelledImages, components
     latent, dim = model.prior.noise_shape, model.conditioner.dim
     if sampler == "flow":
         return Flow(latent, dim)
-    if data.kind != "class":
-        raise ValueError(
-            f"Expected class labels for a mixture; {data.name!r} has {data.kind} labels. Pass --sampler flow."
-        )
     return GaussianMixture(latent, dim, components, classes=data.num_classes if dim else 1)
+
+
+def benchmark(
+    networks: list[str] = list(NETWORKS),  # noqa: B006 - never changed
+    widths: list[int] = [32],  # noqa: B006
+    sizes: list[int] = [28],  # noqa: B006
+    batches: list[int] = [128],  # noqa: B006
+    precisions: list[str] = ["float32", "bfloat16"],  # noqa: B006
+    modes: list[str] = ["eager"],  # noqa: B006
+    layouts: list[str] = ["contiguous"],  # noqa: B006
+    encoder: str | None = None,
+    decoder: str | None = None,
+    seconds: float = 2.0,
+    quick: bool = False,
+    out: Path | None = None,
+    accelerator: Accelerator = "auto",
+) -> None:
+    """Time encoder and decoder variants on this machine: a training step and sampling, and what share of it they use.
+
+    Args:
+        networks: reference (trimmed), reference_untrimmed, conv, resnet, resnet_map, own.
+        widths: channels of the first map of conv and resnet.
+        sizes: height and width of images.
+        batches: images a step.
+        precisions: float32, bfloat16.
+        modes: eager, compiled, graphs (CUDA graphs).
+        layouts: contiguous, channels_last.
+        encoder: of your own, as my.module:MyEncoder, called with (image_shape, condition_dim, latent); timed as "own".
+        decoder: of your own, called with (output_shape, latent, condition_dim).
+        seconds: spent on each figure, about.
+        quick: half a second each: the whole of the defaults within two minutes on two cores.
+        out: a name without ending, for .md, .json and .png; by default the table is only shown.
+        accelerator: where to run.
+    """
+    if out is not None:
+        check_writable(out.parent)
+    networks = [*networks, "own"] if (encoder or decoder) and "own" not in networks else networks
+    variants = grid(networks, widths, sizes, batches, precisions, modes, layouts)
+    device = kind_of(accelerator)
+    about = {**machine(device), "multiply-adds": "forward, one image"}
+    results = []
+
+    def tell(name: str) -> None:
+        print(f"{len(results) + 1}/{len(variants)} {name}", file=sys.stderr)
+
+    for result in time_variants(
+        variants, encoder=encoder, decoder=decoder, seconds=0.5 if quick else seconds, device=device, tell=tell
+    ):
+        results.append(result)
+    command = f"condgen {' '.join(sys.argv[1:])}" if sys.argv[1:2] == ["benchmark"] else "condgen benchmark"
+    text = markdown(results, about, command)
+    columns = ("variant", "train", "sample", "of product", "of layers", "")
+    rows = (cells(result) for result in results)  # images per second, and shares of the machine's own rate
+    show([columns, *([row[k] for k in (0, 1, 2, 4, 5, 9)] for row in rows)])
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(out.with_suffix(".md"), f"{text}\n".encode())
+        content = {"machine": about, "command": command, "results": [asdict(result) for result in results]}
+        write_atomically(out.with_suffix(".json"), json.dumps(content, indent=1).encode())
+        write_figure(plot(results), out.with_suffix(".png"))
+        say(f"Wrote {out.with_suffix('.md')}, .json and .png.")
 
 
 def label_number(model: ConditionalVAE, label: Any) -> Any:
@@ -532,7 +613,7 @@ def spelled_out(arguments: Sequence[str]) -> list[str]:
         >>> spelled_out(["compare", "a", "b", "--out", "c.html"])
         ['compare', '["a", "b"]', '--out', 'c.html']
         >>> spelled_out(["sample", "run", "--labels", "neutrophil", "6"])
-        ['sample', 'run', '--labels', '["neutrophil", "6"]']
+        ['sample', 'run', '--labels', '["neutrophil", 6]']
     """
     words: list[str] = []
     for word, after in pairwise([*map(dashed, arguments), "--"]):
@@ -544,17 +625,21 @@ def spelled_out(arguments: Sequence[str]) -> list[str]:
         if word.startswith("--") and (after == "" or word.endswith("=")):
             raise ValueError(f"Expected a value for {word.rstrip('=')}; got an empty one.")
     if words[:1] == ["compare"]:
-        gather(words, 1)
-    if "--labels" in words:
-        gather(words, words.index("--labels") + 1)
+        gather(words, 1, numbers=False)
+    for option in LISTS:
+        if option in words:
+            gather(words, words.index(option) + 1)
     return words
 
 
-def gather(words: list[str], first: int) -> None:
-    """Make the words from `first` to the next option one list, unless they are one already."""
+def gather(words: list[str], first: int, numbers: bool = True) -> None:
+    """Make the words from `first` to the next option one list, unless they are one; whole numbers as numbers."""
     end = next((k for k in range(first, len(words)) if words[k].startswith("--")), len(words))
     if end > first and not words[first].startswith("["):
-        words[first:end] = [json.dumps([name for word in words[first:end] for name in word.split(",")])]
+        parts: list[Any] = [part for word in words[first:end] for part in word.split(",")]
+        if numbers:
+            parts = [int(part) if re.fullmatch(r"-?\d+", part) else part for part in parts]
+        words[first:end] = [json.dumps(parts)]
 
 
 def dashed(argument: str) -> str:
@@ -625,7 +710,7 @@ def bounded(command: Callable[..., None]) -> Callable[..., None]:
 
 
 COMMANDS: dict[str, Any] = {
-    command.__name__: bounded(command) for command in (demo, train, sample, reconstruct, evaluate, compare)
+    command.__name__: bounded(command) for command in (demo, train, sample, reconstruct, evaluate, compare, benchmark)
 }
 OPTIONS = sorted({name for command in COMMANDS.values() for name in inspect.signature(command).parameters})
 LEFT = {

@@ -116,7 +116,7 @@ class DeconvDecoder(Part):
         self.trim = True
         *earlier, last = pairwise(self.sizes)
         for block, (inside, outside) in zip(self.blocks, earlier, strict=True):
-            block.conv = trimmed(block.conv, inside, outside)
+            block.conv = trimmed(block.conv, inside, outside)  # type: ignore[arg-type]
         self.last = trimmed(self.last, *last)
 
     def forward(

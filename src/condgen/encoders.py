@@ -95,7 +95,7 @@ class ConvEncoder(Part):
         """Leave out the taps that only ever see padding, from now on."""
         self.trim = True
         for block, (inside, outside) in zip(self.blocks, pairwise(self.sizes), strict=True):
-            block.conv = trimmed(block.conv, inside, outside)
+            block.conv = trimmed(block.conv, inside, outside)  # type: ignore[arg-type]
 
     def forward(
         self, x: Float[Tensor, "batch channels height width"], c: Float[Tensor, "batch dim"]

@@ -319,7 +319,7 @@ def trimmed(
     if transposed:
         options["output_padding"] = tuple(output_padding)
     with torch.random.fork_rng(devices=[]):  # the first values are those of the full layer
-        small_one = type(conv)(conv.in_channels, conv.out_channels, sizes, conv.stride, tuple(padding), **options)
+        small_one = type(conv)(conv.in_channels, conv.out_channels, sizes, conv.stride, tuple(padding), **options)  # type: ignore[arg-type]
     with torch.no_grad():
         small_one.weight.copy_(conv.weight[:, :, spans[0], spans[1]])
         if small_one.bias is not None and conv.bias is not None:

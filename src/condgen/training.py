@@ -34,6 +34,7 @@ from condgen.files import check_writable, undisturbed, write_atomically
 from condgen.noise import Use, normals
 from condgen.objectives import Phase, phases_of, schedules_of, selection_of
 from condgen.parts import keeping_modes
+from condgen.trimming import trim as trim_weights
 
 PROBED = 20  # steps whose rate a budget of time is planned from
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
@@ -342,6 +343,7 @@ def fit(
     ema: float | None = None,
     precision: str = "32-true",
     augment: Callable[[Tensor, int, Tensor, int], Tensor] | None = None,
+    trim: bool = True,
     seed: int = 0,
     out: str | Path | None = None,
     overwrite: bool = False,
@@ -375,6 +377,7 @@ def fit(
             and left in the model.
         precision: "32-true", "bf16-mixed" or "16-mixed" (GPU): of the networks; probabilities are always in float32.
         augment: e.g. :class:`condgen.augmentations.Augmentation`, for training images.
+        trim: leave out weights that can never matter first (:func:`condgen.trim`): the same function, trained faster.
         seed: of order, noise, augmentation and dropout, in [0, 2**64).
         out: folder for `model.safetensors` (best epoch), `last/` (last epoch), `metrics.csv` and `run.json`; nothing
             is written without it. Whenever the run is stopped or killed, what is there is whole.
@@ -404,6 +407,8 @@ def fit(
     training, validation = training.ordered(model.class_names), validation and validation.ordered(model.class_names)
     check_fit(model, training, validation)
     model.class_names = model.class_names or tuple(training.class_names)
+    if trim:
+        trim_weights(model)
     loop = set_up(
         model,
         objective or ELBO(),
@@ -564,9 +569,8 @@ class Totals:
 
     def means(self) -> dict[str, float]:
         """Mean per image, of each term over the images it was taken of."""
-        sums = torch.stack([value.double() for value in self.sums.values()])
-        counts = sums.new_tensor(list(self.images.values()))
-        return {f"{self.prefix}_{n}": v for n, v in zip(self.sums, (sums / counts).tolist(), strict=True)}
+        values = torch.stack([value / self.images[name] for name, value in self.sums.items()]).tolist()
+        return {f"{self.prefix}_{name}": value for name, value in zip(self.sums, values, strict=True)}
 
 
 def shown_terms(terms: Iterable[str]) -> list[str]:

@@ -1,0 +1,451 @@
+"""Benchmarking: how fast encoder and decoder variants train and sample on this machine, and what share of it they use.
+
+Every figure is the median of repeated steps after a warm-up. Beside it stands what the same machine reaches, in the
+same run, on a large matrix product and on the variant's own layers alone, forward and backward.
+"""
+
+__all__ = ["Result", "Variant", "benchmark", "grid", "machine", "markdown", "multiply_adds", "plot"]
+
+import importlib
+import itertools
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+import condgen
+from condgen.conditioners import OneHot
+from condgen.cvae import ConditionalVAE, conditional_vae
+from condgen.elbo import ELBO
+from condgen.layers import halvings
+from condgen.likelihoods import Bernoulli
+from condgen.noise import Use, normals
+from condgen.parts import evaluating
+from condgen.priors import StandardNormal
+from condgen.recipes import bloodmnist_reference
+from condgen.reparameterizers import Gaussian
+from condgen.training import adam
+from condgen.trimming import trim
+
+if TYPE_CHECKING:
+    import matplotlib.figure
+
+CLASSES, CHANNELS, LATENT = 8, 3, 128
+MAP_CHANNELS = 8
+NETWORKS = ("reference", "reference_untrimmed", "conv", "resnet", "resnet_map")
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+PRODUCT = 2048  # rows and columns of the matrix product
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What is timed.
+
+    Attributes:
+        network: "reference" (trimmed), "reference_untrimmed", "conv", "resnet" (both to a vector of latents),
+            "resnet_map" (to a map), or "own".
+        width: channels of the first map; the reference has its own.
+        size: height and width of images.
+        batch: images a step.
+        precision: "float32" or "bfloat16" (autocast).
+        mode: "eager", "compiled" (torch.compile) or "graphs" (CUDA graphs through the compiler).
+        layout: "contiguous" or "channels_last".
+
+    Example:
+        >>> Variant("conv").name
+        'conv 32, 28x28, batch 128, float32'
+    """
+
+    network: str
+    width: int = 32
+    size: int = 28
+    batch: int = 128
+    precision: str = "float32"
+    mode: str = "eager"
+    layout: str = "contiguous"
+
+    @property
+    def name(self) -> str:
+        """In words; what is usual is left out."""
+        width = "" if self.network.startswith(("reference", "own")) else f" {self.width}"
+        rest = [text for text, usual in ((self.mode, "eager"), (self.layout, "contiguous")) if text != usual]
+        return ", ".join(
+            [f"{self.network}{width}", f"{self.size}x{self.size}", f"batch {self.batch}", self.precision, *rest]
+        )
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was found of a variant.
+
+    Attributes:
+        variant: what was timed.
+        parameters: of the model.
+        multiply_adds: of one image through encoder and decoder, forward.
+        training: images per second; None where the variant cannot run here.
+        sampling: images per second of `model.sample`.
+        memory: peak of the process while training, GiB (of the device on GPU).
+        rate: operations per second of training (6 per multiply-add and image: forward, and twice that backward).
+        of_product: `rate` as a share of the matrix product's.
+        of_layers: `rate` as a share of what the variant's layers reach alone.
+        reason: why there are no figures.
+    """
+
+    variant: Variant
+    parameters: int = 0
+    multiply_adds: int = 0
+    training: float | None = None
+    sampling: float | None = None
+    memory: float | None = None
+    rate: float | None = None
+    of_product: float | None = None
+    of_layers: float | None = None
+    reason: str = ""
+
+
+def grid(
+    networks: Sequence[str] = NETWORKS,
+    widths: Sequence[int] = (32,),
+    sizes: Sequence[int] = (28,),
+    batches: Sequence[int] = (128,),
+    precisions: Sequence[str] = ("float32", "bfloat16"),
+    modes: Sequence[str] = ("eager",),
+    layouts: Sequence[str] = ("contiguous",),
+) -> list[Variant]:
+    """Every combination; the reference has one width.
+
+    Raises:
+        ValueError: for a name that is none.
+
+    Example:
+        >>> len(grid(networks=["reference", "conv"], widths=[16, 32], precisions=["float32"]))
+        3
+    """
+    known = {"networks": (networks, (*NETWORKS, "own")), "precisions": (precisions, tuple(PRECISIONS))}
+    known |= {"modes": (modes, ("eager", "compiled", "graphs")), "layouts": (layouts, ("contiguous", "channels_last"))}
+    for option, (given, possible) in known.items():
+        if bad := [name for name in given if name not in possible]:
+            raise ValueError(f"Expected {option}= among {', '.join(possible)}; got {bad[0]}.")
+    every = itertools.product(networks, widths, sizes, batches, precisions, modes, layouts)
+    found = (Variant(*one) for one in every)
+    return list(dict.fromkeys(replace(variant, width=0) if fixed(variant) else variant for variant in found))
+
+
+def fixed(variant: Variant) -> bool:
+    """Whether the width is the network's own."""
+    return variant.network.startswith("reference") or variant.network == "own"
+
+
+def benchmark(
+    variants: Sequence[Variant],
+    *,
+    encoder: str | None = None,
+    decoder: str | None = None,
+    seconds: float = 2.0,
+    device: str = "cpu",
+    tell: Callable[[str], object] = lambda _: None,
+) -> Iterator[Result]:
+    """Time variants one after the other.
+
+    Args:
+        variants: see :func:`grid`.
+        encoder: "module:Class" of an encoder of one's own for the network "own", called with (image_shape,
+            condition_dim, latent).
+        decoder: the same for a decoder, called with (output_shape, latent, condition_dim).
+        seconds: spent on each figure, about.
+        device: "cpu", "cuda" or "mps".
+        tell: called with what is being done.
+
+    Example:
+        >>> (result,) = benchmark(grid(["conv"], [4], precisions=["float32"], batches=[8]), seconds=0.01)
+        >>> result.training > 0, result.multiply_adds
+        (True, ...)
+    """
+    products: dict[str, float] = {}
+    for variant in variants:
+        tell(variant.name)
+        try:
+            if variant.precision not in products:
+                products[variant.precision] = product_rate(variant.precision, device, seconds)
+            yield timed(variant, build(variant, encoder, decoder).to(device), products[variant.precision], seconds)
+        except (RuntimeError, ValueError, ImportError, AttributeError) as error:
+            yield Result(variant, reason=" ".join(str(error).split())[:200] or type(error).__name__)
+
+
+def build(variant: Variant, encoder: str | None = None, decoder: str | None = None) -> ConditionalVAE:
+    """The model of a variant."""
+    shape = (CHANNELS, variant.size, variant.size)
+    if variant.network.startswith("reference"):
+        model = bloodmnist_reference(True, shape, CLASSES)
+        if variant.network == "reference":
+            trim(model)
+    elif variant.network == "own":
+        whole = conditional_vae(shape, CLASSES, latent=LATENT)
+        own_encoder = imported(encoder)(shape, CLASSES, LATENT) if encoder else whole.encoder
+        own_decoder = imported(decoder)(shape, LATENT, CLASSES) if decoder else whole.decoder
+        model = ConditionalVAE(
+            conditioner=OneHot(CLASSES),
+            encoder=own_encoder,
+            reparameterizer=Gaussian(),
+            prior=StandardNormal(LATENT),
+            decoder=own_decoder,
+            likelihood=Bernoulli(),
+            image_shape=shape,
+        )
+    else:
+        map_shape = (MAP_CHANNELS, *halvings(shape[1:])[2])
+        latent = map_shape if variant.network == "resnet_map" else LATENT
+        kind: Literal["conv", "resnet"] = "conv" if variant.network == "conv" else "resnet"
+        model = conditional_vae(shape, CLASSES, latent=latent, width=variant.width, network=kind)
+    return model.to(memory_format=torch.channels_last) if variant.layout == "channels_last" else model
+
+
+def imported(place: str) -> Any:
+    """A user's class, by "module:Class"; modules in the current folder are found.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    module, _, name = place.partition(":")
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"Expected a class as my.module:MyEncoder; got {place!r} ({error}).") from error
+    finally:
+        sys.path.remove(str(Path.cwd()))
+
+
+def timed(variant: Variant, model: ConditionalVAE, product: float, seconds: float) -> Result:
+    """All figures of one variant."""
+    device, batch = model.device, variant.batch
+    if variant.mode == "graphs" and device.type != "cuda":
+        raise ValueError("CUDA graphs need a CUDA device.")
+    objective, optimizer, index = ELBO(), adam(model.parameters()), torch.arange(batch, device=device)
+    x = torch.rand(batch, *model.image_shape, device=device)  # type: ignore[misc]
+    x = x.contiguous(memory_format=torch.channels_last) if variant.layout == "channels_last" else x
+    y = index % CLASSES
+
+    def loss(noise: dict[str, Tensor]) -> Tensor:
+        return objective.loss(model, x, y, noise)["loss"]
+
+    modes = {"compiled": "default", "graphs": "reduce-overhead"}
+    compiled = torch.compile(loss, mode=modes[variant.mode]) if variant.mode in modes else loss
+
+    def step() -> None:
+        noise = normals(model.noise_shapes, 0, index, Use.TRAINING)
+        optimizer.zero_grad()
+        with torch.autocast(device.type, torch.bfloat16, enabled=variant.precision == "bfloat16"):
+            value = compiled(noise)
+        value.backward()
+        optimizer.step()
+
+    operations = multiply_adds(model)
+    reset_peak(device)
+    per_step = median_seconds(step, device, seconds)
+    memory = peak(device)
+    rate = 6 * operations * batch / per_step
+    alone = layers_seconds(model, batch, variant, seconds)
+    labels = torch.arange(512) % CLASSES
+    per_sample = median_seconds(lambda: model.sample(labels), device, seconds) / len(labels)
+    return Result(
+        variant,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        multiply_adds=operations,
+        training=batch / per_step,
+        sampling=1 / per_sample,
+        memory=memory,
+        rate=rate,
+        of_product=rate / product,
+        of_layers=alone / per_step,
+    )
+
+
+def median_seconds(work: Callable[[], object], device: torch.device, seconds: float) -> float:
+    """Of one call, after two to warm up; at least three calls, for about so many seconds."""
+    found: list[float] = []
+    for _ in range(2):
+        work()
+    synchronise(device)
+    end = time.perf_counter() + seconds
+    while len(found) < 3 or (time.perf_counter() < end and len(found) < 1000):
+        started = time.perf_counter()
+        work()
+        synchronise(device)
+        found.append(time.perf_counter() - started)
+    return statistics.median(found)
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait for what a GPU still has to do."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def calls(model: ConditionalVAE, batch: int) -> list[tuple[nn.Module, tuple[int, ...]]]:
+    """The layers that multiply, and the shapes of their inputs, when one batch is inferred."""
+    seen: list[tuple[nn.Module, tuple[int, ...]]] = []
+    layers = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d | nn.Linear)]
+    handles = [m.register_forward_pre_hook(lambda m, given: seen.append((m, tuple(given[0].shape)))) for m in layers]
+    index = torch.arange(batch, device=model.device)
+    with torch.no_grad(), evaluating(model):
+        x = torch.rand(batch, *model.image_shape, device=model.device)  # type: ignore[misc]
+        model.infer(x, index % CLASSES, normals(model.noise_shapes, 0, index, Use.TRAINING))
+    for handle in handles:
+        handle.remove()
+    return seen
+
+
+def multiply_adds(model: ConditionalVAE) -> int:
+    """Multiply-adds of one image through encoder and decoder, of convolutions and linear layers.
+
+    A padded convolution counts as if its padding were read.
+
+    Example:
+        >>> multiply_adds(bloodmnist_reference())
+        5401984
+    """
+    total = 0
+    for layer, shape in calls(model, 1):
+        if isinstance(layer, nn.Linear):
+            total += layer.weight.numel()
+            continue
+        places: Sequence[int] = shape
+        if isinstance(layer, nn.Conv2d):
+            with torch.no_grad():
+                places = layer(torch.zeros(shape, device=model.device)).shape
+        total += layer.weight.numel() * places[2] * places[3]  # type: ignore[operator]
+    return total
+
+
+def layers_seconds(model: ConditionalVAE, batch: int, variant: Variant, seconds: float) -> float:
+    """Of all multiplying layers alone, forward and backward, one after the other on inputs of their shapes."""
+    total, found = 0.0, calls(model, batch)
+    for layer, shape in found:
+        x = torch.rand(shape, device=model.device, requires_grad=True)
+
+        def work(layer: nn.Module = layer, x: Tensor = x) -> None:
+            with torch.autocast(x.device.type, torch.bfloat16, enabled=variant.precision == "bfloat16"):
+                out = layer(x)
+            out.backward(torch.ones_like(out))
+
+        total += median_seconds(work, model.device, seconds / len(found))
+    return total
+
+
+def product_rate(precision: str, device: str, seconds: float) -> float:
+    """Operations per second of a large matrix product."""
+    a = torch.rand(PRODUCT, PRODUCT, device=device, dtype=PRECISIONS[precision])
+    return 2 * PRODUCT**3 / median_seconds(lambda: a @ a, torch.device(device), seconds)
+
+
+def reset_peak(device: torch.device) -> None:
+    """Forget the highest memory so far, where the system can."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif (file := Path("/proc/self/clear_refs")).exists():
+        file.write_text("5")
+
+
+def peak(device: torch.device) -> float | None:
+    """The highest memory since, GiB."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return None
+    (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 2**20
+
+
+def machine(device: str = "cpu") -> dict[str, Any]:
+    """What figures need beside them.
+
+    Example:
+        >>> sorted(machine())
+        ['condgen', 'date', 'device', 'python', 'threads', 'torch']
+    """
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        named = (line for line in info.read_text().splitlines() if line.startswith("model name"))
+        cpu = next(named, f":{cpu}").split(":", 1)[1].strip()
+    return {
+        "device": torch.cuda.get_device_name() if device == "cuda" else cpu,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "condgen": condgen.__version__,
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def markdown(results: Sequence[Result], about: dict[str, Any], command: str) -> str:
+    """A table, with hardware, versions and the command above it.
+
+    Example:
+        >>> print(markdown([Result(Variant("conv"), reason="no compiler")], {"threads": 2}, "condgen benchmark")[-23:])
+        – | – | – | no compiler |
+    """
+    head = ("variant", "training, images/s", "sampling, images/s", "GFLOP/s", "of product", "of layers alone")
+    head = (*head, "memory, GiB", "parameters", "multiply-adds", "")
+    lines = [
+        "# Throughput",
+        "",
+        ", ".join(f"{name} {value}" for name, value in about.items()),
+        "",
+        f"    {command}",
+        "",
+    ]
+    lines += [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    lines += [f"| {' | '.join(cells(result))} |" for result in results]
+    return "\n".join(lines)
+
+
+def cells(result: Result) -> list[str]:
+    """A result as text."""
+
+    def number(value: float | None, form: str = ",.0f", scale: float = 1.0) -> str:
+        return "–" if value is None else format(value / scale, form)
+
+    size = [f"{result.parameters:,}", f"{result.multiply_adds / 1e6:.1f} M"] if result.parameters else ["–", "–"]
+    return [
+        result.variant.name,
+        number(result.training),
+        number(result.sampling),
+        number(result.rate, ",.0f", 1e9),
+        number(result.of_product, ".0%"),
+        number(result.of_layers, ".0%"),
+        number(result.memory, ".2f"),
+        *size,
+        result.reason,
+    ]
+
+
+def plot(results: Sequence[Result]) -> "matplotlib.figure.Figure":
+    """Bars of training and sampling, the fastest trained first.
+
+    Example:
+        >>> figure = plot([Result(Variant("conv"), training=100.0, sampling=500.0)])
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    known = sorted((r for r in results if r.training), key=lambda result: result.training or 0.0)
+    figure = Figure(figsize=(9, 1.2 + 0.4 * len(known)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    places = range(len(known))
+    axes.barh([place + 0.2 for place in places], [r.training or 0 for r in known], 0.4, label="training")
+    axes.barh([place - 0.2 for place in places], [r.sampling or 0 for r in known], 0.4, label="sampling")
+    axes.set_yticks(list(places), [result.variant.name for result in known], fontsize=8)
+    axes.set(xlabel="images per second", xscale="log")
+    axes.legend()
+    return figure
