@@ -14,7 +14,6 @@ Sampling: condgen's, the plain loop's and pythae's, images in hand. Peak memory 
 import argparse
 import json
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -31,6 +30,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import condgen
 from condgen import recipes
+from condgen.benchmarking import peak
 from condgen.parts import evaluating
 
 CHANNELS = (16, 32, 64, 128, 256, 512)
@@ -271,7 +271,7 @@ def main() -> None:
     data = condgen.load_data(options.data, n=6000).train
     if options.memory_of:
         VARIANTS[options.memory_of](data, options.batch_size[0])()
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+        print(peak(torch.device("cpu")))  # not ru_maxrss, which knows what the parent used
         return
     chosen = options.only or list(VARIANTS)
     lines = [
