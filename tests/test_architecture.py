@@ -41,6 +41,7 @@ ORDER = [
     "cvae",
     "recipes",
     "checkpoints",
+    "runs",
     "training",
     "fitting",
     "sampling",
@@ -151,6 +152,7 @@ def test_public_functions_have_an_example(name):
     }
     # Records that functions beside them return.
     plain |= {"Embedding", "Features", "LatentHealth", "Mismatch", "Pair", "Result"}
+    plain |= {"RunFolder", "environment", "repr_of"}
     assert without <= plain
 
 

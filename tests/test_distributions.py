@@ -86,6 +86,7 @@ PRIORS = {
     "standard": lambda: StandardNormal(4),
     "standard, a map": lambda: StandardNormal((2, 3, 3)),
     "of the label": lambda: LabelNormal(4, 3),
+    "of the label, a map": lambda: LabelNormal((2, 3, 3), 3),
 }
 
 
@@ -350,3 +351,47 @@ class TestGaussianLikelihood:
     def test_other_scales_are_refused(self, scale):
         with pytest.raises(ValueError, match=f"positive scale, 'shared', 'pixel' or 'optimal'; got {scale!r}"):
             likelihoods.Gaussian(scale)
+
+
+class TestLaplace:
+    """Its location is the network's output itself, in units of [-1, 1]."""
+
+    def test_it_is_torchs_density(self):
+        output, x = randn(4, 3, 8, 8), images(4, 3, 8, 8)
+        expected = torch.distributions.Laplace((1 + output) / 2, 0.07).log_prob(x).sum((1, 2, 3))
+        torch.testing.assert_close(likelihoods.Laplace(0.07)(output).log_prob(x), expected)
+
+    def test_it_integrates_to_one(self):
+        """On either side of its kink, where a grid is exact enough."""
+        output, b = 0.3, 0.05
+        p = likelihoods.Laplace(b)(torch.full((40_000, 1, 1, 1), output, dtype=torch.float64))
+        centre = (1 + output) / 2
+        for low, high in ((centre - 30 * b, centre), (centre, centre + 30 * b)):
+            x = torch.linspace(low, high, 40_000, dtype=torch.float64)
+            mass = torch.trapezoid(p.log_prob(x.reshape(-1, 1, 1, 1)).exp(), x)
+            assert mass.item() == pytest.approx(0.5, abs=1e-6)
+
+    def test_a_scale_for_every_pixel(self):
+        output, log_scales, x = randn(2, 1, 4, 4), randn(2, 1, 4, 4, seed=2), images(2, 1, 4, 4)
+        found = likelihoods.Laplace("pixel")(torch.cat([output, log_scales], 1)).log_prob(x)
+        pixels = torch.distributions.Laplace((1 + output) / 2, log_scales.exp()).log_prob(x)
+        torch.testing.assert_close(found, pixels.sum((1, 2, 3)))
+
+    def test_the_optimal_scale_is_the_mean_absolute_error(self):
+        likelihood, output, x = likelihoods.Laplace("optimal").double(), randn(5, 1, 4, 4), images(5, 1, 4, 4)
+        likelihood.observe(output, x)
+        error = ((1 + output) / 2 - x).abs().mean()
+        torch.testing.assert_close(likelihood.best_scale(), error)
+        best = likelihood(output).log_prob(x).sum()
+        for other in (0.9, 1.1):
+            assert likelihoods.Laplace(float(other * error))(output).log_prob(x).sum() < best
+
+    def test_what_is_shown_is_an_image(self):
+        mean = likelihoods.Laplace(0.1)(torch.tensor([-3.0, 0.0, 3.0]).reshape(1, 1, 1, 3)).mean
+        assert mean.flatten().tolist() == [0.0, 0.5, 1.0]
+
+    def test_it_draws_no_attention_to_outliers(self):
+        """Its gradient does not grow with the error."""
+        output = torch.tensor([0.0, 10.0]).reshape(2, 1, 1, 1).requires_grad_()
+        likelihoods.Laplace(0.1)(output).log_prob(torch.zeros(2, 1, 1, 1)).sum().backward()
+        assert output.grad.flatten().tolist() == pytest.approx([-5.0, -5.0])

@@ -310,6 +310,29 @@ class TestClassNamesDecide:
         assert min(accuracies) > 0.5
 
 
+class OnlyDraws(torch.nn.Module):
+    """A sampler without a density."""
+
+    noise_shape = (2,)
+
+    def draw(self, c, noise):
+        return noise
+
+    def forward(self, c):
+        raise NotImplementedError
+
+
+def test_a_sampler_without_a_density_has_its_reasons(cells, judge):
+    model = condgen.conditional_vae(cells.image_shape, 8, latent=2, width=4)
+    model.sampler = OnlyDraws()
+    found = evaluate(model, cells, judge=judge, usefulness="none", images=50)
+    for name in ("importance_weighted", "membership_auc"):
+        assert found[name].overall is None
+        assert "Not available: Expected a sampler with a density; OnlyDraws only draws" in found[name].reason
+    assert found["elbo"].overall is not None
+    assert found["active_latents"].overall is not None
+
+
 class TestWhatIsKnownOfTheRun:
     def test_weights_and_data_are_named(self, cells, judge):
         model = condgen.conditional_vae(cells.image_shape, 8, latent=2, width=4)

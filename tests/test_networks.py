@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from condgen.decoders import DeconvDecoder
-from condgen.encoders import ConvEncoder
+from condgen.decoders import DeconvDecoder, ResNetDecoder
+from condgen.encoders import ConvEncoder, ResNetEncoder
 from condgen.layers import (
     ChannelNorm,
     Concatenate,
@@ -34,6 +34,14 @@ def decoder(shape=(2, 9, 12), **options):
     return DeconvDecoder(shape, LATENT, LABELS, **{**FEW, **options})
 
 
+def awake(net):
+    """Residual blocks start as if they were not there."""
+    for parameter in net.parameters():
+        if not parameter.any():
+            nn.init.normal_(parameter, std=0.1)
+    return net
+
+
 def linear_encoder():
     return Concatenate(nn.Sequential(nn.Flatten(), nn.Linear((2 + LABELS) * 9 * 12, 2 * LATENT)))
 
@@ -55,6 +63,8 @@ ENCODERS = {
     "conv, norm": lambda: encoder(norm=ChannelNorm),
     "conv, modulation": lambda: encoder(modulation=FiLM),
     "conv, norm and modulation": lambda: encoder(norm=ChannelNorm, modulation=FiLM),
+    "resnet": lambda: awake(ResNetEncoder((2, 9, 12), LABELS, LATENT, widths=(6, 8))),
+    "resnet, depth 2": lambda: awake(ResNetEncoder((2, 9, 12), LABELS, LATENT, widths=(6, 8), depth=2)),
     "concatenated linear": linear_encoder,
     "concatenated conv": mixed_encoder,
 }
@@ -67,6 +77,8 @@ DECODERS = {
     "deconv, norm": lambda: decoder(norm=ChannelNorm),
     "deconv, modulation": lambda: decoder(modulation=FiLM),
     "deconv, norm and modulation": lambda: decoder(norm=ChannelNorm, modulation=FiLM),
+    "resnet decoder": lambda: awake(ResNetDecoder((2, 9, 12), LATENT, LABELS, widths=(6, 8))),
+    "resnet decoder, depth 2": lambda: awake(ResNetDecoder((2, 9, 12), LATENT, LABELS, widths=(6, 8), depth=2)),
     "concatenated": linear_decoder,
 }
 NETWORKS = {**ENCODERS, **DECODERS}

@@ -17,7 +17,8 @@ from condgen.elbo import ELBO, Constant, LinearWarmup
 from condgen.metrics.latents import latent_health
 from condgen.noise import Use, normals
 from condgen.objectives import Phase, phases_of
-from condgen.training import Averaged, Plan, WarmupDecay, adam, adamw, load_objective
+from condgen.runs import load_objective
+from condgen.training import Averaged, Plan, WarmupDecay, adam, adamw
 from tests.test_training import same, small, toy, weights
 
 quiet = partial(condgen.fit, progress=False, accelerator="cpu", batch_size=16)

@@ -18,8 +18,8 @@ import condgen
 from condgen import conditioners, sampling
 from condgen.cvae import BLOCK
 from condgen.figures import class_grid, curves, image_rows, save_grid, write_figure
+from condgen.runs import History
 from condgen.sampling import class_names, interpolate, pairs, per_class, to_uint8, transfer, write_samples
-from condgen.training import History
 
 NAMES = ("lobed", "round", "spiked")
 

@@ -16,7 +16,8 @@ from condgen import conditioners, training
 from condgen.data import LabelledImages, batches
 from condgen.elbo import ELBO, Cyclical, LinearWarmup
 from condgen.noise import Use, normals
-from condgen.training import History, fit
+from condgen.runs import History
+from condgen.training import fit
 
 
 def toy(n=48, shape=(1, 8, 8), classes=2, **settings):

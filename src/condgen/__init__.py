@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from condgen.evaluation import Evaluation, evaluate
     from condgen.fitting import fit_prior
     from condgen.readers import load_data, load_folder, load_medmnist, load_npz
+    from condgen.runs import History
     from condgen.smears import load_smears
-    from condgen.training import History, fit
+    from condgen.training import fit
     from condgen.trimming import trim
 
 __all__ = [
@@ -49,7 +50,8 @@ HOMES = {
     "fitting": ("fit_prior",),
     "readers": ("load_data", "load_folder", "load_medmnist", "load_npz"),
     "smears": ("load_smears",),
-    "training": ("History", "fit"),
+    "runs": ("History",),
+    "training": ("fit",),
     "trimming": ("trim",),
 }
 

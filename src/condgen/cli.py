@@ -41,9 +41,10 @@ from condgen.priors import Flow, GaussianMixture, LabelNormal
 from condgen.readers import load_data, medmnist_folder
 from condgen.recipes import RECIPES
 from condgen.reports import comparison_page, comparison_table
+from condgen.runs import History, check_free
 from condgen.sampling import class_names, num_classes, pairs, write_samples
 from condgen.sampling import per_class as sample_per_class
-from condgen.training import History, WarmupDecay, adam, adamw, check_free, fit
+from condgen.training import WarmupDecay, adam, adamw, fit
 
 LIKELIHOODS = {
     "laplace": likelihoods.Laplace,

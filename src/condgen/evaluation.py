@@ -42,8 +42,8 @@ from condgen.metrics.measures import compare as compare_sets
 from condgen.noise import permutation
 from condgen.parts import weights_hash
 from condgen.reports import page
+from condgen.runs import History
 from condgen.sampling import num_classes, pairs, to_uint8
-from condgen.training import History
 from condgen.verdicts import Verdict, judge_measures
 
 FORMAT = 1

@@ -25,8 +25,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from condgen.files import write_atomically
+from condgen.runs import History
 from condgen.sampling import to_uint8
-from condgen.training import History
 
 if TYPE_CHECKING:
     import matplotlib.figure

@@ -19,7 +19,8 @@ from condgen.cvae import ConditionalVAE
 from condgen.data import LabelledImages, batches
 from condgen.noise import Use, normals
 from condgen.parts import evaluating
-from condgen.training import History, WarmupDecay, adamw, run, set_up, tensors
+from condgen.runs import History
+from condgen.training import WarmupDecay, adamw, run, set_up, tensors
 
 BATCH = 256
 

@@ -1,99 +1,35 @@
 """Training: one readable loop on Lightning Fabric, the same call on CPU and GPU."""
 
-__all__ = ["History", "WarmupDecay", "adam", "adamw", "check_free", "fit", "load_objective"]
+__all__ = ["WarmupDecay", "adam", "adamw", "fit"]
 
-import csv
 import hashlib
-import io
-import json
 import math
-import platform
-import shutil
 import time
-import uuid
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
-from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
-import condgen
-from condgen.checkpoints import WEIGHTS, save
 from condgen.cvae import ConditionalVAE
 from condgen.data import LabelledImages, batches
 from condgen.elbo import ELBO
-from condgen.files import check_writable, undisturbed, write_atomically
+from condgen.files import undisturbed
 from condgen.noise import Use, normals
 from condgen.objectives import Phase, phases_of, schedules_of, selection_of
 from condgen.parts import keeping_modes
+from condgen.runs import History, RunFolder, check_free, environment, repr_of
 from condgen.trimming import trim as trim_weights
 
 PROBED = 20  # steps whose rate a budget of time is planned from
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
-OBJECTIVE = "objective.safetensors"
 TERMS = {"log_likelihood": "log-likelihood", "kl": "KL"}  # as people write them
-
-
-@dataclass
-class History:
-    """What training recorded: one row an epoch, terms in nats per image.
-
-    Attributes:
-        rows: name → number, per epoch.
-        best_epoch: the one with the lowest validation loss (or what the objective selects by); without validation the
-            last.
-        select: the term that chooses the best epoch, and whether its lowest ("min") or highest ("max") value.
-
-    Example:
-        >>> History([{"epoch": 1, "train_loss": 3.0}, {"epoch": 2, "train_loss": 2.0}])["train_loss"]
-        [3.0, 2.0]
-    """
-
-    rows: list[dict[str, float]] = field(default_factory=list)
-    best_epoch: int = 0
-    select: tuple[str, str] = ("loss", "min")
-
-    def __getitem__(self, name: str) -> list[float]:
-        return [row[name] for row in self.rows]
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def add(self, row: dict[str, float]) -> None:
-        """Add an epoch.
-
-        Raises:
-            FloatingPointError: if its loss is not finite; the row is kept, the best epoch stays.
-        """
-        self.rows.append(row)
-        loss = row.get("validation_loss", row["train_loss"])
-        if not math.isfinite(row["train_loss"]) or not math.isfinite(loss):
-            kept = f"; the model of epoch {self.best_epoch} stays" if self.best_epoch else ""
-            raise FloatingPointError(
-                f"The loss is no longer finite in epoch {row['epoch']} ({loss}){kept}. Lower the learning rate, or "
-                "look for damaged images."
-            )
-        name, sign = f"validation_{self.select[0]}", 1 if self.select[1] == "min" else -1
-        if name not in row and "validation_loss" in row:
-            raise ValueError(f"Expected a term {self.select[0]!r} to select by; the objective has {', '.join(row)}.")
-        if sign * row.get(name, 0.0) <= min(sign * r.get(name, 0.0) for r in self.rows):
-            self.best_epoch = int(row["epoch"])
-
-    def to_csv(self) -> str:
-        """The rows as CSV text with a header."""
-        text = io.StringIO()
-        writer = csv.DictWriter(text, list(self.rows[0]) if self.rows else [], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.rows)
-        return text.getvalue()
 
 
 class Step(nn.Module):
@@ -673,135 +609,3 @@ def tensors(data: LabelledImages, device: torch.device) -> tuple[Tensor, Tensor]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
         return torch.as_tensor(data.images).to(device), torch.as_tensor(data.labels).to(device)
-
-
-def repr_of(thing: Any) -> str:
-    """A class and its settings on one line."""
-    if thing is None or (callable(thing) and hasattr(thing, "__name__")):
-        return getattr(thing, "__name__", "none")
-    if isinstance(thing, Optimizer):
-        return f"{type(thing).__name__}({', '.join(f'{k}={v}' for k, v in thing.defaults.items())})"
-    return " ".join(repr(thing).split())
-
-
-def environment(device: torch.device) -> dict[str, Any]:
-    """What a figure needs beside it to be repeated."""
-    return {
-        "condgen": condgen.__version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "device": torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else f"{device.type} ({platform.machine()})",
-        "threads": torch.get_num_threads(),
-    }
-
-
-def check_free(out: str | Path | None, overwrite: bool = False) -> None:
-    """Raise unless a run can be kept in this folder; one that never kept a model is in nobody's way.
-
-    Raises:
-        ValueError: if it holds the model of another run.
-        OSError: if nothing can be written there.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     check_free(folder)
-        ...     (Path(folder) / WEIGHTS).touch()
-        ...     check_free(folder)
-        Traceback (most recent call last):
-            ...
-        ValueError: ... already holds a run. Choose another folder (out=), or pass overwrite=True.
-    """
-    if out is None:
-        return
-    if (Path(out) / WEIGHTS).exists() and not overwrite:
-        raise ValueError(f"{out} already holds a run. Choose another folder (out=), or pass overwrite=True.")
-    check_writable(Path(out))
-
-
-def load_objective(objective: nn.Module, folder: str | Path) -> nn.Module:
-    """An objective's own networks, as the last epoch of a run left them.
-
-    Args:
-        objective: built as for the run; its weights are replaced.
-        folder: of the run.
-
-    Raises:
-        FileNotFoundError: if the run's objective had no networks, or there is no run.
-        RuntimeError: if the networks are others.
-
-    Example:
-        >>> load_objective(ELBO(), "/no/such/run")
-        Traceback (most recent call last):
-            ...
-        FileNotFoundError: No networks of an objective in /no/such/run: expected last/objective.safetensors there.
-    """
-    file = Path(folder) / "last" / OBJECTIVE
-    if not file.is_file():
-        raise FileNotFoundError(f"No networks of an objective in {folder}: expected last/{OBJECTIVE} there.")
-    objective.load_state_dict(load_file(file))
-    return objective
-
-
-class RunFolder:
-    """Where a run is kept: best model, last model, `run.json` and `metrics.csv`; nowhere if `out` is None.
-
-    What a folder holds belongs to one run: that of its model, which has the run's `id` in its header. An earlier run
-    stays as it was until this one has a model to put in its place. Signals wait while files are exchanged.
-    """
-
-    OWNED = (
-        *("run.json", "metrics.csv", "config.json", "evaluation.json", "evaluation.html"),
-        *("curves.png", "samples.png", "reconstructions.png"),
-    )
-
-    def __init__(self, out: str | Path | None, settings: Mapping[str, Any], provenance: Mapping[str, Any]) -> None:
-        self.out, self.id = None if out is None else Path(out), uuid.uuid4().hex
-        self.settings, self.provenance = settings, {"run": self.id, **provenance}
-        self.started, self.best_epoch, self.history = False, 0, History()
-
-    def begin(self, history: History) -> None:
-        """Say that there is a run, unless an earlier one still has its model here."""
-        self.history = history
-        if self.out is not None and not (self.out / WEIGHTS).exists():
-            self.out.mkdir(parents=True, exist_ok=True)
-            self.take_over(self.out)
-            self.record("unfinished")
-
-    def take_over(self, out: Path) -> None:
-        """Remove what belonged to an earlier run, but for its model, and parts of files that a killed one left."""
-        left = [file for file in out.glob(f".{WEIGHTS}.*") if file.is_file()]
-        for file in (*(out / name for name in self.OWNED), *left):
-            file.unlink(missing_ok=True)
-        shutil.rmtree(out / "last", ignore_errors=True)
-        self.started = True
-
-    def keep(self, model: ConditionalVAE, history: History, objective: nn.Module) -> None:
-        """Save the model after an epoch, as the last and, if it is, as the best, and the objective's own networks."""
-        self.history = history
-        model.provenance = {**self.provenance, "epoch": len(history)}
-        if self.out is None:
-            return
-        with undisturbed():
-            if not self.started:
-                self.take_over(self.out)
-            if history.best_epoch == len(history):
-                save(model, self.out)
-                self.best_epoch = history.best_epoch
-            save(model, self.out / "last")
-            if weights := {name: tensor.detach().cpu().contiguous() for name, tensor in objective.state_dict().items()}:
-                write_atomically(self.out / "last" / OBJECTIVE, to_bytes(weights))
-            self.record("unfinished")
-
-    def record(self, state: str) -> None:
-        """Write `run.json` and `metrics.csv` as they stand; "unfinished" is true of a run that is killed, too."""
-        if self.out is None or not self.started:
-            return
-        run = {"id": self.id, **self.settings, "state": state}
-        run |= {"epochs_done": len(self.history), "best_epoch": self.best_epoch}
-        with undisturbed():
-            if self.history.rows:
-                write_atomically(self.out / "metrics.csv", self.history.to_csv().encode())
-            write_atomically(self.out / "run.json", json.dumps(run, indent=2).encode())
