@@ -29,7 +29,8 @@ class Phase:
     """One optimizer's share of a training step.
 
     Attributes:
-        loss: (model, x, y, noise, **scheduled) → terms, means over the batch, "loss" among them.
+        loss: called with model, x, y, noise and what is scheduled, by name; its terms are means over the batch, "loss"
+            among them.
         parameters: model → what this phase moves.
         name: before its terms in the history, but for the first phase.
         every: it runs at every so many steps.

@@ -308,7 +308,8 @@ def likelihood_measures(
 def density_unknown(model: Any, labels: Any) -> str:
     """Why the model cannot tell the likelihood of an image; nothing where it can."""
     try:
-        model.check_density(model.labels(labels[:1]))
+        if hasattr(model, "check_density"):
+            model.check_density(model.labels(labels[:1]))
     except ValueError as error:
         return f"Not available: {error}"
     return ""
