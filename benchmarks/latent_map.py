@@ -16,11 +16,11 @@ from pathlib import Path
 import torch
 
 import condgen
-from condgen.augmentations import Augmentation
 from condgen.elbo import ELBO
 from condgen.figures import save_grid
 from condgen.likelihoods import Laplace
 from condgen.priors import GaussianMixture
+from condgen.recipes import RECIPES
 from condgen.sampling import per_class
 from condgen.training import WarmupDecay, adamw
 
@@ -41,18 +41,15 @@ def main() -> None:
     torch.manual_seed(options.seed)
     model = condgen.conditional_vae(data.image_shape, data.num_classes, latent=latent, likelihood=Laplace("optimal"))
     started = time.perf_counter()
+    numbers = RECIPES["latent_map"].numbers()
     condgen.fit(
         model,
         data,
         minutes=options.minutes,
-        batch_size=64,
-        objective=ELBO(beta=0.25),
-        optimizer=partial(adamw, lr=8e-4, betas=(0.5, 0.95)),
-        learning_rate=WarmupDecay(warmup=0.1, decay=0.4),
-        clip=1.0,
-        ema=0.998,
-        precision="bf16-mixed",
-        augment=Augmentation(flips=True, quarter_turns=True),
+        objective=ELBO(beta=numbers["beta"]),
+        optimizer=partial(adamw, lr=numbers["learning_rate"], betas=numbers["betas"], decay=numbers["weight_decay"]),
+        learning_rate=WarmupDecay(numbers["rise"], numbers["decay"]),
+        **{name: numbers[name] for name in ("batch_size", "clip", "ema", "precision", "augment")},
         seed=options.seed,
         out=options.out,
         overwrite=True,

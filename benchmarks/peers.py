@@ -116,7 +116,7 @@ def pythae(data: condgen.LabelledImages, batch_size: int) -> Callable[[], object
     """pythae's trainer: a VAE without labels, since it has none, on the networks of the reference with 3 outputs."""
     from pythae.models import VAE, VAEConfig
     from pythae.models.base.base_utils import ModelOutput
-    from pythae.models.nn import BaseDecoder, BaseEncoder
+    from pythae.models.nn import BaseEncoder
     from pythae.trainers import BaseTrainer, BaseTrainerConfig
 
     inner = Notebook(classes=0, outputs=3)
@@ -130,17 +130,9 @@ def pythae(data: condgen.LabelledImages, batch_size: int) -> Callable[[], object
             h = self.net(x)
             return ModelOutput(embedding=self.mean(h), log_covariance=self.log_variance(h))
 
-    class Decoder(BaseDecoder):
-        def __init__(self) -> None:
-            super().__init__()
-            self.expand, self.net = inner.expand, inner.decoder
-
-        def forward(self, z: torch.Tensor) -> ModelOutput:
-            return ModelOutput(reconstruction=self.net(self.expand(z).view(-1, 512, 1, 1)))
-
     torch.manual_seed(0)
     config = VAEConfig(input_dim=(3, 28, 28), latent_dim=128, reconstruction_loss="bce")
-    model = VAE(config, Encoder(), Decoder())
+    model = VAE(config, Encoder(), pythae_decoder(inner))
     from pythae.data.datasets import BaseDataset
 
     train = BaseDataset(torch.as_tensor(data.images) / 255, torch.as_tensor(data.labels))
@@ -210,12 +202,10 @@ def sampling(n: int) -> dict[str, Callable[[], object]]:
     return found
 
 
-def pythae_model() -> nn.Module:
-    from pythae.models import VAE, VAEConfig
+def pythae_decoder(inner: Notebook) -> nn.Module:
+    """The notebook's decoder as pythae takes one."""
     from pythae.models.base.base_utils import ModelOutput
     from pythae.models.nn import BaseDecoder
-
-    inner = Notebook(classes=0, outputs=3)
 
     class Decoder(BaseDecoder):
         def __init__(self) -> None:
@@ -225,7 +215,14 @@ def pythae_model() -> nn.Module:
         def forward(self, z: torch.Tensor) -> ModelOutput:
             return ModelOutput(reconstruction=self.net(self.expand(z).view(-1, 512, 1, 1)))
 
-    return VAE(VAEConfig(input_dim=(3, 28, 28), latent_dim=128), None, Decoder())
+    return Decoder()
+
+
+def pythae_model() -> nn.Module:
+    from pythae.models import VAE, VAEConfig
+
+    config = VAEConfig(input_dim=(3, 28, 28), latent_dim=128)
+    return VAE(config, None, pythae_decoder(Notebook(classes=0, outputs=3)))
 
 
 def rounds(variants: dict[str, Callable[[], object]], count: int, images: int) -> dict[str, list[float]]:

@@ -57,7 +57,7 @@ class TestGaussianMixture:
             Categorical(probs=fitted.weights[groups]),
             MultivariateNormal(fitted.means[groups], scale_tril=factors[groups]),
         )
-        expected = mixture.log_prob((z - fitted.offset) / fitted.spread) - fitted.spread.log().sum()
+        expected = mixture.log_prob((z - fitted.scale.offset) / fitted.scale.spread) - fitted.scale.spread.log().sum()
         torch.testing.assert_close(fitted(c).log_prob(z), expected)
 
     def test_draws_follow_it(self, fitted):

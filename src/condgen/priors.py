@@ -172,8 +172,6 @@ class GaussianMixture(Part):
     means: Tensor
     triangles: Tensor
     conditions: Tensor
-    offset: Tensor
-    spread: Tensor
 
     def __init__(
         self,
@@ -200,8 +198,7 @@ class GaussianMixture(Part):
         self.register_buffer("means", torch.zeros(groups, components, self.dim))
         self.register_buffer("triangles", torch.zeros(groups, components, triangle))
         self.register_buffer("conditions", torch.zeros(groups, condition_dim))
-        self.register_buffer("offset", torch.zeros(self.shape[0]))
-        self.register_buffer("spread", torch.ones(self.shape[0]))
+        self.scale = ChannelScale(self.shape)
         if self.weights.device.type != "meta":
             self.weights[:, 0] = 1.0
             self.triangles[:] = packed(torch.eye(self.dim))
@@ -225,10 +222,8 @@ class GaussianMixture(Part):
                 f"Expected at most {len(self.weights)} different conditions; got {len(conditions)}. Pass classes=, or "
                 "a prior for continuous conditions such as Flow."
             )
-        places = (0, *range(2, z.ndim))
-        self.offset.copy_(z.mean(places))
-        self.spread.copy_(z.std(places).clamp(min=1e-6))
-        flat = self._standardised(z)
+        self.scale.fit(z)
+        flat = self.scale(z).flatten(1)
         # Conditions that no latent has lie beyond all others, and are never the nearest.
         self.conditions.fill_(math.inf)
         for group, condition in enumerate(conditions):
@@ -261,7 +256,7 @@ class GaussianMixture(Part):
         component = (u[:, None] * edges[:, -1:] >= edges).sum(1).clamp(max=self.components - 1)
         factor = unpacked(self.triangles[groups, component], self.dim)
         z = self.means[groups, component] + torch.bmm(factor, noise[:, 1:, None].to(factor))[..., 0]
-        return self._restored(z)
+        return self.scale.restored(z.unflatten(1, self.shape))
 
     def _groups(self, c: Tensor) -> Int64[Tensor, " batch"]:
         """The class of each condition: the nearest that was fitted."""
@@ -269,16 +264,6 @@ class GaussianMixture(Part):
             return torch.zeros(len(c), dtype=torch.int64, device=c.device)
         apart = (c[:, None].to(self.conditions) - self.conditions).square().sum(2)
         return apart.argmin(1)
-
-    def _standardised(self, z: Tensor) -> Tensor:
-        """Flat, each channel with mean 0 and spread 1."""
-        shape = (-1, *[1] * (len(self.shape) - 1))
-        return ((z.to(self.offset) - self.offset.reshape(shape)) / self.spread.reshape(shape)).flatten(1)
-
-    def _restored(self, z: Tensor) -> Tensor:
-        """As latents are."""
-        shape = (-1, *[1] * (len(self.shape) - 1))
-        return z.unflatten(1, self.shape) * self.spread.reshape(shape) + self.offset.reshape(shape)
 
 
 class Mixture(Distribution):
@@ -292,7 +277,7 @@ class Mixture(Distribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log-density of each latent, in nats."""
-        prior, z = self.prior, self.prior._standardised(value)
+        prior, z = self.prior, self.prior.scale(value).flatten(1)
         found = z.new_full((len(z), prior.components), -math.inf)
         for group in self.groups.unique():
             own = self.groups == group
@@ -301,15 +286,15 @@ class Mixture(Distribution):
                 whitened = torch.linalg.solve_triangular(factor, (z[own] - prior.means[group, k]).T, upper=False)
                 log_det = factor.diagonal().log().sum()
                 found[own, k] = prior.weights[group, k].log() - log_det - 0.5 * whitened.square().sum(0)
-        places = prior.dim // prior.shape[0]
-        scale = places * prior.spread.log().sum() + 0.5 * prior.dim * math.log(2 * math.pi)
-        return found.logsumexp(1) - scale
+        return found.logsumexp(1) - prior.scale.log_volume() - 0.5 * prior.dim * math.log(2 * math.pi)
 
     @property
     def mean(self) -> Tensor:
         """Of the whole mixture."""
         weights = self.prior.weights[self.groups][..., None]
-        return self.prior._restored((weights * self.prior.means[self.groups]).sum(1))
+        return self.prior.scale.restored(
+            (weights * self.prior.means[self.groups]).sum(1).unflatten(1, self.prior.shape)
+        )
 
     @property
     def variance(self) -> Tensor:
@@ -318,7 +303,7 @@ class Mixture(Distribution):
         second = prior.means.square() + torch.stack([unpacked(t, prior.dim).square().sum(-1) for t in prior.triangles])
         centre = (prior.weights[..., None] * prior.means).sum(1)
         flat = ((prior.weights[..., None] * second).sum(1) - centre.square())[self.groups]
-        return flat.unflatten(1, prior.shape) * prior.spread.square().reshape(-1, *[1] * (len(prior.shape) - 1))
+        return flat.unflatten(1, prior.shape) * prior.scale.per_channel(prior.scale.spread).square()
 
 
 def clusters(
@@ -410,13 +395,10 @@ class Flow(Part):
         Neural spline flows (Durkan et al., 2019), https://arxiv.org/abs/1906.04032; zuko: https://zuko.readthedocs.io
 
     Example:
-        >>> prior = Flow(2, condition_dim=3, transforms=1, hidden=(8,))  # doctest: +SKIP
-        >>> prior(torch.zeros(5, 3)).log_prob(torch.zeros(5, 2)).shape  # doctest: +SKIP
+        >>> prior = Flow(2, condition_dim=3, transforms=1, hidden=(8,))
+        >>> prior(torch.zeros(5, 3)).log_prob(torch.zeros(5, 2)).shape
         torch.Size([5])
     """
-
-    offset: Tensor
-    spread: Tensor
 
     def __init__(
         self,
@@ -439,24 +421,21 @@ class Flow(Part):
             self.flow = getattr(zuko.flows, kind)(
                 math.prod(self.noise_shape), condition_dim, transforms=transforms, hidden_features=tuple(hidden)
             )
-        self.register_buffer("offset", torch.zeros(self.noise_shape[0]))
-        self.register_buffer("spread", torch.ones(self.noise_shape[0]))
+        self.scale = ChannelScale(self.noise_shape)
 
     def standardise(self, z: Float[Tensor, "n *latent"]) -> None:
         """Take each channel's mean and spread from latents, before training."""
-        places = (0, *range(2, z.ndim))
-        self.offset.copy_(z.mean(places))
-        self.spread.copy_(z.std(places).clamp(min=1e-6))
+        self.scale.fit(z)
 
     def forward(self, c: Float[Tensor, "batch dim"]) -> "Flowing":
         """(batch, dim) → a distribution over z."""
-        return Flowing(self.flow(c), self.noise_shape, self.offset, self.spread, len(c))
+        return Flowing(self.flow(c), self.scale, len(c))
 
     def draw(
         self, c: Float[Tensor, "batch dim"], noise: Float[Tensor, "batch *latent"]
     ) -> Float[Tensor, "batch *latent"]:
         """The noise through the flow, backwards."""
-        return self(c).restored(self.flow(c).transform.inv(noise.flatten(1)))
+        return self.scale.restored(self.flow(c).transform.inv(noise.flatten(1)).unflatten(1, self.noise_shape))
 
 
 class Flowing(Distribution):
@@ -464,19 +443,58 @@ class Flowing(Distribution):
 
     arg_constraints: ClassVar = {}  # type: ignore[reportIncompatibleMethodOverride, reportAssignmentType]
 
-    def __init__(self, flow: Any, shape: tuple[int, ...], offset: Tensor, spread: Tensor, n: int) -> None:
-        per_channel = (-1, *[1] * (len(shape) - 1))
-        self.flow, self.offset, self.spread = flow, offset.reshape(per_channel), spread.reshape(per_channel)
-        super().__init__(torch.Size([n]), torch.Size(shape), validate_args=False)
+    def __init__(self, flow: Any, scale: "ChannelScale", n: int) -> None:
+        self.flow, self.scale = flow, scale
+        super().__init__(torch.Size([n]), torch.Size(scale.shape), validate_args=False)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log-density of each latent, in nats."""
-        scale = self.spread.log().expand(self.event_shape).sum()
-        return self.flow.log_prob(((value - self.offset) / self.spread).flatten(1)) - scale
+        return self.flow.log_prob(self.scale(value).flatten(1)) - self.scale.log_volume()
 
-    def restored(self, z: Tensor) -> Tensor:
-        """As latents are."""
-        return z.unflatten(1, self.event_shape) * self.spread + self.offset
+
+class ChannelScale(nn.Module):
+    """Latents with mean 0 and spread 1 in every channel, and back; as it starts, it changes nothing.
+
+    Args:
+        shape: of z.
+
+    Example:
+        >>> scale = ChannelScale((2, 3, 3))
+        >>> scale.fit(z := 5 + 2 * torch.randn(500, 2, 3, 3))
+        >>> torch.allclose(scale.restored(scale(z)), z, atol=1e-5), bool(abs(scale(z).std() - 1) < 0.05)
+        (True, True)
+    """
+
+    offset: Tensor
+    spread: Tensor
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.shape = shape
+        self.register_buffer("offset", torch.zeros(shape[0]))
+        self.register_buffer("spread", torch.ones(shape[0]))
+
+    def fit(self, z: Float[Tensor, "n *latent"]) -> None:
+        """Take mean and spread from latents."""
+        places = (0, *range(2, z.ndim))
+        self.offset.copy_(z.mean(places))
+        self.spread.copy_(z.std(places).clamp(min=1e-6))
+
+    def forward(self, z: Float[Tensor, "n *latent"]) -> Float[Tensor, "n *latent"]:
+        """Latents → standardised ones."""
+        return (z.to(self.offset) - self.per_channel(self.offset)) / self.per_channel(self.spread)
+
+    def restored(self, z: Float[Tensor, "n *latent"]) -> Float[Tensor, "n *latent"]:
+        """Standardised latents → latents."""
+        return z * self.per_channel(self.spread) + self.per_channel(self.offset)
+
+    def log_volume(self) -> Float[Tensor, ""]:
+        """What standardising adds to a log-density, nats."""
+        return math.prod(self.shape[1:]) * self.spread.log().sum()
+
+    def per_channel(self, values: Float[Tensor, " channels"]) -> Float[Tensor, "channels *ones"]:
+        """Of a shape that fits latents."""
+        return values.reshape(-1, *[1] * (len(self.shape) - 1))
 
 
 def shape_of(latent: int | Sequence[int]) -> tuple[int, ...]:
