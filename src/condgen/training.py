@@ -332,6 +332,7 @@ def fit(
         FloatingPointError: when the loss is no longer finite; what was saved before stays.
 
     Example:
+        >>> import condgen
         >>> images = condgen.load_smears(64, size=16)
         >>> model = condgen.conditional_vae(images.image_shape, images.num_classes, latent=4, width=8)
         >>> history = fit(model, images, epochs=2, progress=False)
