@@ -166,7 +166,7 @@ def ours(
     model = recipes.bloodmnist_reference(outputs)
     if trim:
         condgen.trim(model)
-    options = {"batch_size": batch_size, "precision": precision, "progress": False, "accelerator": "cpu"}
+    options = {"batch_size": batch_size, "precision": precision, "trim": trim, "progress": False, "accelerator": "cpu"}
     return lambda: condgen.fit(model, data, epochs=1, **options)
 
 
