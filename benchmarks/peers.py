@@ -5,7 +5,7 @@
 (a) the plain notebook loop: TensorDataset, one-hot planes, binary cross-entropy of probabilities, `.item()` each step;
 (b) the same over PIL images and `ToTensor`, as medmnist gives them;
 (c) pythae's own trainer on the same networks (3 outputs, no labels: it has none), if pythae is installed;
-(d) condgen as it is: `fit`, and again trimmed, with bfloat16 as further rows.
+(d) condgen's `fit`: untrimmed, as it is, with 3 outputs, in bfloat16.
 
 Each round trains every variant for one epoch in turn, from weights of one seed; the order turns from round to round.
 Sampling: condgen's, the plain loop's and pythae's, images in hand. Peak memory is measured in processes of their own.
@@ -31,7 +31,6 @@ from torch.utils.data import DataLoader, TensorDataset
 import condgen
 from condgen import recipes
 from condgen.benchmarking import peak
-from condgen.parts import evaluating
 
 CHANNELS = (16, 32, 64, 128, 256, 512)
 
@@ -232,8 +231,7 @@ def rounds(variants: dict[str, Callable[[], object]], count: int, images: int) -
     for k in range(count + 1):
         for name in names[k % len(names) :] + names[: k % len(names)]:
             started = time.perf_counter()
-            with evaluating(nn.Identity()):
-                variants[name]()
+            variants[name]()
             if k:
                 found[name].append(images / (time.perf_counter() - started))
     return found

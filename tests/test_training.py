@@ -574,6 +574,15 @@ class TestOneFolderOneRun:
             quiet(small(), toy(), epochs=1, out=tmp_path, overwrite=True, objective=Stopped())
         assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
+    def test_files_of_the_users_own_stay(self, tmp_path):
+        """In a folder that held no run, nothing is known to be an earlier run's."""
+        (tmp_path / "last").mkdir()
+        own = ["config.json", "samples.png", "evaluation.json", "last/notes.txt"]
+        for name in own:
+            (tmp_path / name).write_text("mine")
+        quiet(small(), toy(), epochs=1, out=tmp_path)
+        assert [(tmp_path / name).read_text() for name in own] == ["mine"] * 4
+
     def test_a_run_without_a_model_blocks_nothing(self, tmp_path):
         class Failing(ELBO):
             def loss(self, *arguments, **scheduled):

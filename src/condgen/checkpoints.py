@@ -73,8 +73,17 @@ def save(model: ConditionalVAE, path: str | Path) -> Path:
     path.mkdir(parents=True, exist_ok=True)
     with undisturbed():
         write_atomically(path / WEIGHTS, content)
-        (path / CONFIG).unlink(missing_ok=True)  # what format 1 left belongs to the weights that were here
+        if is_description(path / CONFIG):  # of format 1, it belongs to the weights that were here
+            (path / CONFIG).unlink()
     return path
+
+
+def is_description(file: Path) -> bool:
+    """Whether a `config.json` is that of a model in format 1, and not a user's own file of this name."""
+    try:
+        return "assembly" in read_json(file)
+    except (OSError, ValueError):
+        return False
 
 
 def to_file(model: ConditionalVAE) -> bytes:

@@ -27,7 +27,7 @@ from torch.optim import Optimizer
 import condgen
 from condgen.checkpoints import WEIGHTS, save
 from condgen.cvae import ConditionalVAE
-from condgen.files import check_writable, undisturbed, write_atomically
+from condgen.files import check_writable, read_json, undisturbed, write_atomically
 
 OBJECTIVE = "objective.safetensors"
 
@@ -156,6 +156,14 @@ def load_objective(objective: nn.Module, folder: str | Path) -> nn.Module:
     return objective
 
 
+def holds_run(folder: Path) -> bool:
+    """Whether a folder's `run.json` is that of a run, and not a user's own file of this name."""
+    try:
+        return "state" in read_json(folder / "run.json")
+    except (OSError, ValueError):
+        return False
+
+
 class RunFolder:
     """Where a run is kept: best model, last model, `run.json` and `metrics.csv`; nowhere if `out` is None.
 
@@ -164,7 +172,7 @@ class RunFolder:
     """
 
     OWNED = (
-        *("run.json", "metrics.csv", "config.json", "evaluation.json", "evaluation.html"),
+        *("run.json", "metrics.csv", "evaluation.json", "evaluation.html"),
         *("curves.png", "samples.png", "reconstructions.png"),
     )
 
@@ -178,7 +186,9 @@ class RunFolder:
         self.history = history
         if self.out is not None and not (self.out / WEIGHTS).exists():
             self.out.mkdir(parents=True, exist_ok=True)
-            self.take_over(self.out)
+            self.started = True
+            if holds_run(self.out):  # one that never kept a model
+                self.take_over(self.out)
             self.record("unfinished")
 
     def take_over(self, out: Path) -> None:
@@ -186,7 +196,8 @@ class RunFolder:
         left = [file for file in out.glob(f".{WEIGHTS}.*") if file.is_file()]
         for file in (*(out / name for name in self.OWNED), *left):
             file.unlink(missing_ok=True)
-        shutil.rmtree(out / "last", ignore_errors=True)
+        if (out / "last" / WEIGHTS).exists():
+            shutil.rmtree(out / "last")
         self.started = True
 
     def keep(self, model: ConditionalVAE, history: History, objective: nn.Module) -> None:
