@@ -1,4 +1,4 @@
-"""Training the reference recipe: the usual ways and condgen's, interleaved in one process, medians and spread.
+"""Training the reference recipe: the usual ways and condgen's, interleaved in one run, medians and spread.
 
     python benchmarks/peers.py --data bloodmnist --rounds 5 --out benchmarks/results/peers
 
@@ -8,19 +8,23 @@
 (d) condgen's `fit`: untrimmed, as it is, with 3 outputs, in bfloat16.
 
 Each round trains every variant for one epoch in turn, from weights of one seed; the order turns from round to round.
-Sampling: condgen's, the plain loop's and pythae's, images in hand. Peak memory is measured in processes of their own.
+Each variant has a process of its own, which waits while others run: condgen tells the C library to keep freed memory,
+and what others gain from that in one process they would not have alone. Sampling: condgen's, the plain loop's and
+pythae's, images in hand.
 """
 
 import argparse
 import json
+import multiprocessing
 import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -180,25 +184,37 @@ VARIANTS: dict[str, Callable[..., Callable[[], object]]] = {
 }
 
 
-def sampling(n: int) -> dict[str, Callable[[], object]]:
-    """Images in hand, from untrained networks: the speed is the same."""
-    plain, model, labels = Notebook(outputs=3).eval(), recipes.bloodmnist_reference(False), np.arange(n) % 8
-    condgen.trim(model)
+def sample_plain(n: int) -> Callable[[], object]:
+    plain, labels = Notebook(outputs=3).eval(), torch.arange(n) % 8
 
     def loop() -> torch.Tensor:
         with torch.no_grad():
-            y = torch.as_tensor(labels)
-            return torch.cat([plain.decode(torch.randn(len(b), 128), F.one_hot(b, 8).float()) for b in y.split(128)])
+            return torch.cat(
+                [plain.decode(torch.randn(len(y), 128), F.one_hot(y, 8).float()) for y in labels.split(128)]
+            )
 
-    found = {"plain loop": loop, "condgen": lambda: model.sample(labels)}
-    try:
-        from pythae.samplers import NormalSampler
+    return loop
 
-        sampler = NormalSampler(pythae_model())
-        found["pythae"] = lambda: sampler.sample(num_samples=n, batch_size=128, return_gen=True)
-    except ImportError:
-        pass
-    return found
+
+def sample_ours(n: int) -> Callable[[], object]:
+    model, labels = recipes.bloodmnist_reference(False), np.arange(n) % 8
+    condgen.trim(model)
+    return lambda: model.sample(labels)
+
+
+def sample_pythae(n: int) -> Callable[[], object]:
+    from pythae.samplers import NormalSampler
+
+    sampler = NormalSampler(pythae_model())
+    return lambda: sampler.sample(num_samples=n, batch_size=128, return_gen=True)
+
+
+SAMPLED = 4096
+SAMPLING: dict[str, Callable[[int], Callable[[], object]]] = {
+    "plain loop": sample_plain,
+    "pythae": sample_pythae,
+    "condgen": sample_ours,
+}
 
 
 def pythae_decoder(inner: Notebook) -> nn.Module:
@@ -224,34 +240,57 @@ def pythae_model() -> nn.Module:
     return VAE(config, None, pythae_decoder(Notebook(classes=0, outputs=3)))
 
 
-def rounds(variants: dict[str, Callable[[], object]], count: int, images: int) -> dict[str, list[float]]:
-    """Images per second of each, in rounds whose order turns; the first, for warming up, does not count."""
-    found: dict[str, list[float]] = {name: [] for name in variants}
-    names = list(variants)
+def serve(pipe: Connection, kind: str, name: str, source: str, batch_size: int) -> None:
+    """A variant's process: at each request, work once, and tell seconds and the highest memory so far, GiB."""
+    try:
+        if kind == "sampling":
+            work = SAMPLING[name](SAMPLED)
+        else:
+            work = VARIANTS[name](condgen.load_data(source, n=6000).train, batch_size)
+        pipe.send(None)
+    except ImportError as error:
+        pipe.send(str(error))
+        return
+    while pipe.recv():
+        started = time.perf_counter()
+        work()
+        pipe.send((time.perf_counter() - started, peak(torch.device("cpu")) or 0.0))
+
+
+def rounds(kind: str, names: list[str], source: str, batch_size: int, count: int, images: int) -> dict[str, Any]:
+    """Images per second of each in rounds whose order turns (the first, for warming up, does not count), and memory."""
+    context, pipes = multiprocessing.get_context("spawn"), {}
+    for name in names:
+        ours, theirs = context.Pipe()
+        context.Process(target=serve, args=(theirs, kind, name, source, batch_size), daemon=True).start()
+        if error := ours.recv():
+            print(f"{name} is left out: {error}")
+        else:
+            pipes[name] = ours
+    found: dict[str, Any] = {name: {"images per second": [], "memory": 0.0} for name in pipes}
+    order = list(pipes)
     for k in range(count + 1):
-        for name in names[k % len(names) :] + names[: k % len(names)]:
-            started = time.perf_counter()
-            variants[name]()
+        for name in order[k % len(order) :] + order[: k % len(order)]:
+            pipes[name].send(True)
+            seconds, found[name]["memory"] = pipes[name].recv()
             if k:
-                found[name].append(images / (time.perf_counter() - started))
+                found[name]["images per second"].append(images / seconds)
+    for pipe in pipes.values():
+        pipe.send(False)
     return found
 
 
-def peak_memory(name: str, source: str, batch_size: int) -> float:
-    """GiB that a process which trains this variant for an epoch needs at most."""
-    command = [sys.executable, __file__, "--data", source, "--memory-of", name, "--batch-size", str(batch_size)]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
-
-
-def table(found: dict[str, list[float]], base: str) -> list[str]:
-    rows = []
-    for name, values in found.items():
-        ratios = [value / other for value, other in zip(values, found[base], strict=True)]
+def table(found: dict[str, Any], base: str) -> list[str]:
+    """A row a variant: median, range, the median ratio to the base of the same round, memory."""
+    rows = [f"| variant | images/s (median) | range | times the {base} | peak memory, GiB |", "|---|---|---|---|---|"]
+    for name, own in found.items():
+        values = own["images per second"]
+        ratios = [value / other for value, other in zip(values, found[base]["images per second"], strict=True)]
         rows.append(
             f"| {name} | {statistics.median(values):,.0f} | {min(values):,.0f}–{max(values):,.0f} "
-            f"| {statistics.median(ratios):.2f} |"
+            f"| {statistics.median(ratios):.2f} | {own['memory']:.2f} |"
         )
-    return rows
+    return [*rows, ""]
 
 
 def main() -> None:
@@ -261,14 +300,8 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, nargs="+", default=[128, 32])
     parser.add_argument("--only", nargs="*", help="variants by name")
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     options = parser.parse_args()
     data = condgen.load_data(options.data, n=6000).train
-    if options.memory_of:
-        VARIANTS[options.memory_of](data, options.batch_size[0])()
-        print(peak(torch.device("cpu")))  # not ru_maxrss, which knows what the parent used
-        return
-    chosen = options.only or list(VARIANTS)
     lines = [
         "# Training and sampling beside the usual ways",
         "",
@@ -278,35 +311,15 @@ def main() -> None:
         f"    python benchmarks/peers.py {' '.join(sys.argv[1:])}",
         "",
     ]
-    kept: dict[str, object] = {}
+    kept: dict[str, Any] = {}
     for batch_size in options.batch_size:
-        variants = {}
-        for name in chosen:
-            try:
-                variants[name] = VARIANTS[name](data, batch_size)
-            except ImportError as error:
-                print(f"{name} is left out: {error}")
-        found = rounds(variants, options.rounds, len(data))
-        kept[f"training, batch {batch_size}"] = found
-        lines += [
-            f"## Training, batch {batch_size}",
-            "",
-            "| variant | images/s (median) | range | times the notebook loop |",
-        ]
-        lines += ["|---|---|---|---|", *table(found, chosen[0]), ""]
-    n = 4096
-    found = rounds(sampling(n), options.rounds, n)
-    kept["sampling"] = found
-    lines += [
-        "## Sampling, 3 outputs, images in hand",
-        "",
-        "| variant | images/s (median) | range | times the plain loop |",
-    ]
-    lines += ["|---|---|---|---|", *table(found, "plain loop"), ""]
-    memory = {name: peak_memory(name, options.data, 128) for name in variants}
-    kept["memory, GiB"] = memory
-    lines += ["## Peak memory of a process that trains one epoch, batch 128", "", "| variant | GiB |", "|---|---|"]
-    lines += [f"| {name} | {value:.2f} |" for name, value in memory.items()]
+        names = options.only or list(VARIANTS)
+        kept[f"training, batch {batch_size}"] = found = rounds(
+            "training", names, options.data, batch_size, options.rounds, len(data)
+        )
+        lines += [f"## Training, batch {batch_size}", "", *table(found, names[0])]
+    kept["sampling"] = found = rounds("sampling", list(SAMPLING), options.data, 0, 4 * options.rounds, SAMPLED)
+    lines += ["## Sampling, 3 outputs, images in hand", "", *table(found, "plain loop")]
     print("\n".join(lines))
     if options.out:
         options.out.with_suffix(".md").write_text("\n".join(lines) + "\n")

@@ -21,6 +21,7 @@ REPOSITORY = PACKAGE.parents[1]
 # Data flows down this list; a file imports only from files above it.
 ORDER = [
     "noise",
+    "memory",
     "files",
     "parts",
     "trimming",

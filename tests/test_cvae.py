@@ -13,7 +13,7 @@ from torch.distributions import Categorical, Independent, MixtureSameFamily, Nor
 
 from condgen import likelihoods
 from condgen.conditioners import Continuous, Embedding, Joint, LabelDropout, MultiLabel, OneHot, Unconditional
-from condgen.cvae import BLOCK, ConditionalVAE, conditional_vae, label_log_likelihood
+from condgen.cvae import BLOCK, PIECE, ConditionalVAE, conditional_vae, label_log_likelihood
 from condgen.elbo import ELBO, dequantize
 from condgen.layers import ChannelNorm, FiLM
 from condgen.noise import Use, normal, normals, stream, uniform
@@ -328,6 +328,25 @@ class TestSample:
             assert torch.is_grad_enabled()
             sizes.append(len(block))
         assert sizes == [BLOCK - 60, BLOCK, BLOCK, 150 - 2 * BLOCK - 4]
+
+    def test_few_images_cost_no_whole_block(self, monkeypatch):
+        drawn, model = [], build()
+        whole, draw = model.sample([0, 1, 2] * 22), model.draw
+        monkeypatch.setattr(model, "draw", lambda y, noise: drawn.append(len(y)) or draw(y, noise))
+        for start, count in ((0, 1), (5, 1), (0, 30), (6, 4), (63, 2)):
+            assert torch.equal(
+                model.sample(([0, 1, 2] * 22)[start : start + count], start=start), whole[start : start + count]
+            )
+        pieces = [PIECE] * (BLOCK // PIECE) + [BLOCK]  # of the trial, once
+        assert drawn == pieces + [PIECE] * (1 + 1 + 4 + 2 + 2)
+
+    def test_bits_that_depend_on_the_block_are_those_of_whole_blocks(self, monkeypatch):
+        """A decoder for which it matters how many images it sees at once."""
+        model = build()
+        decoder = model.decoder.forward
+        monkeypatch.setattr(model.decoder, "forward", lambda z, c: decoder(z, c) + len(z) / 100)
+        whole = model.sample([0, 1, 2] * 22)
+        assert torch.equal(model.sample([1], start=4), whole[4:5])
 
     @pytest.mark.parametrize("start", [0, 10])
     def test_no_label_is_refused(self, start):

@@ -17,6 +17,7 @@ from condgen.layers import (
     ConvBlock,
     FiLM,
     LabelChannels,
+    LabelConv2d,
     bounded,
     join,
     map_sizes,
@@ -153,12 +154,13 @@ def test_the_network_is_a_stack_of_its_blocks(make):
     c = torch.rand(2, LABELS)
     if make is encoder:
         x = torch.rand(2, 2, 9, 12)
-        h = torch.cat([x, c[:, :, None, None].expand(2, LABELS, 9, 12)], 1)
+        h = x
     else:
         x = torch.rand(2, LATENT)
         h = network.linear(torch.cat([x, c], 1)).view(2, 6, *network.unflatten.unflattened_size[1:])
     for block in network.blocks:
-        h = torch.tanh(block.modulation(block.norm(block.conv(h)), c))
+        convolved = block.conv(h, c) if isinstance(block.conv, LabelConv2d) else block.conv(h)
+        h = torch.tanh(block.modulation(block.norm(convolved), c))
     h = torch.cat([head(h.flatten(1)) for head in network.heads], 1) if make is encoder else network.last(h)
     assert torch.equal(network(x, c), h)
 
@@ -269,6 +271,27 @@ class TestLayers:
         for row in range(5):
             for column in range(7):
                 assert torch.equal(joined[:, 3:, row, column], c)
+
+    @pytest.mark.parametrize("options", [{}, {"stride": 2, "padding": 1}, {"padding": 2, "dilation": 2, "bias": False}])
+    @pytest.mark.parametrize("condition_dim", [0, 1, 4])
+    def test_planes_that_are_never_made_convolve_alike(self, options, condition_dim):
+        conv, plain = (kind(3 + condition_dim, 5, 3, **options).double() for kind in (LabelConv2d, nn.Conv2d))
+        plain.load_state_dict(conv.state_dict())
+        h, c = (torch.randn(4, *shape).double().requires_grad_() for shape in ((3, 7, 9), (condition_dim,)))
+        found = []
+        for layer, output in ((plain, plain(LabelChannels()(h, c))), (conv, conv(h, c))):
+            loss = (output * torch.arange(output.numel()).reshape(output.shape).cos()).sum()
+            wanted = [h, *layer.parameters(), *([c] if condition_dim else [])]
+            found.append((output, *torch.autograd.grad(loss, wanted)))
+        for one, other in zip(*found, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+
+    def test_groups_and_other_padding_make_the_planes(self):
+        options = {"padding": 1, "groups": 2, "padding_mode": "reflect"}
+        conv, plain = (kind(6, 4, 3, **options) for kind in (LabelConv2d, nn.Conv2d))
+        plain.load_state_dict(conv.state_dict())
+        h, c = torch.randn(2, 4, 6, 6), torch.eye(2)
+        assert torch.equal(conv(h, c), plain(LabelChannels()(h, c)))
 
     def test_no_condition_leaves_the_image_alone(self):
         h = torch.rand(2, 3, 5, 7)

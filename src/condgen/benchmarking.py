@@ -8,6 +8,7 @@ __all__ = ["Result", "Variant", "benchmark", "grid", "machine", "markdown", "mul
 
 import importlib
 import itertools
+import math
 import platform
 import statistics
 import sys
@@ -294,11 +295,11 @@ def synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def calls(model: ConditionalVAE, batch: int) -> list[tuple[nn.Module, tuple[int, ...]]]:
+def calls(model: ConditionalVAE, batch: int) -> list[tuple[nn.Module, list[torch.Size]]]:
     """The layers that multiply, and the shapes of their inputs, when one batch is inferred."""
-    seen: list[tuple[nn.Module, tuple[int, ...]]] = []
+    seen: list[tuple[nn.Module, list[torch.Size]]] = []
     layers = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d | nn.Linear)]
-    handles = [m.register_forward_pre_hook(lambda m, given: seen.append((m, tuple(given[0].shape)))) for m in layers]
+    handles = [m.register_forward_pre_hook(lambda m, given: seen.append((m, [t.shape for t in given]))) for m in layers]
     index = torch.arange(batch, device=model.device)
     with torch.no_grad(), evaluating(model):
         x = torch.rand(batch, *model.image_shape, device=model.device)  # type: ignore[misc]
@@ -311,34 +312,33 @@ def calls(model: ConditionalVAE, batch: int) -> list[tuple[nn.Module, tuple[int,
 def multiply_adds(model: ConditionalVAE) -> int:
     """Multiply-adds of one image through encoder and decoder, of convolutions and linear layers.
 
-    A padded convolution counts as if its padding were read.
+    A padded convolution counts as if its padding were read; label planes, which are convolved once a batch, not at all.
 
     Example:
         >>> multiply_adds(bloodmnist_reference())
         5401984
     """
     total = 0
-    for layer, shape in calls(model, 1):
-        if isinstance(layer, nn.Linear):
-            total += layer.weight.numel()
-            continue
-        places: Sequence[int] = shape
+    for layer, shapes in calls(model, 1):
+        weights, places = layer.weight.numel(), math.prod(shapes[0][2:])  # type: ignore[union-attr]
         if isinstance(layer, nn.Conv2d):
             with torch.no_grad():
-                places = layer(torch.zeros(shape, device=model.device)).shape
-        total += layer.weight.numel() * places[2] * places[3]  # type: ignore[operator]
+                places = math.prod(layer(*(torch.zeros(shape, device=model.device) for shape in shapes)).shape[2:])
+            weights = weights * shapes[0][1] // layer.in_channels if layer.groups == 1 else weights
+        total += weights * places
     return total
 
 
 def layers_seconds(model: ConditionalVAE, batch: int, variant: Variant, seconds: float) -> float:
     """Of all multiplying layers alone, forward and backward, one after the other on inputs of their shapes."""
     total, found = 0.0, calls(model, batch)
-    for layer, shape in found:
-        x = torch.rand(shape, device=model.device, requires_grad=True)
+    for k, (layer, shapes) in enumerate(found):
+        # No layer before the first one asks for its gradient.
+        inputs = [torch.rand(shape, device=model.device, requires_grad=k > 0) for shape in shapes]
 
-        def work(layer: nn.Module = layer, x: Tensor = x) -> None:
-            with torch.autocast(x.device.type, torch.bfloat16, enabled=variant.precision == "bfloat16"):
-                out = layer(x)
+        def work(layer: nn.Module = layer, inputs: Sequence[Tensor] = inputs) -> None:
+            with torch.autocast(inputs[0].device.type, torch.bfloat16, enabled=variant.precision == "bfloat16"):
+                out = layer(*inputs)
             out.backward(torch.ones_like(out))
 
         total += median_seconds(work, model.device, seconds / len(found))

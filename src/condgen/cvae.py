@@ -25,12 +25,14 @@ from condgen.encoders import ConvEncoder, ResNetEncoder
 from condgen.latents import Latent, gathered, latent_noise, latent_shapes, levels, tempered
 from condgen.layers import Modulation, Norm, halvings
 from condgen.likelihoods import Bernoulli
+from condgen.memory import keep_freed_memory
 from condgen.noise import Use, normals, stream, uniform
 from condgen.parts import Part, evaluating
 from condgen.priors import StandardNormal
 from condgen.reparameterizers import Gaussian
 
 BLOCK = 64  # images decoded at once when sampling; fixed, so that a sample's bits never depend on the request
+PIECE = 8  # images decoded at once for a small request, where that gives the bits of a whole block
 Labels = Sequence[Any] | np.ndarray | Tensor
 
 
@@ -112,6 +114,7 @@ class ConditionalVAE(Part):
         self.image_shape = tuple(image_shape or getattr(encoder, "image_shape", ())) or None
         if self.image_shape and not (len(self.image_shape) == 3 and min(self.image_shape) >= 1):
             raise ValueError(f"Expected image_shape as (channels, height, width), each at least 1; got {image_shape}.")
+        self._tried: tuple[Any, bool] = (None, False)  # of `_divisible`
         self.class_names: tuple[str, ...] = ()
         self.provenance: dict[str, Any] = {}  # where the weights come from: data, run, epoch; goes into files
 
@@ -215,7 +218,8 @@ class ConditionalVAE(Part):
                 )
         if not planes:
             return output, None
-        return output[:, :-planes], output[:, -planes:]
+        parameters, logits = output.split([output.shape[1] - planes, planes], 1)  # the gradient is one concatenation
+        return parameters, logits
 
     # The model in use: labels of any kind, checked; deterministic; no gradients.
 
@@ -318,16 +322,35 @@ class ConditionalVAE(Part):
         labels = self.labels(y)
         if not len(labels):
             raise ValueError("Expected at least one label; got none.")
-        for first in range(start // BLOCK * BLOCK, start + len(labels), BLOCK):
-            index = torch.arange(first, first + BLOCK, device=self.device)
+        keep_freed_memory()
+        block = PIECE if len(labels) <= BLOCK // 2 and self._divisible(labels[:1]) else BLOCK
+        for first in range(start // block * block, start + len(labels), block):
+            index = torch.arange(first, first + block, device=self.device)
             asked = (index >= start) & (index < start + len(labels))
-            noise = normals(self.sampling_noise_shapes, seed, index, Use.SAMPLING, dtype=self.dtype)
-            noise = tempered(noise, temperature, getattr(self.source, "choices", 0))
-            # Not as a decorator: one on a generator ends before it begins where another wraps the function.
-            with torch.no_grad(), evaluating(self):
-                # Places of the block that were not asked for are filled with any label and thrown away.
-                images = self.draw(labels[(index - start).clamp(0, len(labels) - 1)], noise)
+            # Places of the block that were not asked for are filled with any label and thrown away.
+            images = self._drawn(labels[(index - start).clamp(0, len(labels) - 1)], index, seed, temperature)
             yield images[asked]
+
+    def _drawn(self, y: Tensor, index: Tensor, seed: int, temperature: float) -> Tensor:
+        """The samples of these numbers, drawn at once."""
+        noise = normals(self.sampling_noise_shapes, seed, index, Use.SAMPLING, dtype=self.dtype)
+        noise = tempered(noise, temperature, getattr(self.source, "choices", 0))
+        # Not as a decorator: one on a generator ends before it begins where another wraps the function.
+        with torch.no_grad(), evaluating(self):
+            return self.draw(y, noise)
+
+    def _divisible(self, label: Tensor) -> bool:
+        """Whether a block drawn in pieces has the bits of the whole; tried once for parts, device and threads.
+
+        Which algorithm a layer takes depends on the shape of its input alone: what holds for one block holds for all.
+        """
+        key = (id(self.decoder), id(self.source), self.device, self.dtype, torch.get_num_threads())
+        if self._tried[0] != key:
+            index = torch.arange(BLOCK, device=self.device)
+            pieces = [self._drawn(label.repeat_interleave(PIECE, 0), own, 0, 1.0) for own in index.split(PIECE)]
+            whole = self._drawn(label.repeat_interleave(BLOCK, 0), index, 0, 1.0)
+            self._tried = (key, torch.equal(torch.cat(pieces), whole))
+        return self._tried[1]
 
     @torch.no_grad()
     def log_likelihood(

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from condgen.layers import (
     ChannelNorm,
     ConvBlock,
-    LabelChannels,
+    LabelConv2d,
     Modulation,
     Norm,
     ResidualBlock,
@@ -74,16 +74,15 @@ class ConvEncoder(Part):
         check_lengths(channels, strides)
         self.trim = False
         self.image_shape = tuple(image_shape)
-        self.label_channels = LabelChannels()
         widths = (image_shape[0] + condition_dim, *channels)
         self.blocks = nn.ModuleList(
             ConvBlock(
-                nn.Conv2d(i, o, kernel_size, stride, padding=(kernel_size - 1) // 2),
+                (nn.Conv2d if k else LabelConv2d)(i, o, kernel_size, stride, padding=(kernel_size - 1) // 2),
                 norm(o) if norm else None,
                 modulation(condition_dim, o) if modulation else None,
                 activation(),
             )
-            for i, o, stride in zip(widths, channels, strides, strict=False)
+            for k, (i, o, stride) in enumerate(zip(widths, channels, strides, strict=False))
         )
         self.sizes = map_sizes((image_shape[1], image_shape[2]), strides, kernel_size)
         height, width = self.sizes[-1]
@@ -101,7 +100,7 @@ class ConvEncoder(Part):
         self, x: Float[Tensor, "batch channels height width"], c: Float[Tensor, "batch dim"]
     ) -> Float[Tensor, "batch parameters"]:
         """(x, c) → (batch, params * latent)."""
-        h = self.label_channels(x, c)
+        h = x
         for block in self.blocks:
             h = block(h, c)
         h = h.flatten(1)

@@ -9,6 +9,7 @@ __all__ = [
     "ConvBlock",
     "FiLM",
     "LabelChannels",
+    "LabelConv2d",
     "ResidualBlock",
     "bounded",
     "full",
@@ -65,6 +66,34 @@ class LabelChannels(Part):
     ) -> Float[Tensor, "batch more height width"]:
         """Join c to h."""
         return join(h, c)
+
+
+class LabelConv2d(nn.Conv2d):
+    """A convolution of a map and the condition's planes that never makes the planes: `conv(LabelChannels()(h, c))`.
+
+    A constant plane through a convolution is a bias with a border, so one image for each entry of c is convolved,
+    whatever the batch. Arguments, weights and their first values are those of `nn.Conv2d` over both together.
+
+    Example:
+        >>> conv, h, c = LabelConv2d(5, 4, 3, stride=2, padding=1), torch.randn(6, 3, 8, 8), torch.randn(6, 2)
+        >>> plain = nn.Conv2d(5, 4, 3, stride=2, padding=1)
+        >>> _ = plain.load_state_dict(conv.state_dict())
+        >>> torch.allclose(conv(h, c), plain(LabelChannels()(h, c)), atol=1e-5)
+        True
+    """
+
+    def forward(  # type: ignore[reportIncompatibleMethodOverride]
+        self, h: Float[Tensor, "batch channels height width"], c: Float[Tensor, "batch dim"]
+    ) -> Float[Tensor, "batch features height2 width2"]:
+        """Feature map and condition → feature map."""
+        dim = c.shape[1]
+        if dim == 0 or self.groups > 1 or self.padding_mode != "zeros":
+            return super().forward(join(h, c))
+        of_h, of_c = self.weight.split([h.shape[1], dim], 1)
+        ones = torch.eye(dim, device=h.device, dtype=h.dtype)[:, :, None, None].expand(-1, -1, *h.shape[2:])
+        shared: Any = self.stride, self.padding, self.dilation
+        own, borders = F.conv2d(h, of_h, self.bias, *shared), F.conv2d(ones, of_c, None, *shared)
+        return own + (c.to(own) @ borders.flatten(1)).unflatten(1, own.shape[1:])
 
 
 class FiLM(Part):
@@ -149,7 +178,7 @@ class ConvBlock(nn.Module):
         self, h: Float[Tensor, "batch channels height width"], c: Float[Tensor, "batch dim"]
     ) -> Float[Tensor, "batch features height2 width2"]:
         """Feature map and condition → feature map."""
-        h = self.conv(h)
+        h = self.conv(h, c) if isinstance(self.conv, LabelConv2d) else self.conv(h)
         if self.norm is not None:
             h = self.norm(h)
         if self.modulation is not None:

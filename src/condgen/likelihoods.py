@@ -54,7 +54,54 @@ class Bernoulli(Part):
 
     def forward(self, parameters: Parameters) -> Distribution:
         """Logits (batch, channels, height, width) → a distribution over x."""
-        return per_image(torch.distributions.Bernoulli(logits=full(parameters), validate_args=False))
+        return BernoulliImages(torch.distributions.Bernoulli(logits=full(parameters), validate_args=False), 3)
+
+
+class BernoulliImages(Independent):
+    """Bernoulli pixels as a distribution over images, with a log-probability made for speed."""
+
+    def __init__(self, pixels: Distribution, dims: int) -> None:
+        super().__init__(pixels, dims, validate_args=False)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Per image, in nats."""
+        return BernoulliLogProb.apply(*torch.broadcast_tensors(self.base_dist.logits, value))  # type: ignore[return-value]
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Independent:
+        """As torch's own, per image."""
+        return BernoulliImages(self.base_dist.expand(torch.Size(batch_shape) + self.event_shape), 3)
+
+
+class BernoulliLogProb(torch.autograd.Function):
+    r"""Binary cross-entropy of logits with few logarithms, which are most of its cost on a CPU.
+
+    .. math:: \log p = \sum_i \ell_i \, (x_i - [\ell_i > 0]) + \sum_g \log \prod_{i \in g} \sigma(|\ell_i|),
+              \qquad \frac{\partial \log p}{\partial \ell_i} = x_i - \sigma(\ell_i)
+
+    Every factor lies in [1/2, 1], so a group of up to 64 neither underflows nor loses digits, and all terms have one
+    sign, so nothing cancels.
+    """
+
+    GROUP = 64
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, x: Tensor) -> Tensor:  # type: ignore[override]
+        """Logits and pixels of one shape (..., channels, height, width) → (...)."""
+        ctx.save_for_backward(logits, x)
+        factors = logits.abs().sigmoid_().flatten(-3)
+        numbers = factors.shape[-1]
+        group = next(size for size in range(BernoulliLogProb.GROUP, 0, -1) if numbers % size == 0)
+        logs = factors.unflatten(-1, (group, numbers // group)).prod(-2).log_()
+        missed = (x - (logits > 0).to(logits.dtype)).mul_(logits)
+        return missed.flatten(-3).sum(-1) + logs.sum(-1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:  # type: ignore[override]
+        """Gradients with respect to both."""
+        logits, x = ctx.saved_tensors
+        gradient = gradient[..., None, None, None]
+        of_logits = (x - logits.sigmoid()) * gradient if ctx.needs_input_grad[0] else None
+        return of_logits, logits * gradient if ctx.needs_input_grad[1] else None
 
 
 class ContinuousBernoulli(Part):

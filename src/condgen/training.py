@@ -21,6 +21,7 @@ from condgen.cvae import ConditionalVAE
 from condgen.data import LabelledImages, batches
 from condgen.elbo import ELBO
 from condgen.files import undisturbed
+from condgen.memory import keep_freed_memory
 from condgen.noise import Use, normals
 from condgen.objectives import Phase, phases_of, schedules_of, selection_of
 from condgen.parts import keeping_modes
@@ -424,6 +425,7 @@ def set_up(
     from lightning_fabric import Fabric
 
     check_numbers(epochs, minutes, batch_size, clip, ema, precision)
+    keep_freed_memory()
     if precision == "16-mixed" and Fabric(accelerator=accelerator, devices=1).device.type == "cpu":
         raise ValueError('Expected precision "32-true" or "bf16-mixed" on a CPU; got "16-mixed".')
     fabric = Fabric(accelerator=accelerator, devices=1, precision=precision)  # type: ignore[arg-type]
