@@ -257,7 +257,8 @@ class TestFiles:
         counting, drawn = Counting(model), []
         monkeypatch.setattr(sampling, writer, lambda _, blocks, *__: drawn.extend(counting.drawn for _ in blocks))
         write_samples(counting, labels_for(3 * BLOCK), tmp_path / name)
-        assert drawn == [1, 2, 3]
+        assert len(drawn) == 3
+        assert all(k <= count <= k + 1 for k, count in enumerate(drawn, 1))  # at most one block ahead
 
     @pytest.mark.parametrize("writer", [sampling.write_npz, partial(sampling.write_folder, start=0, mark={})])
     def test_blocks_are_let_go_once_written(self, writer, model, tmp_path):

@@ -1,6 +1,6 @@
 """Files that are whole or not there, whatever is pulled out meanwhile: a signal, the power, the space on the disk."""
 
-__all__ = ["check_writable", "read_json", "replacing", "undisturbed", "write_atomically"]
+__all__ = ["check_writable", "flush_all", "read_json", "replacing", "undisturbed", "write_atomically"]
 
 import json
 import os
@@ -50,16 +50,25 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name in the same folder to write to; flushed to disk and renamed to `path` if all went well."""
+def replacing(path: Path, flush: bool = True) -> Iterator[Path]:
+    """A temporary name in the same folder to write to; flushed to disk and renamed to `path` if all went well.
+
+    Without `flush` it survives whatever happens to the process, but not a power cut before :func:`flush_all`.
+    """
     temporary = hidden(path)
     try:
         yield temporary
-        with temporary.open("r+b") as file:
-            os.fsync(file.fileno())
+        if flush:
+            with temporary.open("r+b") as file:
+                os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def flush_all() -> None:
+    """Flush to disk whatever was written, where the system can; for many small files, instead of one by one."""
+    getattr(os, "sync", lambda: None)()
 
 
 def hidden(path: Path) -> Path:

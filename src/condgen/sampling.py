@@ -9,6 +9,7 @@ __all__ = ["interpolate", "pairs", "per_class", "to_uint8", "transfer", "write_s
 import json
 import zipfile
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from condgen.data import default_names
-from condgen.files import check_writable, read_json, replacing, write_atomically
+from condgen.files import check_writable, flush_all, read_json, replacing, write_atomically
 from condgen.parts import evaluating, weights_hash
 
 MARK = "samples.json"  # in a folder of samples: what they are of, and whether all are there
@@ -235,7 +236,7 @@ def write_samples(
     check_writable(path.parent)
     mark = {} if path.suffix == ".npz" else check_folder(path, model, labels, seed=seed, temperature=temperature)
     blocks = (to_uint8(block) for block in model.sample_blocks(labels, seed=seed, start=start, temperature=temperature))
-    arrays = (rearrange(block, "b c h w -> b h w c").cpu().numpy() for block in blocks)
+    arrays = ahead(rearrange(block, "b c h w -> b h w c").cpu().numpy() for block in blocks)
     if progress:
         arrays = showing(arrays, len(labels))
     if path.suffix == ".npz":
@@ -261,6 +262,21 @@ def check_folder(path: Path, model: Any, labels: Tensor, **settings: Any) -> dic
         if differ := [name for name, value in mark.items() if earlier.get(name) != value]:
             raise ValueError(f"{path} holds samples of other {' and '.join(differ)}. Choose another folder (out=).")
     return mark
+
+
+def ahead(blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    """The same blocks, the next one drawn by another thread while one is written.
+
+    Example:
+        >>> [int(block[0]) for block in ahead(np.full(1, k) for k in range(3))]
+        [0, 1, 2]
+    """
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, blocks, None)
+        while (block := coming.result()) is not None:
+            coming = thread.submit(next, blocks, None)
+            yield block
+            del block  # let go of it before the next one is there
 
 
 def showing(blocks: Iterator[np.ndarray], images: int) -> Iterator[np.ndarray]:
@@ -309,7 +325,8 @@ def write_folder(
             note(complete=False)
         for image in block:
             image = image[..., 0] if image.shape[-1] == 1 else image
-            with replacing(path / names[labels[number]] / f"{start + number:08d}.png") as temporary:
+            with replacing(path / names[labels[number]] / f"{start + number:08d}.png", flush=False) as temporary:
                 Image.fromarray(image).save(temporary, format="PNG")
             number += 1
+    flush_all()
     note(complete=True)
