@@ -15,7 +15,7 @@ from condgen.elbo import ELBO
 from condgen.noise import Use, normals
 from condgen.training import adam
 
-OPERATIONS, NUMBERS = 270, 6_500_000  # of a step of the trimmed reference on 16 images
+OPERATIONS, NUMBERS = 340, 9_000_000  # of a step of the trimmed reference on 16 images
 TINY = {"widths": [4], "batches": [8], "precisions": ["float32"]}
 
 

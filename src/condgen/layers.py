@@ -320,7 +320,8 @@ def trimmed(
         outside: height and width of its output.
 
     Returns:
-        A layer with the live taps' weights, or `conv` itself where all are alive.
+        A layer with the live taps' weights (a matrix product where a map has one place), or `conv` itself where all
+        are alive.
 
     Example:
         >>> conv, x = nn.Conv2d(4, 8, 3, 2, 1), torch.randn(2, 4, 2, 2)
@@ -348,13 +349,54 @@ def trimmed(
     if transposed:
         options["output_padding"] = tuple(output_padding)
     with torch.random.fork_rng(devices=[]):  # the first values are those of the full layer
-        small_one = type(conv)(conv.in_channels, conv.out_channels, sizes, conv.stride, tuple(padding), **options)  # type: ignore[arg-type]
+        kind = WHOLE.get(type(conv), type(conv)) if min(inside, outside) == (1, 1) else type(conv)
+        small_one = kind(conv.in_channels, conv.out_channels, sizes, conv.stride, tuple(padding), **options)  # type: ignore[arg-type]
     with torch.no_grad():
         small_one.weight.copy_(conv.weight[:, :, spans[0], spans[1]])
         if small_one.bias is not None and conv.bias is not None:
             small_one.bias.copy_(conv.bias)
     small_one.weight.requires_grad_(conv.weight.requires_grad)
     return small_one.train(conv.training)
+
+
+class WholeConv2d(nn.Conv2d):
+    """A convolution whose kernel covers the whole map: one matrix product, twice as fast on a CPU.
+
+    Example:
+        >>> conv, x = WholeConv2d(4, 8, 2), torch.randn(3, 4, 2, 2)
+        >>> torch.allclose(conv(x), nn.Conv2d.forward(conv, x), atol=1e-6)
+        True
+    """
+
+    def forward(  # type: ignore[reportIncompatibleMethodOverride]
+        self, h: Float[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "batch features 1 1"]:
+        """Map → features; a map of another size is convolved as usual."""
+        if tuple(h.shape[2:]) != self.kernel_size or any(self.padding) or self.groups > 1:
+            return super().forward(h)
+        return F.linear(h.flatten(1), self.weight.flatten(1), self.bias)[..., None, None]
+
+
+class WholeConvTranspose2d(nn.ConvTranspose2d):
+    """A transposed convolution of a single place: one matrix product.
+
+    Example:
+        >>> conv, x = WholeConvTranspose2d(4, 8, 2), torch.randn(3, 4, 1, 1)
+        >>> torch.allclose(conv(x), nn.ConvTranspose2d.forward(conv, x), atol=1e-6)
+        True
+    """
+
+    def forward(  # type: ignore[reportIncompatibleMethodOverride]
+        self, h: Float[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "batch features height2 width2"]:
+        """Features → map; more than one place is convolved as usual."""
+        if any(self.padding) or any(self.output_padding) or self.groups > 1 or h.shape[2:] != (1, 1):
+            return super().forward(h)
+        product = (h.flatten(1) @ self.weight.flatten(1)).unflatten(1, (self.out_channels, *self.kernel_size))
+        return product if self.bias is None else product + self.bias[:, None, None]
+
+
+WHOLE: dict[type, type] = {nn.Conv2d: WholeConv2d, nn.ConvTranspose2d: WholeConvTranspose2d}
 
 
 def check_lengths(channels: Sequence[int], strides: Sequence[int]) -> None:

@@ -6,6 +6,7 @@ A model is anything with `labels`, `images`, `encode`, `decode`, `reconstruct`, 
 
 __all__ = ["interpolate", "pairs", "per_class", "to_uint8", "transfer", "write_samples"]
 
+import io
 import json
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -325,8 +326,10 @@ def write_folder(
             note(complete=False)
         for image in block:
             image = image[..., 0] if image.shape[-1] == 1 else image
+            encoded = io.BytesIO()  # in memory first: Pillow writes a file in many small pieces
+            Image.fromarray(image).save(encoded, format="PNG")
             with replacing(path / names[labels[number]] / f"{start + number:08d}.png", flush=False) as temporary:
-                Image.fromarray(image).save(temporary, format="PNG")
+                temporary.write_bytes(encoded.getbuffer())
             number += 1
     flush_all()
     note(complete=True)
