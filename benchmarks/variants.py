@@ -2,10 +2,10 @@
 
     python benchmarks/variants.py --data bloodmnist --minutes 2 --out benchmarks/results/variants
 
-Each variant trains for the same minutes on the same data, with a discretised logistic likelihood, so that one number, the
-bound in bits per dimension on validation images, ranks them; no classifier takes part. Beside it: how well images come
-back (PSNR of the mean reconstruction), images per second in training and sampling, peak memory, weights. A variant that
-is done already in `--runs` is not trained again.
+Each variant trains for the same minutes on the same data, with a discretised logistic likelihood, so that one number,
+the bound in bits per dimension on validation images, ranks them; no classifier takes part. Beside it: how well images
+come back (PSNR of the mean reconstruction), images per second in training and sampling, peak memory, weights. A variant
+that is done already in `--runs` is not trained again.
 """
 
 import argparse
@@ -113,8 +113,8 @@ def main() -> None:
     lines += ["|---|---|---|---|---|---|---|---|"]
     for row in rows:
         lines.append(
-            f"| {row['variant']} | {min(row['bits']):.3f} | {row['psnr']:.1f} | {row['epochs']} | {row['training']:,.0f} "
-            f"| {row['sampling']:,.0f} | {row['memory']:.2f} | {row['weights']:,} |"
+            f"| {row['variant']} | {min(row['bits']):.3f} | {row['psnr']:.1f} | {row['epochs']} "
+            f"| {row['training']:,.0f} | {row['sampling']:,.0f} | {row['memory']:.2f} | {row['weights']:,} |"
         )
     print("\n".join(lines))
     if options.out:

@@ -253,6 +253,11 @@ class TestBernoulli:
         assert torch.autograd.gradcheck(lambda given, x: Bernoulli()(given).log_prob(x), (logits, x))
         assert torch.autograd.gradgradcheck(lambda given, x: Bernoulli()(given).log_prob(x), (logits, x))
 
+    def test_functional_transforms(self):
+        logits, x = randn(4, 1, 2, 3), images(4, 1, 2, 3)
+        each = torch.func.vmap(torch.func.grad(lambda one, own: Bernoulli()(one[None]).log_prob(own[None])[0]))
+        torch.testing.assert_close(each(logits, x), x - logits.sigmoid())
+
     def test_images_broadcast(self):
         p, x = Bernoulli()(randn(3, 1, 2, 2)), images(1, 1, 2, 2)
         torch.testing.assert_close(p.log_prob(x), p.log_prob(x.expand(3, 1, 2, 2)))

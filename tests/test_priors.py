@@ -3,6 +3,7 @@
 import math
 import sys
 
+import numpy as np
 import pytest
 import torch
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
@@ -10,7 +11,18 @@ from torch.distributions import Categorical, MixtureSameFamily, MultivariateNorm
 import condgen
 from condgen.fitting import encode_latents
 from condgen.likelihoods import Laplace
-from condgen.priors import Flow, GaussianMixture, LabelNormal, Levels, StandardNormal, clusters, packed, unpacked
+from condgen.priors import (
+    Clusters,
+    Flow,
+    FlowMatching,
+    GaussianMixture,
+    LabelNormal,
+    Levels,
+    StandardNormal,
+    packed,
+    unpacked,
+)
+from condgen.velocities import MLPVelocity, ResNetVelocity
 
 
 def randn(*shape, seed=0):
@@ -108,8 +120,9 @@ class TestGaussianMixture:
         assert abs(difference) < 0.2  # channels are standardised together, which shrinks a little differently
 
     def test_a_class_of_few_images_has_few_components(self):
-        weights, _, covariances = clusters(randn(30, 50).numpy(), 16, 0.3, 0)
-        assert len(weights) == 1
+        found = Clusters.of(randn(30, 50).numpy(), 16, 0)
+        covariances = found.shrunk(0.3, 0.0, np.eye(50))
+        assert len(found.sizes) == 1
         assert torch.linalg.eigvalsh(torch.as_tensor(covariances)).min() > 1e-3
 
     def test_other_conditions_count_as_the_nearest(self, fitted):
@@ -277,3 +290,154 @@ class TestFitPrior:
         model, images = trained
         with pytest.raises(ValueError, match=r"latents of shape \(2, 4, 4\).*draws \(3,\)"):
             condgen.fit_prior(model, images, GaussianMixture(3, 8), progress=False)
+
+
+class Straight(torch.nn.Module):
+    """The velocity from a standard normal to N(mean, spread^2), known in closed form."""
+
+    mean, spread = torch.tensor([2.0, -1.0], dtype=torch.float64), 0.5
+
+    def forward(self, z, t, c, component, dropped):
+        t = t[:, None]
+        variance = (1 - t) ** 2 + t**2 * self.spread**2
+        return self.mean + (t * self.spread**2 - (1 - t)) / variance * (z - t * self.mean)
+
+
+class Wavy(torch.nn.Module):
+    """Any smooth velocity, different for each condition and component."""
+
+    def forward(self, z, t, c, component, dropped):
+        angle = z.flip(1) + t[:, None] + component[:, None] + c.sum(1, keepdim=True)
+        return 0.5 * torch.sin(angle) * (1 - 0.7 * dropped[:, None])
+
+
+def matching_prior(velocity, source=None, **options):
+    return FlowMatching(2, 2, source or StandardNormal(2), velocity, **options).double()
+
+
+def clustered():
+    """Two components a class, far from each other."""
+    source = GaussianMixture(2, condition_dim=2, components=2, shrinkage=0.0).double()
+    source.fit(*two_classes(400))
+    return source
+
+
+class TestFlowMatching:
+    def test_the_known_field_carries_the_normal_to_its_target(self):
+        prior, noise = matching_prior(Straight(), steps=64), randn(500, 2)
+        expected = Straight.mean + Straight.spread * noise  # the monotone map
+        torch.testing.assert_close(prior.draw(torch.zeros(500, 2), noise), expected, rtol=0, atol=2e-3)
+
+    def test_the_density_is_that_of_the_target(self):
+        prior, z = matching_prior(Straight(), density=True), Straight.mean + 0.5 * randn(50, 2)
+        target = MultivariateNormal(Straight.mean, Straight.spread**2 * torch.eye(2, dtype=torch.float64))
+        found = prior(torch.zeros(50, 2, dtype=torch.float64)).log_prob(z)
+        torch.testing.assert_close(found, target.log_prob(z), rtol=0, atol=2e-2)
+
+    @pytest.mark.parametrize("mixture", [False, True])
+    def test_a_density_integrates_to_one(self, mixture):
+        source = clustered() if mixture else None
+        prior = matching_prior(Wavy(), source, density=True)
+        prior.scale.offset.copy_(torch.tensor([1.0, -1.0]))
+        prior.scale.spread.copy_(torch.tensor([2.0, 0.5]))
+        steps = torch.linspace(-16, 16, 161, dtype=torch.float64)
+        z = torch.cartesian_prod(steps, steps)
+        c = torch.tensor([[1.0, 0.0]], dtype=torch.float64).expand(len(z), 2)
+        mass = prior(c).log_prob(z).exp().sum() * (steps[1] - steps[0]) ** 2
+        assert mass.item() == pytest.approx(1, abs=0.02)
+
+    def test_heun_is_of_second_order_and_euler_of_first(self):
+        c, noise, errors = torch.zeros(40, 2), randn(40, 2), {}
+        exact = matching_prior(Wavy(), steps=512).draw(c, noise)
+        for solver in ("euler", "heun"):
+            found = [matching_prior(Wavy(), steps=k, solver=solver).draw(c, noise) for k in (8, 16)]
+            errors[solver] = [(one - exact).abs().mean().item() for one in found]
+        assert errors["euler"][0] / errors["euler"][1] == pytest.approx(2, rel=0.2)
+        assert errors["heun"][0] / errors["heun"][1] == pytest.approx(4, rel=0.3)
+
+    def test_guidance_is_linear(self):
+        z, c, component = randn(5, 2), torch.eye(2, dtype=torch.float64)[[0, 1, 0, 1, 1]], torch.arange(5)
+        time, known = torch.full((5,), 0.3, dtype=torch.float64), torch.zeros(5, dtype=torch.float64)
+        of_class, of_none = (Wavy()(z, time, c, component, known + k) for k in (0, 1))
+        found = matching_prior(Wavy(), guidance=0.7).field(z, 0.3, c, component)
+        torch.testing.assert_close(found, of_class + 0.7 * (of_class - of_none))
+
+    def test_latents_are_paired_within_their_component(self):
+        prior, (z, c) = matching_prior(Wavy(), clustered()), two_classes(100)
+        component = prior.prepare(z, c)
+        assert component[:100].unique().numel() == 2  # left and right of class 0
+        assert not set(component[:100].tolist()) & set(component[100:].tolist())
+        assert torch.equal(component[:100] == component[0], torch.sign(z[:100, 0]) == torch.sign(z[0, 0]))
+
+    def test_the_error_is_what_it_says(self):
+        """Against pairs made by hand: nothing to learn where the field is the pair's own difference."""
+        prior = matching_prior(Wavy(), drop=0.0)
+        z, c, component = randn(6, 2), torch.zeros(6, 2, dtype=torch.float64), torch.zeros(6, dtype=torch.int64)
+        noise = {"z": randn(6, 2, seed=1), "t": randn(6, seed=2), "drop": randn(6, seed=3)}
+        t = noise["t"].sigmoid()
+        at = (1 - t[:, None]) * noise["z"] + t[:, None] * z
+        velocity = Wavy()(at, t, c, component, torch.zeros(6, dtype=torch.float64))
+        expected = (velocity - (z - noise["z"])).square().mean(1)
+        torch.testing.assert_close(prior.matching(z, c, component, noise).double(), expected, rtol=1e-5, atol=1e-6)
+
+    def test_conditions_are_dropped_as_often_as_told(self):
+        seen, prior = [], matching_prior(Wavy(), drop=0.25)
+        prior.velocity.register_forward_pre_hook(lambda _, given: seen.append(given[-1]))
+        noise = {"z": randn(4000, 2), "t": randn(4000, seed=1), "drop": randn(4000, seed=2)}
+        prior.matching(randn(4000, 2), torch.zeros(4000, 2), torch.zeros(4000, dtype=torch.int64), noise)
+        assert seen[0].mean().item() == pytest.approx(0.25, abs=0.03)
+
+    @pytest.mark.parametrize("latent", [4, (2, 4, 4)])
+    def test_it_learns_and_a_model_draws_from_it(self, latent, tmp_path):
+        images = condgen.load_smears(120, size=16)
+        model = condgen.conditional_vae(images.image_shape, images.num_classes, latent=latent, width=4)
+        condgen.fit(model, images, epochs=1, progress=False, accelerator="cpu")
+        dim = 1 if isinstance(latent, int) else 2
+        source = GaussianMixture(latent, 8, components=dim)
+        velocity = (
+            MLPVelocity(latent, 8, 8 * dim, width=16, depth=1)
+            if isinstance(latent, int)
+            else ResNetVelocity(latent, 8, 8 * dim, width=8, depth=3, embedding=8, heads=2)
+        )
+        prior = FlowMatching(latent, 8, source, velocity)
+        before = {name: value.clone() for name, value in velocity.state_dict().items()}
+        condgen.fit_prior(model, images, prior, epochs=2, batch_size=32, progress=False, accelerator="cpu")
+        assert any(not torch.equal(value, before[name]) for name, value in prior.velocity.state_dict().items())
+        whole = model.sample([0, 1, 2, 3] * 20, seed=3)
+        assert torch.equal(model.sample([2, 3], seed=3, start=2), whole[2:4])
+        condgen.save(model, tmp_path)
+        assert torch.equal(condgen.load(tmp_path).sample([0, 1, 2, 3] * 20, seed=3), whole)
+        with pytest.raises(ValueError, match="a sampler with a density; FlowMatching only draws"):
+            model.log_likelihood(images.images[:2], images.labels[:2])
+
+    def test_what_cannot_be(self):
+        for wrong in ({"steps": 0}, {"solver": "midpoint"}, {"guidance": -1.0}, {"drop": 1.0}):
+            with pytest.raises((ValueError, TypeError)):
+                matching_prior(Wavy(), **wrong)
+
+
+class TestShrinkage:
+    def test_validation_latents_choose_it(self):
+        """Few latents in many dimensions, all of one covariance: trusting the clusters' own is the worst choice."""
+        root = randn(12, 12, seed=5)
+        z, others = randn(2, 60, 12) @ root, randn(2, 400, 12, seed=1) @ root
+        c = torch.eye(2, dtype=torch.float64)
+        labels, other_labels = c.repeat_interleave(60, 0), c.repeat_interleave(400, 0)
+        found = {}
+        for name, shrinkage in (("own", 0.0), ("chosen", None)):
+            prior = GaussianMixture(12, 2, components=2, shrinkage=shrinkage).double()
+            prior.fit(z.flatten(0, 1), labels, validation=(others.flatten(0, 1), other_labels))
+            found[name] = prior(other_labels).log_prob(others.flatten(0, 1)).mean().item()
+        assert found["chosen"] > found["own"] + 0.1
+
+    def test_a_rare_class_borrows_from_all(self):
+        root = randn(12, 12, seed=5)
+        many, few, others = randn(1000, 12) @ root, randn(25, 12, seed=2) @ root, randn(300, 12, seed=1) @ root
+        c = torch.eye(2, dtype=torch.float64)
+        z, labels = torch.cat([many, few]), torch.cat([c[:1].expand(1000, 2), c[1:].expand(25, 2)])
+        prior = GaussianMixture(12, 2, components=1).double()
+        prior.fit(z, labels, validation=(others, c[1:].expand(300, 2)))
+        alone = GaussianMixture(12, 1, components=1).double()
+        alone.fit(few, torch.ones(25, 1, dtype=torch.float64), validation=(others, torch.ones(300, 1).double()))
+        borrowed = prior(c[1:].expand(300, 2)).log_prob(others).mean()
+        assert borrowed > alone(torch.ones(300, 1).double()).log_prob(others).mean() + 0.3

@@ -12,39 +12,35 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from functools import partial, wraps
+from functools import wraps
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 import torch
 from jsonargparse import ArgumentParser
-from torch import nn
 
 import condgen
 from condgen import likelihoods
 from condgen.augmentations import Augmentation
 from condgen.benchmarking import NETWORKS, cells, grid, machine, markdown, plot
 from condgen.benchmarking import benchmark as time_variants
-from condgen.checkpoints import WEIGHTS, load, read_config, save
+from condgen.checkpoints import WEIGHTS, load, read_config
 from condgen.conditioners import Continuous, Embedding, MultiLabel
 from condgen.cvae import ConditionalVAE
 from condgen.data import LabelledImages
-from condgen.elbo import ELBO, LinearWarmup
 from condgen.evaluation import evaluate as evaluate_images
 from condgen.evaluation import read_evaluation
 from condgen.figures import check_png, curves, save_grid, write_figure
 from condgen.files import check_writable, read_json, write_atomically
-from condgen.fitting import fit_prior
 from condgen.layers import FiLM
-from condgen.priors import Flow, GaussianMixture, LabelNormal
+from condgen.priors import LabelNormal
 from condgen.readers import load_data, medmnist_folder
 from condgen.recipes import RECIPES
 from condgen.reports import comparison_page, comparison_table
 from condgen.runs import History, check_free
 from condgen.sampling import class_names, num_classes, pairs, write_samples
 from condgen.sampling import per_class as sample_per_class
-from condgen.training import WarmupDecay, adam, adamw, fit
 
 LIKELIHOODS = {
     "laplace": likelihoods.Laplace,
@@ -66,11 +62,12 @@ RUN = {"data": str, "fingerprint": str, "size": int, "images": int, "seed": int,
 BOUNDS = {
     **dict.fromkeys(("epochs", "batch_size", "images", "size", "latent", "width", "per_class", "count"), (1, 10**9)),
     **{"seed": (0, 2**64 - 1), "start": (0, 2**62), "learning_rate": (1e-9, 10), "temperature": (0, 100)},
-    **dict.fromkeys(("beta", "warmup", "free_bits"), (0, 10**6)),
-    **dict.fromkeys(("depth", "components"), (1, 1000)),
+    **dict.fromkeys(("beta", "warmup", "free_bits", "adversarial", "matching", "guidance"), (0, 10**6)),
+    **dict.fromkeys(("depth", "components", "steps"), (1, 1000)),
     **{
         "seconds": (1e-3, 3600),
         "minutes": (1e-3, 10**6),
+        "sampler_minutes": (1e-3, 10**6),
         "clip": (1e-9, 10**9),
         "ema": (1e-9, 1 - 1e-9),
         "weight_decay": (0, 10),
@@ -126,8 +123,13 @@ def train(
     ema: float | None = None,
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] | None = None,
     augment: Augmentation | None = None,
-    sampler: Literal["none", "mixture", "flow"] | None = None,
+    adversarial: float | None = None,
+    matching: float | None = None,
+    sampler: Literal["none", "mixture", "flow", "flow_matching"] | None = None,
     components: int | None = None,
+    sampler_minutes: float | None = None,
+    steps: int | None = None,
+    guidance: float | None = None,
     accelerator: Accelerator = "auto",
     overwrite: bool = False,
 ) -> None:
@@ -136,7 +138,8 @@ def train(
     Args:
         data: smears (built in), a MedMNIST name such as bloodmnist, an .npz file, or a folder with one subfolder
             of images per class.
-        recipe: default, bloodmnist_reference, latent_map (sharp, some ten minutes) or smears_demo. It says what is not
+        recipe: default, fast (ten minutes), sharp (half an hour), latent_map (without a discriminator),
+            bloodmnist_reference or smears_demo. It says what is not
             said here.
         out: folder for the run: the best model, last/ (the last one), metrics.csv, run.json, curves.png, samples.png.
         epochs: passes over the training images.
@@ -168,8 +171,14 @@ def train(
         ema: decay of an average of the weights, such as 0.999, which is then what is validated and kept.
         precision: of the networks; bf16-mixed is about twice as fast on CPUs that know it.
         augment: what changes training images: --augment.flips true, --augment.rotation 10, and so on.
-        sampler: what samples are drawn from: the prior, or a mixture or a flow fitted to the latents after training.
+        adversarial: weight of a discriminator's score of the reconstructions; 0 for none.
+        matching: weight of its features' error.
+        sampler: what samples are drawn from: the prior, or what is fitted to the latents after training: a mixture, a
+            normalising flow, or flow matching from a mixture.
         components: of the mixture, for each class.
+        sampler_minutes: a budget of time for training a flow.
+        steps: of flow matching, when samples are drawn.
+        guidance: of flow matching: above 0 labels are truer, and samples cost twice as much.
         accelerator: where to train.
         overwrite: whether the run may replace an earlier one in the same folder.
     """
@@ -189,36 +198,24 @@ def train(
     options = {name: value for name, value in options.items() if value is not None}
     model = build_model(recipe, labelled, options, seed, conditional)
     say(f"{labelled}\n{model}")
-    chosen = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "beta": beta}
-    chosen |= {"optimizer": optimizer, "weight_decay": weight_decay, "rise": rise, "decay": decay, "clip": clip}
-    chosen |= {"ema": ema, "precision": precision, "augment": augment, "sampler": sampler, "components": components}
-    numbers = RECIPES[recipe].numbers(**chosen)
-    history = fit(
-        model,
+    chosen = {"epochs": epochs, "minutes": minutes, "batch_size": batch_size, "learning_rate": learning_rate}
+    chosen |= {"beta": beta, "optimizer": optimizer, "weight_decay": weight_decay, "rise": rise, "decay": decay}
+    chosen |= {"clip": clip, "ema": ema, "precision": precision, "augment": augment}
+    chosen |= {"adversarial": adversarial, "matching": matching, "sampler": sampler, "components": components}
+    chosen |= {"sampler_minutes": sampler_minutes, "steps": steps, "guidance": guidance}
+    best, history = RECIPES[recipe].fit(
         labelled,
-        epochs=None if minutes and epochs is None else numbers["epochs"],
-        minutes=minutes,
-        batch_size=numbers["batch_size"],
-        objective=ELBO(LinearWarmup(warmup, numbers["beta"]) if warmup else numbers["beta"], free_bits),
-        optimizer=optimizer_of(numbers),
-        learning_rate=WarmupDecay(numbers["rise"], numbers["decay"]) if numbers["rise"] or numbers["decay"] else None,
-        clip=numbers["clip"],
-        ema=numbers["ema"],
-        precision=numbers["precision"],
-        augment=numbers["augment"],
+        out,
+        model=model,
         seed=seed,
-        out=out,
+        warmup=warmup,
+        free_bits=free_bits,
         overwrite=overwrite,
         accelerator=accelerator,
         about={"recipe": recipe, "data": absolute(data), "size": size, "images": images},
+        say=say,
+        **chosen,
     )
-    best = load(out)
-    if numbers["sampler"] != "none" and (numbers["sampler"] == "flow" or labelled.kind == "class"):
-        say(f"Fitting a {numbers['sampler']} to the latents of the training images.")
-        turns = numbers["augment"] is not None and numbers["augment"].flips and numbers["augment"].quarter_turns
-        prior_of = fitted(numbers["sampler"], best, labelled, numbers["components"])
-        fit_prior(best, labelled, prior_of, symmetries=turns, seed=seed)
-        save(best, out)
     write_figure(curves(history), out / "curves.png")
     say(f"Best epoch {history.best_epoch} of {len(history)} is in {out}, its curves in {out / 'curves.png'}.")
     if labelled.kind == "class":
@@ -387,13 +384,6 @@ def compare(runs: list[Path], out: Path | None = None) -> None:
         say(f"Wrote {out}.")
 
 
-def optimizer_of(numbers: Mapping[str, Any]) -> Any:
-    """Parameters → optimizer, by name."""
-    if numbers["optimizer"] == "adam":
-        return partial(adam, lr=numbers["learning_rate"])
-    return partial(adamw, lr=numbers["learning_rate"], betas=numbers["betas"], decay=numbers["weight_decay"])
-
-
 def on(accelerator: Accelerator, model: ConditionalVAE) -> ConditionalVAE:
     """The model on the device of this kind."""
     return model.to(kind_of(accelerator))
@@ -411,14 +401,6 @@ def kind_of(accelerator: Accelerator) -> str:
 def continuous(model: ConditionalVAE) -> bool:
     """Whether the model's labels are no classes though they have one column."""
     return isinstance(getattr(model.conditioner, "conditioner", model.conditioner), Continuous | MultiLabel)
-
-
-def fitted(sampler: str, model: ConditionalVAE, data: LabelledImages, components: int) -> nn.Module:
-    """The prior of this name, to be fitted to the model's latents."""
-    latent, dim = model.prior.noise_shape, model.conditioner.dim
-    if sampler == "flow":
-        return Flow(latent, dim)
-    return GaussianMixture(latent, dim, components, classes=data.num_classes if dim else 1)
 
 
 def benchmark(

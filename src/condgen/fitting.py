@@ -20,9 +20,10 @@ from condgen.data import LabelledImages, batches
 from condgen.noise import Use, normals
 from condgen.parts import evaluating
 from condgen.runs import History
-from condgen.training import WarmupDecay, adamw, run, set_up, tensors
+from condgen.training import WarmupDecay, adamw, resolve_splits, run, set_up, tensors
 
 BATCH = 256
+DECAY = WarmupDecay()
 
 
 def fit_prior(
@@ -30,11 +31,16 @@ def fit_prior(
     data: LabelledImages,
     prior: nn.Module,
     *,
+    validation: LabelledImages | None = None,
     symmetries: bool = False,
     epochs: int = 20,
+    minutes: float | None = None,
     batch_size: int = 256,
     optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] = adamw,
+    learning_rate: Callable[[float], float] = DECAY,
+    clip: float = 10.0,
     ema: float | None = 0.999,
+    precision: str = "32-true",
     seed: int = 0,
     accelerator: str = "auto",
     progress: bool = True,
@@ -42,18 +48,24 @@ def fit_prior(
     """Fit a prior to the latents of images and draw the model's samples from it from now on (`model.sampler`).
 
     One draw from the posterior of every image is taken, under the model's own label. A prior with a `fit(z, c)` is
-    fitted by it (`GaussianMixture`: seconds); any other is trained by its likelihood, in the loop of
-    :func:`condgen.fit`. The encoder, the decoder and `model.prior`, which the KL was taken against, stay as they are;
-    saving the model saves its sampler.
+    fitted by it (`GaussianMixture`: seconds); `FlowMatching` has its field trained, any other is trained by its
+    likelihood, in the loop of :func:`condgen.fit`. The encoder, the decoder and `model.prior`, which the KL was taken
+    against, stay as they are; saving the model saves its sampler.
 
     Args:
         model: trained, with one level of latents.
         data: what it was trained on; of a set with splits its `train` part.
         prior: for latents of the model's shape and its conditions.
+        validation: images whose latents choose how far a mixture's covariances are trusted; of a set with splits its
+            `validation` part.
         symmetries: encode each image in all its flips and quarter turns, for models trained on these.
         epochs: passes over the latents, where the prior is trained.
+        minutes: a budget of time for that instead.
         batch_size: latents a step.
         optimizer: parameters → optimizer.
+        learning_rate: share of the training done → factor of the optimizer's rate.
+        clip: the norm that gradients are cut to.
+        precision: of the networks; see :func:`condgen.fit`.
         ema: decay of the average of the prior's weights that is kept; None for the last weights.
         seed: of draws, order and clusters.
         accelerator: where the prior is trained.
@@ -77,30 +89,38 @@ def fit_prior(
         >>> model.sampler is prior, model.sample([0, 1]).shape
         (True, torch.Size([2, 3, 16, 16]))
     """
-    data = (data.train if data.splits else data).ordered(model.class_names)
-    z, c = encode_latents(model, data, symmetries=symmetries, seed=seed)
+    training, held_out = resolve_splits(data, validation)
+    z, c = encode_latents(model, training.ordered(model.class_names), symmetries=symmetries, seed=seed)
     check_shape(prior, c[:1], z)
+    others = None
+    if held_out is not None:
+        others = encode_latents(model, held_out.ordered(model.class_names), symmetries=symmetries, seed=seed)
     if hasattr(prior, "fit"):
-        prior.fit(z, c, seed=seed)  # type: ignore[operator]
+        prior.fit(z, c, seed=seed, validation=others)  # type: ignore[operator]
     else:
-        if hasattr(prior, "standardise"):
+        objective, labels = Likelihood(), c
+        if hasattr(prior, "matching"):
+            component = prior.prepare(z, c, seed, others)  # type: ignore[operator]
+            objective, labels = Matching(), torch.cat([c, component[:, None].to(c)], 1)
+        elif hasattr(prior, "standardise"):
             prior.standardise(z)  # type: ignore[operator]
-        density = Density(prior)
         loop = set_up(
-            density,
-            Likelihood(),
+            Density(prior),
+            objective,
             len(z),
-            epochs=epochs,
+            epochs=None if minutes else epochs,
+            minutes=minutes,
             batch_size=batch_size,
             optimizer=optimizer,
-            learning_rate=WarmupDecay(),
-            clip=10.0,
+            learning_rate=learning_rate,
+            clip=clip,
             ema=ema,
+            precision=precision,
             prepare=nn.Identity(),
             seed=seed,
             accelerator=accelerator,
         )
-        run(loop, History(), (z, c), None, lambda *_: None, progress)
+        run(loop, History(), (z, labels), None, lambda *_: None, progress)
     model.sampler = prior.to(model.device).eval()
     return model.sampler
 
@@ -160,14 +180,22 @@ class Density(nn.Module):
     """A prior as what the training loop trains: latents are its images, conditions its labels."""
 
     likelihood = None
-    noise_shapes: dict[str, tuple[int, ...]] = {}  # noqa: RUF012 - never changed
     provenance: dict[str, Any] = {}  # noqa: RUF012
 
     def __init__(self, prior: nn.Module) -> None:
         super().__init__()
         self.prior = prior
+        self.noise_shapes: dict[str, tuple[int, ...]] = getattr(prior, "training_noise", {})
         weight = next(prior.parameters())
         self.device, self.dtype = weight.device, weight.dtype
+
+
+class Matching(nn.Module):
+    """A flow's matching error as an objective; the last column of a label is the component."""
+
+    def loss(self, model: Density, x: Tensor, y: Tensor, noise: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Mean over the batch, of squared standardised velocities."""
+        return {"loss": model.prior.matching(x, y[:, :-1], y[:, -1].long(), noise).mean()}  # type: ignore[operator]
 
 
 class Likelihood(nn.Module):

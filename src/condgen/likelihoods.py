@@ -30,6 +30,7 @@ from condgen.parts import Part
 Measure = Literal["mass", "density"] | None
 Parameters = Float[Tensor, "batch parameters height width"]
 LOG_SCALE_RANGE = (-8.0, 4.0)
+GROUP = 64  # factors of 1/2 to 1 whose product neither underflows nor loses digits
 
 
 class Bernoulli(Part):
@@ -82,18 +83,22 @@ class BernoulliLogProb(torch.autograd.Function):
     sign, so nothing cancels.
     """
 
-    GROUP = 64
+    generate_vmap_rule = True
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, x: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(logits: Tensor, x: Tensor) -> Tensor:  # type: ignore[override]
         """Logits and pixels of one shape (..., channels, height, width) → (...)."""
-        ctx.save_for_backward(logits, x)
         factors = logits.abs().sigmoid_().flatten(-3)
         numbers = factors.shape[-1]
-        group = next(size for size in range(BernoulliLogProb.GROUP, 0, -1) if numbers % size == 0)
+        group = max(size for size in range(1, GROUP + 1) if numbers % size == 0)
         logs = factors.unflatten(-1, (group, numbers // group)).prod(-2).log_()
         missed = (x - (logits > 0).to(logits.dtype)).mul_(logits)
         return missed.flatten(-3).sum(-1) + logs.sum(-1)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:  # type: ignore[override]  # noqa: ARG004
+        """What the gradients need."""
+        ctx.save_for_backward(*inputs)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:  # type: ignore[override]

@@ -6,7 +6,8 @@ over all parameters. More is told where it is needed:
 * `phases`, several of :class:`Phase`, in order, instead of `loss`;
 * `schedules`, name → :class:`condgen.elbo.Schedule`: their values at each step are handed over by name, as tensors, and
   validation uses their final ones;
-* `select`, which term of the first phase chooses the best epoch, and whether the lowest or highest: ("loss", "min").
+* `select`, which term of the first phase chooses the best epoch, and whether its lowest, highest or last value:
+  ("loss", "min"), "max" or "last".
 
 A term called "output" is no number: the decoder's output, which the loop hands to `likelihood.observe` once a step.
 Networks of an objective's own are trained, saved and reloaded with the run.
@@ -91,7 +92,7 @@ def schedules_of(objective: Any) -> Mapping[str, Schedule]:
 
 
 def selection_of(objective: Any) -> tuple[str, str]:
-    """The term that chooses the best epoch, and which value of it: "min" or "max".
+    """The term that chooses the best epoch, and which value of it: "min", "max" or "last".
 
     Raises:
         ValueError: for another choice.
@@ -102,6 +103,6 @@ def selection_of(objective: Any) -> tuple[str, str]:
         ('loss', 'min')
     """
     term, direction = getattr(objective, "select", ("loss", "min"))
-    if direction not in ("min", "max"):
-        raise ValueError(f'Expected select as (term, "min" or "max"); got {(term, direction)}.')
+    if direction not in ("min", "max", "last"):
+        raise ValueError(f'Expected select as (term, "min", "max" or "last"); got {(term, direction)}.')
     return term, direction

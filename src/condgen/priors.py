@@ -6,15 +6,17 @@ everything is a tuple, level by level.
 
 A prior has two uses: the KL is taken against it while a model trains, and images are drawn from it. For the second a
 *fitted* prior may take its place afterwards (`ConditionalVAE.sampler`, :func:`condgen.fit_prior`): it offers
-`fit(z, c)`, or parameters to train. One that only draws needs no `prior(c)`. `choices`, where a prior has it, is how
-many leading numbers of its noise choose, and are not scaled by a temperature.
+`fit(z, c, seed, validation)`, or `matching(...)` to train its field by, or a density to be trained by. One that only
+draws needs no `prior(c)`. `choices`, where a prior has it, is how many leading numbers of its noise choose, and are not
+scaled by a temperature.
 """
 
-__all__ = ["Flow", "GaussianMixture", "LabelNormal", "Levels", "StandardNormal"]
+__all__ = ["Flow", "FlowMatching", "GaussianMixture", "LabelNormal", "Levels", "StandardNormal"]
 
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -22,11 +24,15 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
+from condgen.noise import Use, normal, stream
 from condgen.parts import Part
 from condgen.reparameterizers import Gaussian
+from condgen.velocities import MLPVelocity, ResNetVelocity
 
 PRINCIPAL = 24  # leading components in which clusters are looked for
-LEAST_MEMBERS = 20  # images that a component of a mixture is fitted to, at least
+LEAST_MEMBERS = 20  # latents that a component of a mixture is fitted to, at least
+SHRINKAGE = 0.3  # where no validation latents choose
+SHRINKAGES = (0.0, 0.15, 0.3, 0.5, 0.7, 0.85, 1.0)
 
 
 class StandardNormal(Part):
@@ -148,7 +154,9 @@ class GaussianMixture(Part):
         condition_dim: width of c.
         components: of each class, at most; a class of few images has fewer (20 images a component).
         classes: different conditions at most; by default as many as c is wide (at least 1).
-        shrinkage: weight of the class's mean covariance against the component's own, in [0, 1].
+        shrinkage: weight of the class's mean covariance against the component's own, in [0, 1]; None: this weight, and
+            that of all classes' pooled covariance against the class's, are chosen for each class by the likelihood of
+            validation latents, where :meth:`fit` is given some.
         em: steps of expectation maximisation (scikit-learn's) after the clusters; 0 for none.
 
     Raises:
@@ -179,13 +187,13 @@ class GaussianMixture(Part):
         condition_dim: int,
         components: int = 16,
         classes: int | None = None,
-        shrinkage: float = 0.3,
+        shrinkage: float | None = None,
         em: int = 0,
     ) -> None:
         super().__init__()
-        if min(components, condition_dim + 1) < 1 or not 0 <= shrinkage <= 1 or em < 0:
+        if min(components, condition_dim + 1) < 1 or not 0 <= (shrinkage or 0) <= 1 or em < 0:
             raise ValueError(
-                "Expected components of 1 or more, shrinkage in [0, 1] and em of 0 or more; got "
+                "Expected components of 1 or more, shrinkage in [0, 1] or None and em of 0 or more; got "
                 f"{components}, {shrinkage} and {em}."
             )
         self.shape, self.shrinkage, self.em = shape_of(latent), shrinkage, em
@@ -206,8 +214,20 @@ class GaussianMixture(Part):
                 self.conditions[:] = torch.eye(condition_dim)[:groups]
 
     @torch.no_grad()
-    def fit(self, z: Float[Tensor, "n *latent"], c: Float[Tensor, "n dim"], seed: int = 0) -> None:
+    def fit(
+        self,
+        z: Float[Tensor, "n *latent"],
+        c: Float[Tensor, "n dim"],
+        seed: int = 0,
+        validation: tuple[Tensor, Tensor] | None = None,
+    ) -> None:
         """Fit to latents and their conditions; the same latents give the same mixture.
+
+        Args:
+            z: latents.
+            c: their conditions.
+            seed: of the clusters.
+            validation: latents and conditions of other images, to choose the shrinkage by.
 
         Raises:
             ValueError: if there are more different conditions than classes, or latents that are not finite.
@@ -223,24 +243,32 @@ class GaussianMixture(Part):
                 "a prior for continuous conditions such as Flow."
             )
         self.scale.fit(z)
-        flat = self.scale(z).flatten(1)
+        flat = self.scale(z).flatten(1).cpu().double().numpy()
         # Conditions that no latent has lie beyond all others, and are never the nearest.
         self.conditions.fill_(math.inf)
-        for group, condition in enumerate(conditions):
-            self.conditions[group] = condition
-            self._fit_class(group, flat[groups == group].cpu().double().numpy(), seed)
+        self.conditions[: len(conditions)] = conditions.to(self.conditions)
+        held_out = np.zeros((0, self.dim)), np.zeros(0, np.int64)
+        if validation is not None:
+            held_out = self.scale(validation[0]).flatten(1).cpu().double().numpy(), self._groups(validation[1]).numpy()
+        found = [Clusters.of(flat[groups == k], self.components, seed) for k in range(len(conditions))]
+        pooled = np.stack([own.total * own.shared for own in found]).sum(0) / len(flat)
+        self.weights.zero_()
+        for group, own in enumerate(found):
+            self._keep(group, own, pooled, flat[groups == group], held_out[0][held_out[1] == group])
 
-    def _fit_class(self, group: int, z: np.ndarray, seed: int) -> None:
-        """The components of one class."""
-        weights, means, covariances = clusters(z, self.components, self.shrinkage, seed)
+    def _keep(self, group: int, own: "Clusters", pooled: np.ndarray, z: np.ndarray, held_out: np.ndarray) -> None:
+        """The components of one class, once it is settled how far to trust their covariances."""
+        if self.shrinkage is None and len(held_out) >= LEAST_MEMBERS:
+            covariances = own.best(pooled, held_out)
+        else:
+            covariances = own.shrunk(SHRINKAGE if self.shrinkage is None else self.shrinkage, 0.0, pooled)
+        weights, means = own.sizes / own.total, own.means
         if self.em and len(weights) > 1:
             weights, means, covariances = expectation_maximised(z, weights, means, covariances, self.em)
-        factors = np.linalg.cholesky(covariances)
-        self.weights[group] = 0.0
         count = len(weights)
         self.weights[group, :count] = torch.as_tensor(weights).to(self.weights)
         self.means[group, :count] = torch.as_tensor(means).to(self.means)
-        self.triangles[group, :count] = packed(torch.as_tensor(factors)).to(self.triangles)
+        self.triangles[group, :count] = packed(torch.as_tensor(np.linalg.cholesky(covariances))).to(self.triangles)
 
     def forward(self, c: Float[Tensor, "batch dim"]) -> "Mixture":
         """(batch, dim) → a distribution over z."""
@@ -250,13 +278,42 @@ class GaussianMixture(Part):
         self, c: Float[Tensor, "batch dim"], noise: Float[Tensor, "batch numbers"]
     ) -> Float[Tensor, "batch *latent"]:
         """The component by the first number of the noise, then its mean plus its Cholesky factor times the others."""
+        return self.draw_of(self.choose(c, noise[:, 0]), noise[:, 1:])
+
+    def choose(self, c: Float[Tensor, "batch dim"], noise: Float[Tensor, " batch"]) -> Int64[Tensor, " batch"]:
+        """A component for each condition by its weight; numbered through all classes."""
         groups = self._groups(c)
-        u = 0.5 * torch.special.erfc(-noise[:, 0] / math.sqrt(2))
+        u = 0.5 * torch.special.erfc(-noise / math.sqrt(2))
         edges = self.weights[groups].cumsum(1)
         component = (u[:, None] * edges[:, -1:] >= edges).sum(1).clamp(max=self.components - 1)
-        factor = unpacked(self.triangles[groups, component], self.dim)
-        z = self.means[groups, component] + torch.bmm(factor, noise[:, 1:, None].to(factor))[..., 0]
+        return groups * self.components + component
+
+    def draw_of(
+        self, component: Int64[Tensor, " batch"], noise: Float[Tensor, "batch dim"]
+    ) -> Float[Tensor, "batch *latent"]:
+        """Of each component its mean plus its Cholesky factor times the noise."""
+        factor = unpacked(self.triangles.flatten(0, 1)[component], self.dim)
+        z = self.means.flatten(0, 1)[component] + torch.bmm(factor, noise[..., None].to(factor))[..., 0]
         return self.scale.restored(z.unflatten(1, self.shape))
+
+    @torch.no_grad()
+    def assign(self, z: Float[Tensor, "n *latent"], c: Float[Tensor, "n dim"]) -> Int64[Tensor, " n"]:
+        """The component that most likely drew each latent; numbered through all classes."""
+        groups = self._groups(c)
+        return groups * self.components + self.log_joint(z, groups).argmax(1)
+
+    def log_joint(self, z: Float[Tensor, "n *latent"], groups: Int64[Tensor, " n"]) -> Float[Tensor, "n components"]:
+        """Log of weight times density of each component of a latent's class, nats; -inf where there is none."""
+        flat = self.scale(z).flatten(1)
+        found = flat.new_full((len(flat), self.components), -math.inf)
+        for group in groups.unique():
+            own = groups == group
+            for k in self.weights[group].nonzero()[:, 0]:
+                factor = unpacked(self.triangles[group, k], self.dim)
+                whitened = torch.linalg.solve_triangular(factor, (flat[own] - self.means[group, k]).T, upper=False)
+                log_det = factor.diagonal().log().sum()
+                found[own, k] = self.weights[group, k].log() - log_det - 0.5 * whitened.square().sum(0)
+        return found - self.scale.log_volume() - 0.5 * self.dim * math.log(2 * math.pi)
 
     def _groups(self, c: Tensor) -> Int64[Tensor, " batch"]:
         """The class of each condition: the nearest that was fitted."""
@@ -277,16 +334,7 @@ class Mixture(Distribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log-density of each latent, in nats."""
-        prior, z = self.prior, self.prior.scale(value).flatten(1)
-        found = z.new_full((len(z), prior.components), -math.inf)
-        for group in self.groups.unique():
-            own = self.groups == group
-            for k in prior.weights[group].nonzero()[:, 0]:
-                factor = unpacked(prior.triangles[group, k], prior.dim)
-                whitened = torch.linalg.solve_triangular(factor, (z[own] - prior.means[group, k]).T, upper=False)
-                log_det = factor.diagonal().log().sum()
-                found[own, k] = prior.weights[group, k].log() - log_det - 0.5 * whitened.square().sum(0)
-        return found.logsumexp(1) - prior.scale.log_volume() - 0.5 * prior.dim * math.log(2 * math.pi)
+        return self.prior.log_joint(value, self.groups).logsumexp(1)
 
     @property
     def mean(self) -> Tensor:
@@ -306,31 +354,71 @@ class Mixture(Distribution):
         return flat.unflatten(1, prior.shape) * prior.scale.per_channel(prior.scale.spread).square()
 
 
-def clusters(
-    z: Float[np.ndarray, "n d"], components: int, shrinkage: float, seed: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Shares, means and shrunk covariances of the clusters of one class's standardised latents."""
-    from sklearn.cluster import KMeans
-    from sklearn.covariance import oas
-    from sklearn.decomposition import PCA
+@dataclass(frozen=True)
+class Clusters:
+    """The clusters of one class's standardised latents.
 
-    n, d = z.shape
-    count = max(1, min(components, n // LEAST_MEMBERS))
-    members = np.zeros(n, np.int64)
-    if count > 1:
-        leading = PCA(min(PRINCIPAL, d, n), random_state=seed).fit_transform(z)
-        members = KMeans(count, n_init=1, random_state=seed).fit_predict(leading)  # type: ignore[arg-type]
-    sizes = np.bincount(members, minlength=count)
-    means = np.stack([z[members == k].mean(0) for k in range(count)])
-    residuals = z - means[members]
-    shared, _ = oas(residuals, assume_centered=True)
-    covariances = []
-    for k, size in enumerate(sizes):
-        # A cluster of few latents has too few to tell its covariance from its class's.
-        trust = (1 - shrinkage) * size / (size + d)
-        own = residuals[members == k]
-        covariances.append(trust * (own.T @ own) / max(size, 1) + (1 - trust) * shared)
-    return sizes / n, means, np.stack(covariances) + 1e-4 * np.eye(d)
+    Attributes:
+        sizes: latents of each.
+        means: of each.
+        covariances: of each, as they are.
+        shared: the mean covariance within clusters, shrunk towards a multiple of the identity.
+    """
+
+    sizes: Float[np.ndarray, " k"]
+    means: Float[np.ndarray, "k d"]
+    covariances: Float[np.ndarray, "k d d"]
+    shared: Float[np.ndarray, "d d"]
+
+    @property
+    def total(self) -> float:
+        """Latents of all."""
+        return float(self.sizes.sum())
+
+    @classmethod
+    def of(cls, z: Float[np.ndarray, "n d"], components: int, seed: int) -> "Clusters":
+        """At most `components` clusters, by k-means on the leading principal components."""
+        from sklearn.cluster import KMeans
+        from sklearn.covariance import oas
+        from sklearn.decomposition import PCA
+
+        n, d = z.shape
+        count = max(1, min(components, n // LEAST_MEMBERS))
+        members = np.zeros(n, np.int64)
+        if count > 1:
+            leading = PCA(min(PRINCIPAL, d, n), random_state=seed).fit_transform(z)
+            members = KMeans(count, n_init=1, random_state=seed).fit_predict(leading)  # type: ignore[arg-type]
+        sizes = np.bincount(members, minlength=count)
+        means = np.stack([z[members == k].mean(0) for k in range(count)])
+        residuals = z - means[members]
+        own = [residuals[members == k] for k in range(count)]
+        covariances = np.stack([r.T @ r / max(len(r), 1) for r in own])
+        return cls(sizes.astype(float), means, covariances, oas(residuals, assume_centered=True)[0])
+
+    def shrunk(self, towards_class: float, towards_all: float, pooled: np.ndarray) -> Float[np.ndarray, "k d d"]:
+        """Covariances mixed with the class's, that one with all classes'; the fewer latents a cluster has, the more."""
+        d = len(self.shared)
+        shared = (1 - towards_all) * self.shared + towards_all * pooled
+        trust = ((1 - towards_class) * self.sizes / (self.sizes + d))[:, None, None]
+        return trust * self.covariances + (1 - trust) * shared + 1e-4 * np.eye(d)
+
+    def best(self, pooled: np.ndarray, held_out: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "k d d"]:
+        """The covariances under which latents of other images are most likely: first one weight, then the other."""
+        tried = {weight: self.log_likelihood(self.shrunk(weight, 0.0, pooled), held_out) for weight in SHRINKAGES}
+        first = max(tried, key=tried.__getitem__)
+        tried = {weight: self.log_likelihood(self.shrunk(first, weight, pooled), held_out) for weight in SHRINKAGES}
+        return self.shrunk(first, max(tried, key=tried.__getitem__), pooled)
+
+    def log_likelihood(self, covariances: np.ndarray, z: Float[np.ndarray, "n d"]) -> float:
+        """Of latents under the mixture with these covariances, nats, without its constant."""
+        from scipy.linalg import solve_triangular
+
+        found = []
+        for size, mean, covariance in zip(self.sizes, self.means, covariances, strict=True):
+            factor = np.linalg.cholesky(covariance)
+            whitened = solve_triangular(factor, (z - mean).T, lower=True)
+            found.append(np.log(size) - np.log(np.diag(factor)).sum() - 0.5 * np.square(whitened).sum(0))
+        return float(np.logaddexp.reduce(found, axis=0).sum())
 
 
 def expectation_maximised(
@@ -450,6 +538,205 @@ class Flowing(Distribution):
     def log_prob(self, value: Tensor) -> Tensor:
         """Log-density of each latent, in nats."""
         return self.flow.log_prob(self.scale(value).flatten(1)) - self.scale.log_volume()
+
+
+class FlowMatching(Part):
+    r"""A velocity field that carries draws of another prior to where the latents lie, in a few steps.
+
+    .. math:: \frac{dz_t}{dt} = v(z_t, t, c, k), \qquad z_0 \sim p_0(z \mid c, k), \quad z_1 = z
+              \qquad \min_v \mathbb E \, \| v((1 - t) z_0 + t z_1, t, c, k) - (z_1 - z_0) \|^2
+
+    in standardised coordinates. From a fitted mixture the way is short: source and target of a pair belong to the same
+    component k, so the field only has to mend what Gaussians cannot say, and two Heun steps do. From a standard normal
+    it is the usual flow matching. Drawing is deterministic given the source's draw. :func:`condgen.fit_prior` fits the
+    source, pairs latents with components and trains the field.
+
+    Args:
+        latent: number of latents, or the shape of z.
+        condition_dim: width of c.
+        source: the prior that draws the start; by default the standard normal.
+        velocity: see :mod:`condgen.velocities`; by default a residual network for maps, a perceptron for vectors.
+        steps: of the way from source to latent.
+        solver: "heun" (two evaluations a step, second order) or "euler".
+        guidance: g; the field becomes :math:`v_c + g (v_c - v)` with v that of no condition, for truer labels at twice
+            the cost; 0: none.
+        drop: share of the training latents whose condition and component are hidden, so that guidance is possible.
+        density: whether `prior(c)` gives a distribution; its `log_prob` follows the field backwards from every
+            component of the class, with the divergence, and takes long.
+
+    Raises:
+        ValueError: for numbers out of range.
+
+    References:
+        Flow matching for generative modeling (Lipman et al., 2023), https://arxiv.org/abs/2210.02747; logistic-normal
+        times: Scaling rectified flow transformers (Esser et al., 2024), https://arxiv.org/abs/2403.03206; guidance:
+        Classifier-free diffusion guidance (Ho & Salimans, 2022), https://arxiv.org/abs/2207.12598; log_prob: FFJORD
+        (Grathwohl et al., 2019), https://arxiv.org/abs/1810.01367
+
+    Example:
+        >>> prior = FlowMatching((4, 7, 7), condition_dim=8, source=GaussianMixture((4, 7, 7), 8, components=2))
+        >>> prior.draw(torch.eye(8), torch.randn(8, *prior.noise_shape)).shape
+        torch.Size([8, 4, 7, 7])
+    """
+
+    def __init__(
+        self,
+        latent: int | Sequence[int],
+        condition_dim: int,
+        source: nn.Module | None = None,
+        velocity: nn.Module | None = None,
+        steps: int = 2,
+        solver: Literal["heun", "euler"] = "heun",
+        guidance: float = 0.0,
+        drop: float = 0.1,
+        density: bool = False,
+    ) -> None:
+        super().__init__()
+        if steps < 1 or solver not in ("heun", "euler") or guidance < 0 or not 0 <= drop < 1:
+            raise ValueError(
+                'Expected steps of 1 or more, solver "heun" or "euler", guidance of 0 or more and drop in [0, 1); got '
+                f"{steps}, {solver!r}, {guidance} and {drop}."
+            )
+        self.shape = shape_of(latent)
+        self.source: Any = source if source is not None else StandardNormal(latent)
+        self.noise_shape: tuple[int, ...] = tuple(self.source.noise_shape)
+        self.choices: int = getattr(self.source, "choices", 0)
+        components = self.source.weights.numel() if self.choices else 0
+        if velocity is None and len(self.shape) == 3:
+            velocity = ResNetVelocity(self.shape, condition_dim, components)
+        self.velocity: Any = velocity or MLPVelocity(math.prod(self.shape), condition_dim, components)
+        self.steps, self.solver, self.guidance = steps, solver, guidance
+        self.drop, self.density = drop, density
+        self.scale = ChannelScale(self.shape)
+
+    @torch.no_grad()
+    def prepare(
+        self, z: Tensor, c: Tensor, seed: int = 0, validation: tuple[Tensor, Tensor] | None = None
+    ) -> Int64[Tensor, " n"]:
+        """Before training: fit the source, where it can be, standardise, and say which component each latent is of."""
+        self.scale.fit(z)
+        if hasattr(self.source, "fit"):
+            self.source.fit(z, c, seed=seed, validation=validation)
+        if not self.choices:
+            return torch.zeros(len(z), dtype=torch.int64)
+        return torch.cat([self.source.assign(*part) for part in zip(z.split(4096), c.split(4096), strict=True)])
+
+    @property
+    def training_noise(self) -> dict[str, tuple[int, ...]]:
+        """Name → shape of the noise that :meth:`matching` needs for one latent."""
+        return {"z": self.noise_shape, "t": (), "drop": ()}
+
+    def matching(
+        self,
+        z: Float[Tensor, "batch *latent"],
+        c: Float[Tensor, "batch dim"],
+        component: Int64[Tensor, " batch"],
+        noise: dict[str, Tensor],
+    ) -> Float[Tensor, " batch"]:
+        """The squared error of the velocity at a random time, a mean over latents."""
+        with torch.autocast(z.device.type, enabled=False):  # the way's ends are no business of the network's
+            if self.choices:
+                start = self.source.draw_of(component, noise["z"][:, self.choices :])
+            else:
+                start = self.source.draw(c, noise["z"])
+            start, end, t = self.scale(start), self.scale(z), noise["t"].to(z.dtype).sigmoid()
+        dropped = (noise["drop"] < math.sqrt(2) * torch.erfinv(torch.tensor(2 * self.drop - 1))).to(z.dtype)
+        at = start + t.reshape(-1, *[1] * len(self.shape)) * (end - start)
+        error = self.velocity(at, t, c, component, dropped) - (end - start)
+        return error.float().square().flatten(1).mean(1)
+
+    def draw(
+        self, c: Float[Tensor, "batch dim"], noise: Float[Tensor, "batch *numbers"]
+    ) -> Float[Tensor, "batch *latent"]:
+        """A draw of the source, carried along the field."""
+        if self.choices:
+            component = self.source.choose(c, noise[:, 0])
+            z = self.source.draw_of(component, noise[:, self.choices :])
+        else:
+            z, component = self.source.draw(c, noise), torch.zeros(len(c), dtype=torch.int64, device=c.device)
+        z, dt = self.scale(z), 1 / self.steps
+        for k in range(self.steps):
+            slope = self.field(z, k * dt, c, component)
+            if self.solver == "heun":
+                slope = (slope + self.field(z + dt * slope, (k + 1) * dt, c, component)) / 2
+            z = z + dt * slope
+        return self.scale.restored(z)
+
+    def field(self, z: Tensor, t: float, c: Tensor, component: Tensor) -> Tensor:
+        """The velocity in standardised coordinates, guided."""
+        time, known = z.new_full((len(z),), t), z.new_zeros(len(z))
+        if not self.guidance:
+            return self.velocity(z, time, c, component, known)
+        pairs = [torch.cat(pair) for pair in ((z, z), (time, time), (c, c), (component, component), (known, known + 1))]
+        of_class, of_none = self.velocity(*pairs).chunk(2)
+        return of_class + self.guidance * (of_class - of_none)
+
+    def forward(self, c: Float[Tensor, "batch dim"]) -> "Carried":
+        """(batch, dim) → a distribution over z.
+
+        Raises:
+            NotImplementedError: unless a density was asked for.
+        """
+        if not self.density:
+            raise NotImplementedError("A flow's density takes long; build FlowMatching(density=True) for it.")
+        return Carried(self, c)
+
+
+class Carried(Distribution):
+    """The distribution of :class:`FlowMatching`: the source's, carried along the field."""
+
+    arg_constraints: ClassVar = {}  # type: ignore[reportIncompatibleMethodOverride, reportAssignmentType]
+    STEPS = 32  # of the way back
+    EXACT = 64  # latents up to which the divergence is summed exactly; beyond, probed
+    PROBES = 4
+
+    def __init__(self, prior: FlowMatching, c: Tensor) -> None:
+        self.prior, self.c = prior, c
+        super().__init__(c.shape[:1], torch.Size(prior.shape), validate_args=False)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log-density of each latent, nats: over all components of its class, each followed back to its source."""
+        prior, z = self.prior, self.prior.scale(value)
+        if not prior.choices:
+            component = torch.zeros(len(z), dtype=torch.int64, device=z.device)
+            start, gained = self._back(z, component)
+            return prior.source(self.c).log_prob(prior.scale.restored(start)) - gained
+        groups, count = prior.source._groups(self.c), prior.source.components
+        found = z.new_full((len(z), count), -math.inf)
+        for k in range(count):
+            present = prior.source.weights[groups, k] > 0
+            if bool(present.any()):
+                start, gained = self._back(z[present], (groups * count + k)[present], present)
+                joint = prior.source.log_joint(prior.scale.restored(start), groups[present])[:, k]
+                found[present, k] = joint - gained
+        return found.logsumexp(1)
+
+    def _back(self, z: Tensor, component: Tensor, rows: Tensor | slice = slice(None)) -> tuple[Tensor, Tensor]:
+        """Where latents came from, and the divergence gathered on the way there."""
+        gained, dt = z.new_zeros(len(z)), 1 / self.STEPS
+        for k in range(self.STEPS, 0, -1):
+            slope, spread = self._slope(z, k * dt, component, rows)
+            later, spread_later = self._slope(z - dt * slope, (k - 1) * dt, component, rows)
+            z, gained = z - dt * (slope + later) / 2, gained + dt * (spread + spread_later) / 2
+        return z, gained
+
+    def _slope(self, z: Tensor, t: float, component: Tensor, rows: Tensor | slice) -> tuple[Tensor, Tensor]:
+        """The velocity and its divergence: exact for few latents, an average of probes beyond (Hutchinson)."""
+        with torch.enable_grad():
+            at = z.detach().requires_grad_()
+            slope = self.prior.field(at, t, self.c[rows], component)
+            count = z[0].numel()
+            if count <= self.EXACT:
+                probes = torch.eye(count, device=z.device, dtype=z.dtype)
+            else:
+                signs = normal(0, torch.arange(self.PROBES, device=z.device), stream(Use.POSTERIOR), (count,), z.dtype)
+                probes = signs.sign() / math.sqrt(self.PROBES)
+            divergence = z.new_zeros(len(z))
+            for probe in probes:
+                along = probe.unflatten(0, z.shape[1:]).expand_as(z)
+                (back,) = torch.autograd.grad(slope, at, along, retain_graph=True)
+                divergence = divergence + (back * along).flatten(1).sum(1)
+        return slope.detach(), divergence.detach()
 
 
 class ChannelScale(nn.Module):

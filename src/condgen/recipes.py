@@ -3,21 +3,32 @@
 __all__ = ["RECIPES", "Recipe", "bloodmnist_reference", "latent_map", "smears_demo"]
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
+from condgen.adversarial import Adversarial
 from condgen.augmentations import Augmentation
+from condgen.checkpoints import load, save
 from condgen.conditioners import OneHot, Unconditional
 from condgen.cvae import ConditionalVAE, conditional_vae
+from condgen.data import LabelledImages
 from condgen.decoders import DeconvDecoder
+from condgen.discriminators import ConvDiscriminator
+from condgen.elbo import ELBO, LinearWarmup
 from condgen.encoders import ConvEncoder
+from condgen.fitting import fit_prior
 from condgen.layers import halvings
 from condgen.likelihoods import Bernoulli, Laplace
-from condgen.priors import StandardNormal
+from condgen.priors import Flow, FlowMatching, GaussianMixture, StandardNormal
 from condgen.reparameterizers import Gaussian
+from condgen.runs import History
+from condgen.training import WarmupDecay, adam, adamw, fit
 
 REFERENCE_CHANNELS = (16, 32, 64, 128, 256, 512)
 REFERENCE_STRIDES = (2, 2, 2, 2, 2, 1)
@@ -143,22 +154,166 @@ class Recipe:
         """
         return {**USUAL, **self.training, **{name: value for name, value in chosen.items() if value is not None}}
 
+    def fit(
+        self,
+        data: LabelledImages,
+        out: str | Path | None = None,
+        *,
+        model: ConditionalVAE | None = None,
+        seed: int = 0,
+        warmup: float = 0.0,
+        free_bits: float = 0.0,
+        overwrite: bool = False,
+        accelerator: str = "auto",
+        progress: bool = True,
+        about: Mapping[str, Any] | None = None,
+        say: Callable[[str], object] = lambda _: None,
+        **chosen: Any,
+    ) -> tuple[ConditionalVAE, History]:
+        """Train as the recipe says, and fit the prior it samples from: the model to use, and what training recorded.
+
+        Args:
+            data: images; of a set with splits its `train` part, with its `validation` part to choose by.
+            out: folder of the run; see :func:`condgen.fit`. The model there has its fitted prior.
+            model: to train instead of one that the recipe builds.
+            seed: of weights (where the recipe builds them), order, noise and everything else.
+            warmup: epochs over which beta rises from 0.
+            free_bits: nats per latent, or channel of a map, that cost nothing.
+            overwrite: whether `out` may hold an earlier run.
+            accelerator: "auto", "cpu", "cuda" or "mps".
+            progress: show it.
+            about: further entries for `run.json`.
+            say: called with what is being done.
+            **chosen: numbers instead of the recipe's; see `USUAL`. `epochs` replaces a budget of `minutes`.
+
+        Example:
+            >>> import condgen
+            >>> images = condgen.load_smears(200, size=16)
+            >>> model, history = RECIPES["latent_map"].fit(images, epochs=1, components=2, progress=False)
+            >>> type(model.sampler).__name__
+            'GaussianMixture'
+        """
+        numbers = self.numbers(**chosen)
+        if model is None:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                model = self.build(data.image_shape, data.num_classes)
+        by_epochs = chosen.get("epochs") is not None or numbers["minutes"] is None
+        history = fit(
+            model,
+            data,
+            epochs=numbers["epochs"] if by_epochs else None,
+            minutes=None if by_epochs else numbers["minutes"],
+            batch_size=numbers["batch_size"],
+            objective=objective_of(numbers, model, seed, warmup, free_bits),
+            optimizer=optimizer_of(numbers),
+            learning_rate=schedule_of(numbers["rise"], numbers["decay"]),
+            clip=numbers["clip"],
+            ema=numbers["ema"],
+            precision=numbers["precision"],
+            augment=numbers["augment"],
+            seed=seed,
+            out=out,
+            overwrite=overwrite,
+            accelerator=accelerator,
+            progress=progress,
+            about=about,
+        )
+        if out is not None:
+            model = load(out).to(model.device)
+        prior = sampler_of(numbers, model, data)
+        if prior is not None:
+            say(f"Fitting a {numbers['sampler'].replace('_', ' ')} to the latents of the training images.")
+            turns = numbers["augment"] is not None and numbers["augment"].flips and numbers["augment"].quarter_turns
+            trained = {"minutes": numbers["sampler_minutes"], "epochs": numbers["sampler_epochs"]}
+            if numbers["sampler"] == "flow_matching":
+                trained |= {"optimizer": partial(adamw, **MATCHING), "learning_rate": WarmupDecay(0.02, 0.5)}
+                trained |= {"batch_size": 128, "clip": 1.0, "ema": 0.9995, "precision": numbers["precision"]}
+            shared = {"seed": seed, "accelerator": accelerator, "progress": progress}
+            fit_prior(model, data, prior, symmetries=turns, **trained, **shared)
+            if out is not None:
+                save(model, out)
+        return model, history
+
+
+def objective_of(
+    numbers: Mapping[str, Any], model: ConditionalVAE, seed: int, warmup: float, free_bits: float
+) -> nn.Module:
+    """The bound, or with a discriminator beside it."""
+    beta = LinearWarmup(warmup, numbers["beta"]) if warmup else numbers["beta"]
+    if not numbers["adversarial"] and not numbers["matching"]:
+        return ELBO(beta, free_bits)
+    if model.image_shape is None:
+        raise ValueError("Expected a model that knows its image_shape, for the discriminator.")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        discriminator = ConvDiscriminator(model.image_shape, model.conditioner.dim)  # type: ignore[arg-type]
+    weights = {"weight": numbers["adversarial"], "matching": numbers["matching"], "start": numbers["critic_start"]}
+    return Adversarial(discriminator, beta, free_bits, **weights)
+
+
+def optimizer_of(numbers: Mapping[str, Any]) -> Any:
+    """What makes the optimizer of these numbers; a discriminator's learns half as fast."""
+
+    def of(rate: float) -> Any:
+        if numbers["optimizer"] == "adam":
+            return partial(adam, lr=rate)
+        return partial(adamw, lr=rate, betas=numbers["betas"], decay=numbers["weight_decay"])
+
+    rate = numbers["learning_rate"]
+    if not numbers["adversarial"] and not numbers["matching"]:
+        return of(rate)
+    return {"": of(rate), "discriminator": of(rate / 2)}
+
+
+def schedule_of(rise: float, decay: float) -> WarmupDecay | None:
+    """Of the learning rate, unless it stays."""
+    return WarmupDecay(rise, decay) if rise or decay else None
+
+
+def sampler_of(numbers: Mapping[str, Any], model: ConditionalVAE, data: LabelledImages) -> nn.Module | None:
+    """The prior to be fitted to the model's latents; none where that is not asked for, or needs classes.
+
+    Raises:
+        ValueError: for an unknown name.
+    """
+    kind, latent, dim = numbers["sampler"], model.prior.noise_shape, model.conditioner.dim
+    if kind == "none" or (kind == "mixture" and data.kind != "class"):
+        return None
+    if kind == "flow":
+        return Flow(latent, dim)
+    mixture = None
+    if data.kind == "class":
+        mixture = GaussianMixture(latent, dim, numbers["components"], classes=data.num_classes if dim else 1)
+    if kind == "mixture":
+        return mixture
+    if kind != "flow_matching":
+        raise ValueError(f"Expected a sampler among none, mixture, flow and flow_matching; got {kind!r}.")
+    return FlowMatching(latent, dim, mixture, steps=numbers["steps"], guidance=numbers["guidance"])
+
 
 USUAL = {
-    **{"epochs": 50, "batch_size": 128, "optimizer": "adam", "learning_rate": 1e-3, "weight_decay": 1e-3},
-    **{"betas": (0.9, 0.99), "rise": 0.0, "decay": 0.0, "clip": None, "ema": None, "precision": "32-true"},
-    **{"beta": 1.0, "augment": None, "sampler": "none", "components": 16},
+    **{"epochs": 50, "minutes": None, "batch_size": 128, "optimizer": "adam", "learning_rate": 1e-3},
+    **{"weight_decay": 1e-3, "betas": (0.9, 0.99), "rise": 0.0, "decay": 0.0, "clip": None, "ema": None},
+    **{"precision": "32-true", "beta": 1.0, "augment": None},
+    **{"adversarial": 0.0, "matching": 0.0, "critic_start": 0.25},
+    **{"sampler": "none", "components": 16, "sampler_epochs": 20, "sampler_minutes": None, "steps": 2, "guidance": 0.0},
 }
+MATCHING = {"lr": 2e-3, "betas": (0.9, 0.95), "decay": 1e-2}  # of a velocity field's optimizer
+LATENT_MAP = {
+    **{"epochs": 50, "batch_size": 64, "optimizer": "adamw", "learning_rate": 8e-4, "betas": (0.5, 0.95)},
+    **{"rise": 0.1, "decay": 0.4, "clip": 1.0, "ema": 0.998, "precision": "bf16-mixed", "beta": 0.25},
+    **{"augment": Augmentation(flips=True, quarter_turns=True), "sampler": "mixture"},
+}
+FAST = {**LATENT_MAP, "minutes": 8.5, "adversarial": 0.05, "matching": 0.5}
+SHARP = {**FAST, "minutes": 14.0, "sampler": "flow_matching", "sampler_minutes": 13.0}
 RECIPES = {
     "default": Recipe(conditional_vae, {"epochs": 50, "batch_size": 128}),
     "bloodmnist_reference": Recipe(bloodmnist_reference, {"epochs": 300, "batch_size": 128}),
-    "latent_map": Recipe(
-        latent_map,
-        {
-            **{"epochs": 50, "batch_size": 64, "optimizer": "adamw", "learning_rate": 8e-4, "betas": (0.5, 0.95)},
-            **{"rise": 0.1, "decay": 0.4, "clip": 1.0, "ema": 0.998, "precision": "bf16-mixed", "beta": 0.25},
-            **{"augment": Augmentation(flips=True, quarter_turns=True), "sampler": "mixture"},
-        },
-    ),
+    "latent_map": Recipe(latent_map, LATENT_MAP),
+    "fast": Recipe(latent_map, FAST),
+    "sharp": Recipe(latent_map, SHARP),
+    "bloodmnist_fast": Recipe(latent_map, FAST),
+    "bloodmnist_sharp": Recipe(latent_map, SHARP),
     "smears_demo": Recipe(smears_demo, {"epochs": 20, "batch_size": 128}),
 }

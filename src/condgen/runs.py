@@ -40,7 +40,8 @@ class History:
         rows: name → number, per epoch.
         best_epoch: the one with the lowest validation loss (or what the objective selects by); without validation the
             last.
-        select: the term that chooses the best epoch, and whether its lowest ("min") or highest ("max") value.
+        select: the term that chooses the best epoch, and whether its lowest ("min") or highest ("max") value, or that
+            of the last epoch ("last").
 
     Example:
         >>> History([{"epoch": 1, "train_loss": 3.0}, {"epoch": 2, "train_loss": 2.0}])["train_loss"]
@@ -52,7 +53,10 @@ class History:
     select: tuple[str, str] = ("loss", "min")
 
     def __getitem__(self, name: str) -> list[float]:
-        return [row[name] for row in self.rows]
+        """A number of every epoch; NaN in epochs that did not have it."""
+        if self.rows and not any(name in row for row in self.rows):
+            raise KeyError(name)
+        return [row.get(name, math.nan) for row in self.rows]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -71,7 +75,7 @@ class History:
                 f"The loss is no longer finite in epoch {row['epoch']} ({loss}){kept}. Lower the learning rate, or "
                 "look for damaged images."
             )
-        name, sign = f"validation_{self.select[0]}", 1 if self.select[1] == "min" else -1
+        name, sign = f"validation_{self.select[0]}", {"min": 1, "max": -1, "last": 0}[self.select[1]]
         if name not in row and "validation_loss" in row:
             raise ValueError(f"Expected a term {self.select[0]!r} to select by; the objective has {', '.join(row)}.")
         if sign * row.get(name, 0.0) <= min(sign * r.get(name, 0.0) for r in self.rows):
@@ -80,7 +84,8 @@ class History:
     def to_csv(self) -> str:
         """The rows as CSV text with a header."""
         text = io.StringIO()
-        writer = csv.DictWriter(text, list(self.rows[0]) if self.rows else [], lineterminator="\n")
+        names = list(dict.fromkeys(name for row in self.rows for name in row))  # a phase may begin later
+        writer = csv.DictWriter(text, names, lineterminator="\n")
         writer.writeheader()
         writer.writerows(self.rows)
         return text.getvalue()

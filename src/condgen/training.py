@@ -125,15 +125,25 @@ class Averaged:
 
 
 class Plan:
-    """How far training is: epochs are given, or follow from a budget of minutes and the rate of the first steps."""
+    """How far training is: epochs are given, or follow from a budget of minutes and the rate so far.
+
+    The first steps give a plan. Later ones may be slower, since a phase began or the machine got busy: at the end of an
+    epoch that no longer fits the plan, the rest is planned anew. What schedules go by, the share of training that is
+    done, never jumps: `anchors` says from which epoch and share on the rest is counted.
+    """
+
+    TOLERANCE = 0.1  # of the epochs left, by which a plan may be wrong
 
     def __init__(self, epochs: int | None, minutes: float | None, steps: int) -> None:
         self.epochs, self.minutes, self.steps = epochs, minutes, steps
         self.started, self.times = time.perf_counter(), [time.perf_counter()]
+        self.epoch_began = self.started
+        self.anchors: list[tuple[float, float]] = [(0.0, 0.0)]
 
     def share(self, epoch: float) -> float:
         """Of the training that is done; 0 as long as that is not known."""
-        return epoch / self.epochs if self.epochs else 0.0
+        begun, done = self.anchors[-1]
+        return done + (1 - done) * (epoch - begun) / (self.epochs - begun) if self.epochs else 0.0
 
     def stepped(self) -> None:
         """Count a step; after the first ones, plan."""
@@ -151,6 +161,17 @@ class Plan:
             done = (len(self.times) - 1) / self.steps
             # Validation, files and whatever else an epoch costs besides its steps: a twelfth.
             self.epochs = max(1, math.floor(done + left / (1.08 * seconds * self.steps)))
+
+    def epoch_ended(self, epoch: int) -> None:
+        """Plan the rest anew after so many epochs, if at the rate of this one it would miss the budget."""
+        now = time.perf_counter()
+        seconds, self.epoch_began = now - self.epoch_began, now
+        if self.minutes is None or self.epochs is None or epoch >= self.epochs:
+            return
+        fitting = max(1, math.floor((60 * self.minutes - (now - self.started)) / seconds))
+        if abs(fitting - (self.epochs - epoch)) > max(1, self.TOLERANCE * (self.epochs - epoch)):
+            self.anchors.append((float(epoch), self.share(epoch)))
+            self.epochs = epoch + fitting
 
 
 @dataclass
@@ -302,8 +323,8 @@ def fit(
             `validation` part unless another is given. Class names decide which class is which.
         validation: images to choose the best epoch by; of a set with splits its `validation` part.
         epochs: passes over the data; by default 50.
-        minutes: a budget of time instead: as many epochs as fit, at the rate of the first 20 steps. Schedules that
-            go by the share of training follow that plan, which `run.json` keeps.
+        minutes: a budget of time instead: as many epochs as fit, planned after the first 20 steps and again when the
+            rate changes. Schedules that go by the share of training follow that plan, which `run.json` keeps.
         batch_size: images a step; the last, smaller batch is kept.
         objective: by default `ELBO()`; see :mod:`condgen.objectives` for what it may be.
         optimizer: parameters → optimizer, e.g. `functools.partial(adamw, lr=3e-4)`; for several phases one for all, or
@@ -385,7 +406,7 @@ def fit(
     folder = RunFolder(out, settings, provenance)
 
     def after(row: dict[str, float], history: History) -> None:
-        folder.settings = {**settings, "epochs": loop.plan.epochs}
+        folder.settings = {**settings, "epochs": loop.plan.epochs, "anchors": loop.plan.anchors}
         folder.keep(loop.kept, history, loop.step.objective)
         if on_epoch:
             on_epoch(int(row["epoch"]), loop.kept, row)
@@ -487,6 +508,7 @@ def run(
                 after(row, history)
                 loop.show.epoch(row)
                 epoch += 1
+                loop.plan.epoch_ended(epoch)
     finally:
         if loop.averaged:
             model.load_state_dict(loop.kept.state_dict())

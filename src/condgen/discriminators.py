@@ -1,0 +1,84 @@
+"""Discriminators: image and condition in, scores of how real it looks, and the features they were read from, out.
+
+Contract: `discriminator(x, c) → (scores, features)`, with x (batch, channels, height, width) in [0, 1] or a little
+beyond, c (batch, dim), scores of any shape with the batch first (higher: more real) and features, a tuple of maps, for
+losses that match them. It belongs to an objective (:class:`condgen.adversarial.Adversarial`), not to a model.
+"""
+
+__all__ = ["ConvDiscriminator"]
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+from condgen.parts import Part
+
+
+class ConvDiscriminator(Part):
+    r"""A few convolutions that judge patches: one score for each place of the last map, the condition by projection.
+
+    .. math:: s_p(x, c) = w^\top h_p + (V c)^\top h_p
+
+    with h the last map of features and p its places. The image goes in as its 2x2 pixels stacked; all layers are
+    spectrally normalised, so that no score can change faster than the image does.
+
+    Args:
+        image_shape: (channels, height, width), from 8x8 up.
+        condition_dim: width of c; 0: no projection.
+        widths: channels of the convolutions, the first at half the image's size, the second halving it again, further
+            ones at that size.
+        slope: of the leaky rectifiers.
+
+    Raises:
+        ValueError: for an image smaller than 8x8, or fewer than two widths.
+
+    References:
+        cGANs with projection discriminator (Miyato & Koyama, 2018), https://arxiv.org/abs/1802.05637; spectral
+        normalization for generative adversarial networks (Miyato et al., 2018), https://arxiv.org/abs/1802.05957;
+        scores of patches: Image-to-image translation with conditional adversarial networks (Isola et al., 2017),
+        https://arxiv.org/abs/1611.07004
+
+    Example:
+        >>> import torch
+        >>> discriminator = ConvDiscriminator((3, 28, 28), condition_dim=8)
+        >>> scores, features = discriminator(torch.zeros(2, 3, 28, 28), torch.eye(8)[:2])
+        >>> scores.shape, [tuple(f.shape[1:]) for f in features]
+        (torch.Size([2, 7, 7]), [(48, 14, 14), (96, 7, 7), (96, 7, 7)])
+    """
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        condition_dim: int,
+        widths: Sequence[int] = (48, 96, 96),
+        slope: float = 0.2,
+    ) -> None:
+        super().__init__()
+        if min(image_shape[1:]) < 8 or len(widths) < 2:
+            raise ValueError(f"Expected images of at least 8x8 and two widths or more; got {image_shape} and {widths}.")
+        self.slope = slope
+        channels = (4 * image_shape[0], *widths)
+        self.convs = nn.ModuleList(
+            spectral_norm(nn.Conv2d(i, o, 3, stride=2 if k == 1 else 1, padding=1))
+            for k, (i, o) in enumerate(pairwise(channels))
+        )
+        self.score = spectral_norm(nn.Conv2d(widths[-1], 1, 1))
+        self.projection = spectral_norm(nn.Linear(condition_dim, widths[-1], bias=False)) if condition_dim else None
+
+    def forward(
+        self, x: Float[Tensor, "batch channels height width"], c: Float[Tensor, "batch dim"]
+    ) -> tuple[Float[Tensor, "batch rows columns"], tuple[Tensor, ...]]:
+        """(x, c) → scores of places, and every map of features."""
+        h = F.pad(2 * x - 1, (0, x.shape[3] % 2, 0, x.shape[2] % 2), mode="replicate")
+        h, features = F.pixel_unshuffle(h, 2), []
+        for conv in self.convs:
+            h = F.leaky_relu(conv(h), self.slope)
+            features.append(h)
+        scores = self.score(h)[:, 0]
+        if self.projection is not None:
+            scores = scores + (self.projection(c)[:, :, None, None] * h).sum(1)
+        return scores, tuple(features)

@@ -1,0 +1,190 @@
+r"""Velocity networks: where a latent is on its way from noise, when and under which condition in, where it moves out.
+
+Contract: `velocity(z, t, c, component, dropped) → dz/dt`, with z of the latent's shape, t (batch,) in [0, 1], c (batch,
+dim), component (batch,) integers in [0, components) and dropped (batch,), 1 where condition and component are to be
+ignored. They belong to :class:`condgen.priors.FlowMatching`.
+"""
+
+__all__ = ["MLPVelocity", "ResNetVelocity"]
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from condgen.layers import ChannelNorm, ResidualBlock
+from condgen.parts import Part
+
+FREQUENCIES = 32  # of time
+
+
+class Embedding(nn.Module):
+    """Time, condition and component as one vector.
+
+    Args:
+        condition_dim: width of c.
+        components: how many there are; 0: none.
+        width: of the vector.
+
+    Example:
+        >>> embed = Embedding(3, 4, 16)
+        >>> embed(torch.rand(2), torch.eye(3)[:2], torch.tensor([0, 3]), torch.tensor([0.0, 1.0])).shape
+        torch.Size([2, 16])
+    """
+
+    def __init__(self, condition_dim: int, components: int, width: int) -> None:
+        super().__init__()
+        self.time = nn.Sequential(nn.Linear(2 * FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
+        self.condition = nn.Linear(condition_dim, width, bias=False) if condition_dim else None
+        self.component = nn.Embedding(components, width) if components else None
+        self.dropped = nn.Parameter(torch.zeros(width))
+
+    def forward(
+        self,
+        t: Float[Tensor, " batch"],
+        c: Float[Tensor, "batch dim"],
+        component: Int64[Tensor, " batch"],
+        dropped: Float[Tensor, " batch"],
+    ) -> Float[Tensor, "batch width"]:
+        """Of each latent."""
+        frequencies = torch.exp(torch.linspace(0, math.log(1000), FREQUENCIES, device=t.device, dtype=t.dtype))
+        angles = t[:, None] * frequencies
+        about = torch.zeros_like(self.dropped)
+        about = about + self.condition(c) if self.condition is not None else about
+        about = about + self.component(component) if self.component is not None else about
+        about = (1 - dropped[:, None]) * about + dropped[:, None] * self.dropped
+        return F.silu(self.time(torch.cat([angles.cos(), angles.sin()], 1)) + about)
+
+
+class ResNetVelocity(Part):
+    """Residual blocks on a latent map, all at its size, with attention between its places after one and two thirds.
+
+    Args:
+        shape: of z, (channels, height, width).
+        condition_dim: width of c.
+        components: how many there are; 0: none.
+        width: channels.
+        depth: residual blocks.
+        embedding: width of what modulates the blocks.
+        heads: of the attention; 0: none.
+
+    References:
+        Diffusion models beat GANs on image synthesis (Dhariwal & Nichol, 2021), https://arxiv.org/abs/2105.05233
+
+    Example:
+        >>> velocity = ResNetVelocity((4, 7, 7), condition_dim=8, components=16, width=16, depth=2)
+        >>> z, t = torch.zeros(2, 4, 7, 7), torch.rand(2)
+        >>> velocity(z, t, torch.eye(8)[:2], torch.tensor([0, 15]), torch.zeros(2)).shape
+        torch.Size([2, 4, 7, 7])
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        condition_dim: int,
+        components: int = 0,
+        width: int = 96,
+        depth: int = 8,
+        embedding: int = 128,
+        heads: int = 4,
+    ) -> None:
+        super().__init__()
+        channels, height, columns = shape
+        self.embed = Embedding(condition_dim, components, embedding)
+        self.first = nn.Conv2d(channels, width, 3, padding=1)
+        self.positions = nn.Parameter(0.02 * torch.randn(width, height, columns))
+        self.blocks = nn.ModuleList(ResidualBlock(width, embedding) for _ in range(depth))
+        after = sorted({depth // 3, 2 * depth // 3}) if heads else []
+        self.attention = nn.ModuleDict({str(k): SelfAttention(width, heads) for k in after})
+        self.norm = ChannelNorm(width)
+        self.last = nn.Conv2d(width, channels, 3, padding=1)
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)  # type: ignore[arg-type]
+
+    def forward(
+        self,
+        z: Float[Tensor, "batch channels height width"],
+        t: Float[Tensor, " batch"],
+        c: Float[Tensor, "batch dim"],
+        component: Int64[Tensor, " batch"],
+        dropped: Float[Tensor, " batch"],
+    ) -> Float[Tensor, "batch channels height width"]:
+        """Dz/dt."""
+        about = self.embed(t, c, component, dropped)
+        h = self.first(z) + self.positions
+        for k, block in enumerate(self.blocks):
+            h = block(h, about)
+            if str(k) in self.attention:
+                h = self.attention[str(k)](h)
+        return self.last(F.silu(self.norm(h)))
+
+
+class SelfAttention(nn.Module):
+    """Every place of a map looks at every other, around which the input goes; it starts as the identity.
+
+    Example:
+        >>> h = torch.randn(2, 16, 7, 7)
+        >>> torch.equal(SelfAttention(16, 4)(h), h)
+        True
+    """
+
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__()
+        self.heads, self.norm = heads, ChannelNorm(channels)
+        self.inner, self.outer = nn.Linear(channels, 3 * channels), nn.Linear(channels, channels)
+        nn.init.zeros_(self.outer.weight)
+        nn.init.zeros_(self.outer.bias)
+
+    def forward(self, h: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch channels height width"]:
+        """Feature map → feature map."""
+        places = self.norm(h).flatten(2).transpose(1, 2)
+        q, k, v = self.inner(places).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        seen = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        return h + self.outer(seen).transpose(1, 2).unflatten(2, h.shape[2:])
+
+
+class MLPVelocity(Part):
+    """Residual layers on a vector of latents.
+
+    Args:
+        latent: number of latents.
+        condition_dim: width of c.
+        components: how many there are; 0: none.
+        width: of each layer.
+        depth: layers.
+
+    Example:
+        >>> velocity = MLPVelocity(2, condition_dim=3, width=16, depth=2)
+        >>> z, t, c = torch.zeros(5, 2), torch.rand(5), torch.zeros(5, 3)
+        >>> velocity(z, t, c, torch.zeros(5, dtype=int), torch.zeros(5)).shape
+        torch.Size([5, 2])
+    """
+
+    def __init__(self, latent: int, condition_dim: int, components: int = 0, width: int = 256, depth: int = 4) -> None:
+        super().__init__()
+        self.embed = Embedding(condition_dim, components, width)
+        self.first = nn.Linear(latent, width)
+        self.layers = nn.ModuleList(
+            nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
+            for _ in range(depth)
+        )
+        self.last = nn.Linear(width, latent)
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)
+
+    def forward(
+        self,
+        z: Float[Tensor, "batch latent"],
+        t: Float[Tensor, " batch"],
+        c: Float[Tensor, "batch dim"],
+        component: Int64[Tensor, " batch"],
+        dropped: Float[Tensor, " batch"],
+    ) -> Float[Tensor, "batch latent"]:
+        """Dz/dt."""
+        about, h = self.embed(t, c, component, dropped), self.first(z)
+        for layer in self.layers:
+            h = h + layer(h + about)
+        return self.last(h)
