@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import condgen
-from condgen import conditioners, likelihoods, priors, reparameterizers
+from condgen import checkpoints, conditioners, likelihoods, priors, reparameterizers
 from condgen.checkpoints import build, describe, load, save
 from condgen.encoders import ConvEncoder
 from condgen.files import replacing, write_atomically
@@ -735,3 +735,41 @@ def environment():
     """Of a new process that finds the condgen under test."""
     source = str(Path(importlib.util.find_spec("condgen").origin).parents[1])
     return {**os.environ, "PYTHONPATH": os.pathsep.join([source, os.environ.get("PYTHONPATH", "")])}
+
+
+class TestHalf:
+    def test_half_the_space_and_the_same_images_nearly(self, tmp_path):
+        torch.manual_seed(0)
+        model = condgen.conditional_vae((3, 16, 16), 4, latent=(2, 4, 4), width=16)
+        whole, half = condgen.save(model, tmp_path / "whole"), condgen.save(model, tmp_path / "half", half=True)
+        sizes = [(folder / "model.safetensors").stat().st_size for folder in (half, whole)]
+        assert sizes[0] < 0.6 * sizes[1]
+        again = condgen.load(half)
+        assert {p.dtype for p in again.parameters()} == {torch.float32}
+        y = [0, 1, 2, 3] * 4
+        assert (again.sample(y) - condgen.load(whole).sample(y)).abs().max() < 1.5 / 255
+        kept = condgen.load(condgen.save(again, tmp_path / "again", half=True))  # nothing is lost a second time
+        assert torch.equal(kept.sample(y), again.sample(y))
+
+    def test_damage_is_noticed(self, tmp_path):
+        file = condgen.save(condgen.conditional_vae((1, 8, 8), 2, latent=4), tmp_path, half=True) / "model.safetensors"
+        content = bytearray(file.read_bytes())
+        content[-3] ^= 1
+        file.write_bytes(bytes(content))
+        with pytest.raises(ValueError, match="is damaged"):
+            condgen.load(tmp_path)
+
+
+class TestShipped:
+    def test_a_name_is_a_model_that_comes_with_the_package(self, tmp_path, monkeypatch):
+        model = condgen.conditional_vae((1, 8, 8), 2, latent=4)
+        condgen.save(model, tmp_path / "weights" / "cells")
+        monkeypatch.setattr(checkpoints, "SHIPPED", tmp_path / "weights")
+        monkeypatch.chdir(tmp_path)
+        assert checkpoints.shipped() == ["cells"]
+        assert torch.equal(condgen.load("cells").sample([0, 1]), model.eval().sample([0, 1]))
+        other = condgen.conditional_vae((1, 8, 8), 3, latent=2)
+        condgen.save(other, tmp_path / "cells")  # a folder of one's own comes first
+        assert condgen.load("cells").conditioner.dim == 3
+        with pytest.raises(FileNotFoundError, match="No model in nowhere"):
+            condgen.load("nowhere")

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -267,6 +268,25 @@ class TestBudget:
             plan.stepped()
         assert plan.epochs == math.floor(2 + (600 - 21) / (1.08 * 10))
         assert plan.share(plan.epochs / 2) == 0.5
+
+    def test_a_slower_rate_changes_the_plan_and_no_share_jumps(self, monkeypatch):
+        now = 0.0
+        monkeypatch.setattr(training.time, "perf_counter", lambda: now)
+        plan, shares, epoch = Plan(None, 10.0, steps=10), [], 0
+        while plan.epochs is None or epoch < plan.epochs:
+            for step in range(10):
+                shares.append(plan.share(epoch + step / 10))
+                now += 1.0 if epoch < 20 else 2.0
+                plan.stepped()
+            epoch += 1
+            plan.epoch_ended(epoch)
+        assert plan.share(epoch) == pytest.approx(1)
+        known = np.array(shares[20:])
+        assert (np.diff(known) > 0).all()
+        assert np.diff(known).max() < 0.01
+        assert 560 < now <= 600  # at the first rate it would have been 1,000 seconds
+        assert plan.anchors[0] == (0.0, 0.0)
+        assert len(plan.anchors) <= 4
 
     def test_it_is_kept(self, tmp_path):
         history = quiet(small(), toy(), minutes=0.02, out=tmp_path)

@@ -5,7 +5,7 @@ layer of `torch.nn` by its attributes; anything else is handed over again at loa
 alone. Being one file, a saved model is whole at every moment. Format 1, two files, is still read.
 """
 
-__all__ = ["build", "describe", "load", "save"]
+__all__ = ["build", "describe", "load", "save", "shipped"]
 
 import hashlib
 import inspect
@@ -40,7 +40,10 @@ FLOATS = ("F64", "F32", "F16", "BF16")
 SAFETENSORS = {torch.int64: "I64", torch.int32: "I32", torch.uint8: "U8", torch.bool: "BOOL"}
 
 
-def save(model: ConditionalVAE, path: str | Path) -> Path:
+SHIPPED = Path(__file__).parent / "weights"  # models that come with the package
+
+
+def save(model: ConditionalVAE, path: str | Path, *, half: bool = False) -> Path:
     """Write a model to a folder, which is made where it is missing, as the one file `model.safetensors`.
 
     Before anything is written the description is built again without memory, and every name and shape compared.
@@ -50,6 +53,8 @@ def save(model: ConditionalVAE, path: str | Path) -> Path:
         model: a `ConditionalVAE` from any parts. Parts that cannot be described (a user's own modules) are noted
             by their place and handed over again at :func:`load`.
         path: of the folder.
+        half: store numbers in half precision, in half the space; they are read back as float32, and images change
+            by about a grey level.
 
     Returns:
         The folder.
@@ -69,7 +74,7 @@ def save(model: ConditionalVAE, path: str | Path) -> Path:
         >>> torch.equal(model.sample([0, 1]), again.sample([0, 1]))
         True
     """
-    content, path = to_file(model), Path(path)
+    content, path = to_file(model, half), Path(path)
     path.mkdir(parents=True, exist_ok=True)
     with undisturbed():
         write_atomically(path / WEIGHTS, content)
@@ -86,7 +91,17 @@ def is_description(file: Path) -> bool:
         return False
 
 
-def to_file(model: ConditionalVAE) -> bytes:
+def shipped() -> list[str]:
+    """The names of the models that come with condgen, for :func:`load`.
+
+    Example:
+        >>> all(isinstance(name, str) for name in shipped())
+        True
+    """
+    return sorted(file.parent.name for file in SHIPPED.glob(f"*/{WEIGHTS}"))
+
+
+def to_file(model: ConditionalVAE, half: bool = False) -> bytes:
     """The content of the file that :func:`save` writes."""
     if type(model) is not ConditionalVAE:
         raise TypeError(
@@ -104,6 +119,8 @@ def to_file(model: ConditionalVAE) -> bytes:
         )
     # Copies on the CPU; safetensors refuses tensors that share memory.
     weights = {k: v.detach().cpu().clone().contiguous() for k, v in model.state_dict().items()}
+    if half:
+        weights = {k: v.half() if v.is_floating_point() else v for k, v in weights.items()}
     config = {
         "format": FORMAT,
         "condgen": condgen.__version__,
@@ -112,6 +129,7 @@ def to_file(model: ConditionalVAE) -> bytes:
         "preprocessing": PREPROCESSING,
         "provenance": dict(model.provenance),
         "weights": weights_hash(weights),
+        "half": half,
         "assembly": assembly,
     }
     return to_bytes(weights, {HEADER: json.dumps(config)})
@@ -123,7 +141,8 @@ def load(path: str | Path, parts: Mapping[str, nn.Module] | None = None) -> Cond
     Nothing of the size that a description claims is allocated before it is known to fit the weights.
 
     Args:
-        path: of a folder that :func:`save` or a training run wrote.
+        path: of a folder that :func:`save` or a training run wrote, or the name of a model that comes with condgen
+            (:func:`shipped`), where there is no such folder.
         parts: the modules that were not condgen's or torch's, by their place: `{"encoder": mine}`. Their weights
             are loaded into them.
 
@@ -133,6 +152,8 @@ def load(path: str | Path, parts: Mapping[str, nn.Module] | None = None) -> Cond
             missing or do not fit.
     """
     weights = Path(path) / WEIGHTS
+    if str(path) in shipped() and not Path(path).exists():
+        weights = SHIPPED / str(path) / WEIGHTS
     config = read_config(weights)
     external = dict(parts or {})
     try:
@@ -153,6 +174,8 @@ def load(path: str | Path, parts: Mapping[str, nn.Module] | None = None) -> Cond
     tensors = {name: tensor.clone() for name, tensor in load_file(weights).items()}
     if stored_hash(weights, tensors, config) != config["weights"]:
         raise ValueError(f"{weights} is damaged: its weights are not those it was written with. Restore the file.")
+    if config.get("half"):
+        tensors = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
     model.load_state_dict(tensors, assign=True)
     if not parts:
         check_assembly(weights, model)

@@ -236,7 +236,7 @@ def sample(
     """Draw new images from a trained model: so many of every class, or one for each label you list.
 
     Args:
-        run: folder of a trained model.
+        run: folder of a trained model, or the name of one that comes with condgen: bloodmnist.
         out: a .png grid, an .npz file (images and labels), or a folder (one subfolder per class); by default
             samples.png in the run.
         per_class: images of every class; where labels are no classes, images with the labels of validation images.
@@ -247,7 +247,7 @@ def sample(
         temperature: scales the noise; below 1 is more typical and less varied.
         accelerator: where to draw.
     """
-    model, out = on(accelerator, load(run)), out or run / "samples.png"
+    model, out = on(accelerator, load(run)), out or (run if run.exists() else Path()) / "samples.png"
     classes = num_classes(model) if model.conditioner.columns <= 1 and not continuous(model) else 0
     if labels is not None:
         wanted = model.labels([label_number(model, label) for label in labels])
