@@ -9,7 +9,9 @@ import torch
 import torch.nn.functional as F
 
 import condgen
+from condgen.adversarial import Adversarial
 from condgen.data import LabelledImages
+from condgen.discriminators import ConvDiscriminator
 from condgen.evaluation import evaluate, read_evaluation
 from condgen.features import load_judge
 from condgen.parts import weights_hash
@@ -345,6 +347,14 @@ class TestWhatIsKnownOfTheRun:
         condgen.fit(model, smears(60, 5), epochs=1, progress=False, accelerator="cpu")
         found = evaluate(model, cells, judge=judge, usefulness="none", images=50)
         assert "trained on other images" in " ".join(found.details["warnings"])
+
+    def test_that_the_decoder_left_the_bound_is_said(self, cells, judge):
+        model = condgen.conditional_vae(cells.image_shape, 8, latent=2, width=4)
+        critic = ConvDiscriminator(cells.image_shape, 8, widths=(4, 4))
+        condgen.fit(model, cells, epochs=1, objective=Adversarial(critic), progress=False, accelerator="cpu")
+        found = evaluate(model, cells, judge=judge, usefulness="none", images=50)
+        assert "trained by Adversarial, not by the bound alone" in " ".join(found.details["warnings"])
+        assert found["elbo"].overall is not None
 
     def test_a_run_that_stopped_on_nan_is_evaluated_all_the_same(self, cells, judge, fresh, tmp_path):
         history = condgen.History([{"epoch": 1, "train_loss": 3.0}, {"epoch": 2, "train_loss": math.nan}])

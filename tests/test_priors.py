@@ -407,6 +407,11 @@ class TestFlowMatching:
         assert torch.equal(model.sample([2, 3], seed=3, start=2), whole[2:4])
         condgen.save(model, tmp_path)
         assert torch.equal(condgen.load(tmp_path).sample([0, 1, 2, 3] * 20, seed=3), whole)
+        prior.steps, prior.guidance = 3, 0.5  # as it is when it is saved
+        other = condgen.load(condgen.save(model, tmp_path / "guided"))
+        assert (other.sampler.steps, other.sampler.guidance) == (3, 0.5)
+        assert torch.equal(other.sample([0, 1]), model.sample([0, 1]))
+        assert not torch.equal(other.sample([0, 1]), whole[:2])
         with pytest.raises(ValueError, match="a sampler with a density; FlowMatching only draws"):
             model.log_likelihood(images.images[:2], images.labels[:2])
 

@@ -601,6 +601,7 @@ class TestOneFolderOneRun:
             "run": run["id"],
             "data": images.fingerprint,
             "train": images.fingerprint,
+            "objective": "ELBO",
             "epoch": 1,
         }
         assert run["fingerprint"] == images.fingerprint

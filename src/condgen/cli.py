@@ -34,7 +34,7 @@ from condgen.evaluation import read_evaluation
 from condgen.figures import check_png, curves, save_grid, write_figure
 from condgen.files import check_writable, read_json, write_atomically
 from condgen.layers import FiLM
-from condgen.priors import LabelNormal
+from condgen.priors import FlowMatching, LabelNormal
 from condgen.readers import load_data, medmnist_folder
 from condgen.recipes import RECIPES
 from condgen.reports import comparison_page, comparison_table
@@ -231,6 +231,8 @@ def sample(
     seed: int = 0,
     start: int = 0,
     temperature: float = 1.0,
+    steps: int | None = None,
+    guidance: float | None = None,
     accelerator: Accelerator = "auto",
 ) -> None:
     """Draw new images from a trained model: so many of every class, or one for each label you list.
@@ -245,9 +247,16 @@ def sample(
         seed: of the samples.
         start: number of the first sample, to go on where an earlier call stopped.
         temperature: scales the noise; below 1 is more typical and less varied.
+        steps: of flow matching, instead of the model's: more are better and slower.
+        guidance: of flow matching, instead of the model's: above 0 labels are truer, at twice the cost.
         accelerator: where to draw.
     """
     model, out = on(accelerator, load(run)), out or (run if run.exists() else Path()) / "samples.png"
+    for name, value in (("steps", steps), ("guidance", guidance)):
+        if value is not None and not isinstance(model.sampler, FlowMatching):
+            raise ValueError(f"Expected a model that samples by flow matching for --{name}; {run} does not.")
+        if value is not None:
+            setattr(model.sampler, name, value)
     classes = num_classes(model) if model.conditioner.columns <= 1 and not continuous(model) else 0
     if labels is not None:
         wanted = model.labels([label_number(model, label) for label in labels])

@@ -268,7 +268,7 @@ def evaluate(
         "judge": about_judge(judge, sets),
         "settings": {"images": len(held_out), "seed": seed, "usefulness": usefulness},
         "include_real": include_real,
-        "warnings": [*cautions(sets, source, held_out), *strangers(source.model, data)],
+        "warnings": [*cautions(sets, source, held_out), *origins(source.model, data)],
     }
     verdict = judge_measures(found.measures, judge.weaknesses(), found.latents)
     return Evaluation(
@@ -594,7 +594,7 @@ def without_classes(
         "warnings": [
             f"Labels are {data.kind}, no classes: truth to the label, usefulness and fidelity in a judge's features "
             "are not available.",
-            *strangers(model, data),
+            *origins(model, data),
         ],
     }
     verdict = judge_measures(found.measures, (), found.latents)
@@ -732,15 +732,20 @@ def cautions(sets: Sets, source: Source, held_out: LabelledImages) -> list[str]:
     return said
 
 
-def strangers(model: Any, data: LabelledImages) -> list[str]:
-    """Whether a model that knows what it was trained on was trained on other images than these."""
-    trained_on = getattr(model, "provenance", {}).get("train")
-    if trained_on in (None, data.train.fingerprint):
-        return []
-    return [
-        "The model was trained on other images than the training split given here: it may have seen test images, and "
-        "copies and memory of training images are not looked for where they would be."
-    ]
+def origins(model: Any, data: LabelledImages) -> list[str]:
+    """What a model knows of its training that figures cannot be read without: other images, more than the bound."""
+    provenance, said = getattr(model, "provenance", {}), []
+    if provenance.get("train") not in (None, data.train.fingerprint):
+        said.append(
+            "The model was trained on other images than the training split given here: it may have seen test images, "
+            "and copies and memory of training images are not looked for where they would be."
+        )
+    if provenance.get("objective", "ELBO") != "ELBO":
+        said.append(
+            f"The model was trained by {provenance['objective']}, not by the bound alone: the decoder has left the "
+            "bound for sharpness, and its likelihood is lower than it could be."
+        )
+    return said
 
 
 def groups(found: Mapping[str, Measure]) -> list[dict[str, Any]]:

@@ -609,6 +609,12 @@ class FlowMatching(Part):
         self.drop, self.density = drop, density
         self.scale = ChannelScale(self.shape)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """As usual; how samples are drawn may be changed later, and is saved as it then is."""
+        super().__setattr__(name, value)
+        if name in ("steps", "solver", "guidance", "density") and "arguments" in self.__dict__:
+            self.arguments[name] = value
+
     @torch.no_grad()
     def prepare(
         self, z: Tensor, c: Tensor, seed: int = 0, validation: tuple[Tensor, Tensor] | None = None

@@ -256,6 +256,8 @@ def check_folder(path: Path, model: Any, labels: Tensor, **settings: Any) -> dic
     if bad := [name for name in wanted if name in ("", ".", "..") or set(name) & set("/\\:\0")]:
         raise ValueError(f"The class name {bad[0]!r} cannot be a folder's. Write an .npz file instead.")
     mark = {"weights": weights_hash(model.state_dict()), **settings}
+    sampler = getattr(model, "sampler", None)
+    mark |= {name: getattr(sampler, name) for name in ("steps", "solver", "guidance") if hasattr(sampler, name)}
     if path.exists() and any(path.iterdir()):
         if not (path / MARK).is_file():
             raise ValueError(f"{path} holds other files. Choose another folder (out=).")

@@ -403,6 +403,7 @@ def fit(
         **environment(loop.fabric.device),
     }
     provenance = {"data": data.fingerprint, "train": training.fingerprint}
+    provenance["objective"] = type(loop.step.objective).__name__
     folder = RunFolder(out, settings, provenance)
 
     def after(row: dict[str, float], history: History) -> None:
