@@ -264,6 +264,23 @@ class TestMoreOfTraining:
         assert (about["epochs"], about["batch_size"], about["ema"], about["precision"]) == (1, 64, 0.998, "bf16-mixed")
         assert "Augmentation(flips=True, quarter_turns=True" in about["augment"]
 
+    def test_the_recipe_with_discriminator_and_flow(self, grey, tmp_path, capsys):
+        options = "--recipe sharp --epochs 2 --width 4 --components 2 --sampler-minutes 0.005 --accelerator cpu"
+        data, out = str(grey / "cells.npz"), tmp_path / "run"
+        assert main(["train", "--data", data, *options.split(), "--out", str(out)]) == 0
+        model, about = condgen.load(out), json.loads((out / "run.json").read_text())
+        assert type(model.sampler).__name__ == "FlowMatching"
+        assert model.provenance["objective"] == "Adversarial"
+        assert "weight=0.05, matching=0.5, start=0.25" in about["objective"]
+        assert (out / "last" / "objective.safetensors").is_file()
+        more = ["--steps", "1", "--guidance", "0.5", "--per-class", "2", "--accelerator", "cpu"]
+        assert main(["sample", str(out), *more, "--out", str(tmp_path / "a.png")]) == 0
+        capsys.readouterr()
+        plain = condgen.conditional_vae((1, 8, 8), 2, latent=4)
+        condgen.save(plain, tmp_path / "plain")
+        assert main(["sample", str(tmp_path / "plain"), "--steps", "2"]) == 1
+        assert "a model that samples by flow matching for --steps" in capsys.readouterr().err
+
     def test_parts_by_name(self, tmp_path):
         options = "--conditioner embedding --prior label_normal --modulation film --minutes 0.01"
         assert main(["train", *SMALL[:-4], *options.split(), "--accelerator", "cpu", "--out", str(tmp_path)]) == 0
@@ -365,7 +382,7 @@ class TestErrors:
             (["sample", "nowhere"], "No model in nowhere: expected the file model.safetensors there. Check the path."),
             (
                 ["train", "--recipe", "mine"],
-                "Expected a recipe among default, bloodmnist_reference, latent_map, smears_demo; got",
+                "Expected a recipe among default, bloodmnist_reference, latent_map, fast, sharp",
             ),
             (["train", "--data", "nowhere"], 'Expected "smears", a MedMNIST flag'),
             (

@@ -207,6 +207,7 @@ class GaussianMixture(Part):
         self.register_buffer("triangles", torch.zeros(groups, components, triangle))
         self.register_buffer("conditions", torch.zeros(groups, condition_dim))
         self.scale = ChannelScale(self.shape)
+        self.unpacked: tuple[Any, Tensor] = None, self.means  # of `factors`
         if self.weights.device.type != "meta":
             self.weights[:, 0] = 1.0
             self.triangles[:] = packed(torch.eye(self.dim))
@@ -292,9 +293,16 @@ class GaussianMixture(Part):
         self, component: Int64[Tensor, " batch"], noise: Float[Tensor, "batch dim"]
     ) -> Float[Tensor, "batch *latent"]:
         """Of each component its mean plus its Cholesky factor times the noise."""
-        factor = unpacked(self.triangles.flatten(0, 1)[component], self.dim)
+        factor = self.factors()[component]
         z = self.means.flatten(0, 1)[component] + torch.bmm(factor, noise[..., None].to(factor))[..., 0]
         return self.scale.restored(z.unflatten(1, self.shape))
+
+    def factors(self) -> Float[Tensor, "all dim dim"]:
+        """The Cholesky factors of all components; unpacked once, until they change."""
+        key = (self.triangles.data_ptr(), self.triangles._version, self.triangles.device, self.triangles.dtype)
+        if self.unpacked[0] != key:
+            self.unpacked = key, unpacked(self.triangles.flatten(0, 1), self.dim)
+        return self.unpacked[1]
 
     @torch.no_grad()
     def assign(self, z: Float[Tensor, "n *latent"], c: Float[Tensor, "n dim"]) -> Int64[Tensor, " n"]:

@@ -1,0 +1,39 @@
+"""Put a trained model into the package, in half precision, and say how much that changes its images.
+
+    python benchmarks/ship.py runs/sharp --name bloodmnist
+
+`condgen.load("bloodmnist")` finds it afterwards. The card beside it is written by hand.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+import condgen
+from condgen.checkpoints import SHIPPED, WEIGHTS
+from condgen.sampling import to_uint8
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--name", default="bloodmnist")
+    parser.add_argument("--images", type=int, default=1024)
+    options = parser.parse_args()
+    model = condgen.load(options.run)
+    folder = condgen.save(model, SHIPPED / options.name, half=True)
+    again, labels = condgen.load(folder), torch.arange(options.images) % model.conditioner.dim
+    before, after = (to_uint8(m.sample(labels)).int() for m in (model, again))
+    apart = (before - after).abs()
+    size = (folder / WEIGHTS).stat().st_size / 1e6
+    print(f"{folder}: {size:.2f} MB; of {apart.numel():,} values of {options.images} images")
+    for levels in (0, 1, 2, 4):
+        print(f"  {(apart > levels).double().mean():.4%} change by more than {levels} grey levels")
+    print(
+        f"  the most is {apart.max()}; {(apart.flatten(1).amax(1) > 1).double().mean():.1%} of images have one above 1"
+    )
+
+
+if __name__ == "__main__":
+    main()
