@@ -36,7 +36,7 @@ def test_a_step_takes_its_memory_from_the_one_before():
     """Six MB a tensor are 1,465 pages: given back and fetched again, thousands of faults; kept, none."""
     done, few = faults("kept")
     assert done == "True"
-    assert few < 1000 < faults("given back", MALLOC_MMAP_THRESHOLD_="1000000")[1]
+    assert 5 * few < faults("given back", MALLOC_MMAP_THRESHOLD_="1000000")[1]
 
 
 def test_settings_of_the_user_s_stay():
