@@ -446,3 +446,13 @@ class TestShrinkage:
         alone.fit(few, torch.ones(25, 1, dtype=torch.float64), validation=(others, torch.ones(300, 1).double()))
         borrowed = prior(c[1:].expand(300, 2)).log_prob(others).mean()
         assert borrowed > alone(torch.ones(300, 1).double()).log_prob(others).mean() + 0.3
+
+    def test_covariances_of_few_latents_stay_shrunk(self):
+        """Expectation maximisation would leave them to themselves."""
+        c = torch.ones(70, 1, dtype=torch.float64)
+        found = []
+        for em in (0, 5):
+            prior = GaussianMixture(12, 1, components=3, em=em).double()
+            prior.fit(randn(70, 12), c)
+            found.append(prior(c).log_prob(randn(70, 12, seed=1)))
+        assert torch.equal(*found)

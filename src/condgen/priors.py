@@ -157,7 +157,9 @@ class GaussianMixture(Part):
         shrinkage: weight of the class's mean covariance against the component's own, in [0, 1]; None: this weight, and
             that of all classes' pooled covariance against the class's, are chosen for each class by the likelihood of
             validation latents, where :meth:`fit` is given some.
-        em: steps of expectation maximisation (scikit-learn's) after the clusters; 0 for none.
+        em: steps of expectation maximisation (scikit-learn's) after the clusters; 0 for none. Its covariances are not
+            shrunk, which makes images better and validation latents less likely; classes with fewer than twice as
+            many latents a component as z has numbers are left as they are.
 
     Raises:
         ValueError: for numbers out of range.
@@ -264,7 +266,7 @@ class GaussianMixture(Part):
         else:
             covariances = own.shrunk(SHRINKAGE if self.shrinkage is None else self.shrinkage, 0.0, pooled)
         weights, means = own.sizes / own.total, own.means
-        if self.em and len(weights) > 1:
+        if self.em and len(weights) > 1 and own.total >= 2 * self.dim * len(weights):
             weights, means, covariances = expectation_maximised(z, weights, means, covariances, self.em)
         count = len(weights)
         self.weights[group, :count] = torch.as_tensor(weights).to(self.weights)

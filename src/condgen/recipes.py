@@ -284,7 +284,8 @@ def sampler_of(numbers: Mapping[str, Any], model: ConditionalVAE, data: Labelled
         return Flow(latent, dim)
     mixture = None
     if data.kind == "class":
-        mixture = GaussianMixture(latent, dim, numbers["components"], classes=data.num_classes if dim else 1)
+        classes = data.num_classes if dim else 1
+        mixture = GaussianMixture(latent, dim, numbers["components"], classes, em=numbers["em"])
     if kind == "mixture":
         return mixture
     if kind != "flow_matching":
@@ -297,7 +298,8 @@ USUAL = {
     **{"weight_decay": 1e-3, "betas": (0.9, 0.99), "rise": 0.0, "decay": 0.0, "clip": None, "ema": None},
     **{"precision": "32-true", "beta": 1.0, "augment": None},
     **{"adversarial": 0.0, "matching": 0.0, "critic_start": 0.25},
-    **{"sampler": "none", "components": 16, "sampler_epochs": 20, "sampler_minutes": None, "steps": 2, "guidance": 0.0},
+    **{"sampler": "none", "components": 16, "em": 0, "sampler_epochs": 20, "sampler_minutes": None},
+    **{"steps": 2, "guidance": 0.0},
 }
 MATCHING = {"lr": 2e-3, "betas": (0.9, 0.95), "decay": 1e-2}  # of a velocity field's optimizer
 LATENT_MAP = {
@@ -305,8 +307,8 @@ LATENT_MAP = {
     **{"rise": 0.1, "decay": 0.4, "clip": 1.0, "ema": 0.998, "precision": "bf16-mixed", "beta": 0.25},
     **{"augment": Augmentation(flips=True, quarter_turns=True), "sampler": "mixture"},
 }
-FAST = {**LATENT_MAP, "minutes": 8.5, "adversarial": 0.05, "matching": 0.5}
-SHARP = {**FAST, "minutes": 14.0, "sampler": "flow_matching", "sampler_minutes": 13.0}
+FAST = {**LATENT_MAP, "minutes": 8.5, "adversarial": 0.05, "matching": 0.5, "em": 5}
+SHARP = {**FAST, "minutes": 14.0, "sampler": "flow_matching", "components": 8, "sampler_minutes": 13.0}
 RECIPES = {
     "default": Recipe(conditional_vae, {"epochs": 50, "batch_size": 128}),
     "bloodmnist_reference": Recipe(bloodmnist_reference, {"epochs": 300, "batch_size": 128}),
