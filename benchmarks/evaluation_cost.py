@@ -27,7 +27,7 @@ def measure(step, run, data, cache):
     import torch
 
     import condgen
-    from condgen.features import load_judge
+    from condgen.evaluation.judge import load_judge
 
     images = condgen.load_data(data)
     started, cpu = time.perf_counter(), time.process_time()

@@ -17,7 +17,7 @@ from quality import COLUMNS, measured, number
 
 import condgen
 from condgen.benchmarking import machine
-from condgen.features import load_judge
+from condgen.evaluation.judge import load_judge
 from condgen.priors import Flow, FlowMatching, GaussianMixture
 from condgen.recipes import MATCHING
 from condgen.sampling import to_uint8

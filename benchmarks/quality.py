@@ -21,11 +21,10 @@ import torch
 import condgen
 from condgen.benchmarking import machine
 from condgen.data import image_tensor
-from condgen.features import Judge, load_judge
+from condgen.evaluation.fidelity import diversity, fidelity, label_truth, relative_sharpness
+from condgen.evaluation.judge import Judge, load_judge
+from condgen.evaluation.privacy import near_copies
 from condgen.figures import save_grid
-from condgen.metrics.fidelity import diversity, fidelity, relative_sharpness
-from condgen.metrics.labels import label_truth
-from condgen.metrics.privacy import near_copies
 from condgen.priors import FlowMatching
 from condgen.sampling import per_class, to_uint8
 
@@ -51,7 +50,7 @@ def measured(
     ]
     found |= {"diversity": float(np.mean(within)), "least_diversity": min(within)}
     found |= relative_sharpness(image_tensor(torch.as_tensor(real.images)), image_tensor(torch.as_tensor(images)))
-    copies = near_copies(data.train.images, images, floor.images, symmetries=True)
+    copies = near_copies(data.train.images, images, floor.images, alike=True)
     return found | {"near_copies": copies.share}
 
 

@@ -16,8 +16,8 @@ from typing import Any
 
 import condgen
 from condgen.benchmarking import machine
-from condgen.evaluation import drawing
-from condgen.metrics.usefulness import Plan, cut_class, usefulness
+from condgen.evaluation.run import drawing
+from condgen.evaluation.usefulness import Plan, cut_class, usefulness
 from condgen.recipes import RECIPES
 
 

@@ -24,6 +24,7 @@ ORDER = [
     "memory",
     "files",
     "parts",
+    "archives",
     "trimming",
     "latents",
     "data",
@@ -49,18 +50,20 @@ ORDER = [
     "fitting",
     "recipes",
     "sampling",
-    "features",
-    "metrics.measures",
-    "metrics.fidelity",
-    "metrics.labels",
-    "metrics.reconstruction",
-    "metrics.latents",
-    "metrics.privacy",
-    "metrics.usefulness",
-    "verdicts",
     "figures",
-    "reports",
     "benchmarking",
+    "evaluation.statistics",
+    "evaluation.records",
+    "evaluation.comparison",
+    "evaluation.classifier",
+    "evaluation.judge",
+    "evaluation.fidelity",
+    "evaluation.model",
+    "evaluation.privacy",
+    "evaluation.usefulness",
+    "evaluation.verdict",
+    "evaluation.report",
+    "evaluation.run",
     "evaluation",
     "cli",
     "__main__",
@@ -68,8 +71,14 @@ ORDER = [
 HEAVY = ["jsonargparse", "lightning_fabric", "matplotlib", "medmnist", "rich", "sklearn", "torchmetrics", "torchvision"]
 
 
+def place(name):
+    """The file of a module or a package."""
+    path = PACKAGE / name.replace(".", "/")
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
 def source(name):
-    return (PACKAGE / f"{name.replace('.', '/')}.py").read_text(encoding="utf-8")
+    return place(name).read_text(encoding="utf-8")
 
 
 def imported_from_condgen(name):
@@ -80,16 +89,15 @@ def imported_from_condgen(name):
             found |= {alias.name for alias in node.names if alias.name.startswith("condgen.")}
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, "imports are absolute"
-            if node.module in ("condgen", "condgen.metrics"):  # packages: what is imported are their modules
-                found |= {f"{node.module}.{alias.name}" for alias in node.names}
-            elif node.module.startswith("condgen."):
-                found.add(node.module)
+            for alias in node.names if node.module.split(".")[0] == "condgen" else ():
+                whole = f"{node.module}.{alias.name}"
+                found.add(whole if place(whole.removeprefix("condgen.")).exists() else node.module)
     return {module.removeprefix("condgen.") for module in found}
 
 
 def test_every_file_has_its_place():
     files = [".".join(path.relative_to(PACKAGE).with_suffix("").parts) for path in PACKAGE.rglob("*.py")]
-    assert sorted(files) == sorted([*ORDER, "__init__", "metrics.__init__"])
+    assert sorted(name.removesuffix(".__init__") for name in files) == sorted([*ORDER, "__init__"])
 
 
 @pytest.mark.parametrize("name", ORDER)

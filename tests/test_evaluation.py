@@ -13,7 +13,7 @@ from condgen.adversarial import Adversarial
 from condgen.data import LabelledImages
 from condgen.discriminators import ConvDiscriminator
 from condgen.evaluation import evaluate, read_evaluation
-from condgen.features import load_judge
+from condgen.evaluation.judge import load_judge
 from condgen.parts import weights_hash
 
 SIZE = 16
@@ -236,7 +236,7 @@ class TestModels:
         assert found["kid_early"] == judged["perfect"]["kid_early"]
 
     def test_usefulness_of_a_perfect_generator(self, cells, judge, monkeypatch):
-        from condgen.metrics import usefulness
+        from condgen.evaluation import usefulness
 
         monkeypatch.setitem(usefulness.PLANS, "quick", usefulness.Plan(seeds=2, steps=50, width=8, cuts=(20,)))
         perfect = whole(smears(2000, 9))

@@ -12,20 +12,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 import condgen
-from condgen import features
 from condgen.data import LabelledImages
-from condgen.features import (
-    Judge,
-    ResidualClassifier,
-    check_judge,
-    fit_classifier,
-    load_judge,
-    network_features,
-    open_judge,
-    symmetry_codes,
-    train_judge,
-    turned,
-)
+from condgen.evaluation.classifier import ResidualClassifier, fit_classifier, network_features, symmetry_codes, turned
+from condgen.evaluation.judge import Judge, check_judge, load_judge, open_judge, train_judge
 
 TINY = {"epochs": 1, "width": 4}
 

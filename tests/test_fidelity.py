@@ -11,19 +11,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from condgen.metrics.fidelity import (
+from condgen.evaluation.comparison import compare
+from condgen.evaluation.fidelity import (
     DIVERSITY,
     FIDELITY,
     diversity,
     fidelity,
     frechet_distance,
     kernel_distance,
+    label_measures,
+    label_truth,
     precision_recall_density_coverage,
     relative_sharpness,
     sharpness,
 )
-from condgen.metrics.labels import label_measures, label_truth, wilson
-from condgen.metrics.measures import Measure, Unmeasurable, compare, half_samples
+from condgen.evaluation.records import Measure, Unmeasurable
+from condgen.evaluation.statistics import half_samples, wilson
 
 
 def normal(n, d, seed, mean=0.0, scale=1.0):

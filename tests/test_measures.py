@@ -8,7 +8,9 @@ import pytest
 import torch
 from scipy.stats import t as student
 
-from condgen.metrics.measures import Measure, Unmeasurable, compare, half_samples
+from condgen.evaluation.comparison import compare
+from condgen.evaluation.records import Measure, Unmeasurable
+from condgen.evaluation.statistics import half_samples
 
 LABELS = torch.arange(60) % 3
 NAMES = ("a", "b", "c")

@@ -13,20 +13,24 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score
 from torch.nn import functional as F
 
 from condgen import load_smears
-from condgen.metrics.fidelity import (
+from condgen.evaluation.comparison import compare
+from condgen.evaluation.fidelity import (
     DIVERSITY,
     FIDELITY,
+    LABELS,
     SHARPNESS,
     diversity,
     fidelity,
     frechet_distance,
     kernel_distance,
+    label_measures,
+    label_truth,
     precision_recall_density_coverage,
     relative_sharpness,
     sharpness,
 )
-from condgen.metrics.labels import LABELS, label_measures, label_truth, wilson
-from condgen.metrics.measures import Measure, Unmeasurable, compare
+from condgen.evaluation.records import Measure, Unmeasurable
+from condgen.evaluation.statistics import wilson
 
 
 def normal(n, d, seed):

@@ -12,17 +12,21 @@ from hypothesis.extra import numpy as hnp
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal, kl_divergence
 
 import condgen
-from condgen.likelihoods import ContinuousBernoulli, DiscretizedLogistic, Gaussian
-from condgen.metrics.latents import carrying, latent_health, latent_measures, mmd, moment_kl
-from condgen.metrics.reconstruction import (
+from condgen.evaluation.model import (
     PSNR_LIMIT,
-    average,
+    carrying,
     feature_distance,
+    latent_health,
+    latent_measures,
     likelihood_measures,
+    mmd,
+    moment_kl,
     psnr,
     reconstruction_measures,
     ssim,
 )
+from condgen.evaluation.records import average
+from condgen.likelihoods import ContinuousBernoulli, DiscretizedLogistic, Gaussian
 from condgen.noise import Use, normal, normals, stream
 from condgen.priors import LabelNormal
 

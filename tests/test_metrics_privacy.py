@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import condgen
+from condgen.evaluation.privacy import membership_auc, near_copies, nearest, privacy_measures
+from condgen.evaluation.statistics import delong
 from condgen.likelihoods import Gaussian
-from condgen.metrics.privacy import delong, membership_auc, near_copies, nearest, privacy_measures
 from condgen.noise import Use, normal, stream
 
 

@@ -9,8 +9,8 @@ import torch
 from sklearn.metrics import accuracy_score, f1_score, recall_score
 
 from condgen.data import LabelledImages
-from condgen.metrics import usefulness as module
-from condgen.metrics.usefulness import Arm, Plan, Run, Usefulness, measures, usefulness
+from condgen.evaluation import usefulness as module
+from condgen.evaluation.usefulness import Arm, Plan, Run, Usefulness, usefulness, usefulness_measures
 
 NAMES = ("a", "b", "c")
 PLAN = Plan(seeds=2, steps=4, batch_size=2, width=4, cuts=(2, 50), milestones=4)
@@ -146,7 +146,7 @@ class TestNotes:
         result = usefulness(draw, labelled((6, 5, 4), (2, 0, 2), (2, 2, 0)), plan=PLAN)
         assert any("validation has no images of b" in note for note in result.notes)
         assert any("test has no images of c" in note for note in result.notes)
-        found = measures(result)
+        found = usefulness_measures(result)
         assert found["synthetic_rare_recall"].overall is None
         assert "no images" in found["synthetic_rare_recall"].reason
         assert found["synthetic_accuracy"].per_class["c"] is None
@@ -165,7 +165,7 @@ class TestMeasures:
             arm("oversampled", 2, 0.3, 0.2),
             arm("balanced", 2, 0.8, 0.4),
         )
-        found = measures(Usefulness(arms, NAMES, "c", {2: (0, 1)}, PLAN, 0, ()))["rare_2_gain"]
+        found = usefulness_measures(Usefulness(arms, NAMES, "c", {2: (0, 1)}, PLAN, 0, ()))["rare_2_gain"]
         assert found.overall == pytest.approx(0.15)
         assert found.floor == pytest.approx(0.35)
         assert "'real, 2 c'" in found.meaning
@@ -174,11 +174,13 @@ class TestMeasures:
 
     def test_one_seed_has_no_interval(self, states):
         data = labelled((6, 5, 4), (2, 2, 2), (2, 2, 2))
-        found = measures(usefulness(draw, data, plan=Plan(seeds=1, steps=4, batch_size=2, width=4, cuts=(2,))))
+        found = usefulness_measures(
+            usefulness(draw, data, plan=Plan(seeds=1, steps=4, batch_size=2, width=4, cuts=(2,)))
+        )
         assert all(measure.interval is None for measure in found.values())
 
     def test_a_name_for_every_class(self, states):
         result = usefulness(draw, labelled((6, 5, 4), (2, 2, 2), (2, 2, 2)), plan=PLAN)
-        assert list(measures(result, ("x", "y", "z"))["balanced_gain"].per_class) == ["x", "y", "z"]
+        assert list(usefulness_measures(result, ("x", "y", "z"))["balanced_gain"].per_class) == ["x", "y", "z"]
         with pytest.raises(ValueError, match="3 class names"):
-            measures(result, ("x",))
+            usefulness_measures(result, ("x",))

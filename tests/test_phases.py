@@ -15,7 +15,7 @@ import condgen
 from condgen import conditioners, decoders, encoders, likelihoods, priors, reparameterizers, training
 from condgen.augmentations import Augmentation
 from condgen.elbo import ELBO, Constant, LinearWarmup
-from condgen.metrics.latents import latent_health
+from condgen.evaluation.model import latent_health
 from condgen.noise import Use, normals
 from condgen.objectives import Phase, phases_of
 from condgen.runs import load_objective

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from condgen import figures
-from condgen.metrics.measures import Measure
-from condgen.reports import best, comparison_page, comparison_table, number, page, title
-from condgen.verdicts import judge_measures
+from condgen.evaluation.records import Measure
+from condgen.evaluation.report import best, comparison_page, comparison_table, number, page, title
+from condgen.evaluation.verdict import judge_measures
 
 NAMES = ("basophil", "<script>alert(1)</script>", "neutrophil")
 VOID = {"meta", "link", "br", "img"}

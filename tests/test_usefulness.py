@@ -7,8 +7,8 @@ import pytest
 
 import condgen
 from condgen.data import LabelledImages
-from condgen.metrics import usefulness as module
-from condgen.metrics.usefulness import Arm, Plan, Run, Usefulness, cut_class, measures, usefulness
+from condgen.evaluation import usefulness as module
+from condgen.evaluation.usefulness import Arm, Plan, Run, Usefulness, cut_class, usefulness, usefulness_measures
 
 PLAN = Plan(seeds=2, steps=80, batch_size=32, width=8, cuts=(10,), milestones=2)
 
@@ -43,7 +43,7 @@ class TestKnownGenerators:
     def test_a_perfect_one_teaches_as_well_as_real_images(self, perfect):
         assert perfect.arm("synthetic").mean("accuracy") > perfect.arm("real").mean("accuracy") - 0.1
         assert perfect.arm("real").mean("accuracy") > 0.6
-        found = measures(perfect)
+        found = usefulness_measures(perfect)
         assert found["synthetic_accuracy"].floor == perfect.arm("real").mean("accuracy")
         assert found["synthetic_accuracy"].better == "higher"
 
@@ -127,7 +127,7 @@ class TestFigures:
             Arm("synthetic", None, 0, 9, runs(0.5, (0.3, 0.5))),
             Arm("balanced", None, 9, 3, runs(0.5, (0.6, 0.8))),
         )
-        found = measures(Usefulness(arms, ("a", "b"), "b", {}, PLAN, 0, ()))
+        found = usefulness_measures(Usefulness(arms, ("a", "b"), "b", {}, PLAN, 0, ()))
         assert found["balanced_gain"].overall == pytest.approx(((0.6 - 0.4) + (0.8 - 0.7)) / 2)
         assert found["synthetic_accuracy"].overall == pytest.approx(0.4)
         assert found["synthetic_accuracy"].floor == pytest.approx(0.55)

@@ -2,8 +2,8 @@
 
 import pytest
 
-from condgen.metrics.measures import Measure
-from condgen.verdicts import judge_measures, listed
+from condgen.evaluation.records import Measure, listed
+from condgen.evaluation.verdict import judge_measures
 
 NAMES = ("basophil", "neutrophil")
 

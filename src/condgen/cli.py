@@ -23,7 +23,7 @@ from jsonargparse import ArgumentParser
 import condgen
 from condgen import likelihoods
 from condgen.augmentations import Augmentation
-from condgen.benchmarking import NETWORKS, cells, grid, machine, markdown, plot
+from condgen.benchmarking import NETWORKS, cells, grid, imported, machine, markdown, plot
 from condgen.benchmarking import benchmark as time_variants
 from condgen.checkpoints import WEIGHTS, load, read_config
 from condgen.conditioners import Continuous, Embedding, MultiLabel
@@ -31,13 +31,14 @@ from condgen.cvae import ConditionalVAE
 from condgen.data import LabelledImages
 from condgen.evaluation import evaluate as evaluate_images
 from condgen.evaluation import read_evaluation
+from condgen.evaluation.report import apart, comparison_page, comparison_table
+from condgen.evaluation.run import PARTS
 from condgen.figures import check_png, curves, save_grid, write_figure
 from condgen.files import check_writable, read_json, write_atomically
 from condgen.layers import FiLM
 from condgen.priors import FlowMatching, LabelNormal
 from condgen.readers import load_data, medmnist_folder
 from condgen.recipes import RECIPES
-from condgen.reports import comparison_page, comparison_table
 from condgen.runs import History, check_free
 from condgen.sampling import class_names, num_classes, pairs, write_samples
 from condgen.sampling import per_class as sample_per_class
@@ -55,6 +56,7 @@ Labels = list[int | str | list[float]]
 Accelerator = Literal["auto", "cpu", "cuda", "mps"]
 Split = Literal["train", "validation", "test"]
 UsefulnessPlan = Literal["full", "quick", "none"]
+EvaluationPart = Literal["fidelity", "privacy", "model", "usefulness"]
 SWITCHES = ("--quick", "--include_real", "--overwrite")  # may stand without a value, which is then true
 LISTS = ("--labels", "--networks", "--widths", "--sizes", "--batches", "--precisions", "--modes", "--layouts")
 LONGEST = 300  # characters of an error
@@ -327,6 +329,9 @@ def evaluate(
     quick: bool = False,
     images: int | None = None,
     judge: Path | None = None,
+    judge_seed: int = 0,
+    measure: list[EvaluationPart] | None = None,
+    features: str | None = None,
     include_real: bool = False,
     seed: int = 0,
     accelerator: Accelerator = "auto",
@@ -343,8 +348,12 @@ def evaluate(
         quick: the same as --usefulness quick.
         images: number of generated images to judge; by default as many as there are validation images.
         judge: a judge's file, instead of the one kept beside the data, which is trained where there is none.
+        judge_seed: of the judge that is trained; figures by another judge cannot be compared.
+        measure: some of fidelity, privacy, model and usefulness; by default all.
+        features: a second look beside the judge's: pixels, or a network of your own as module:Class, built without
+            arguments, images in [0, 1] to features.
         include_real: show real images beside the generated ones; without it none is on the page.
-        seed: of samples, judge and classifiers.
+        seed: of samples and classifiers.
         accelerator: where the model draws and is measured.
     """
     trained = (run / WEIGHTS).is_file()
@@ -358,7 +367,10 @@ def evaluate(
     result = evaluate_images(
         on(accelerator, load(run)) if trained else load_data(run, size=labelled.image_shape[1]),
         labelled,
+        measure=measure or PARTS,
         judge=judge,
+        judge_seed=judge_seed,
+        features=second_look(features),
         images=images,
         usefulness="quick" if quick else usefulness,
         seed=seed,
@@ -385,7 +397,12 @@ def compare(runs: list[Path], out: Path | None = None) -> None:
     for run, evaluation in zip(runs, evaluations, strict=True):
         if outdated(run, evaluation):
             warnings.warn(f"{run} is outdated: its evaluation is of other weights. Evaluate it again.", stacklevel=1)
-    show(comparison_table(evaluations))
+    heading, *rows = comparison_table(evaluations)
+    show(
+        [heading.cells, *([f"{cell} *" if k in row.best else cell for k, cell in enumerate(row.cells)] for row in rows)]
+    )
+    if note := apart(evaluations):
+        say(note)
     if out is not None:
         check_writable(out.parent)
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -533,6 +550,11 @@ def load_run_data(run: Path, data: str | None) -> LabelledImages:
         )
     warnings.warn(f"{data} is not what {run} was trained on; some of its images may have been.", stacklevel=2)
     return labelled
+
+
+def second_look(features: str | None) -> Any:
+    """What --features names."""
+    return features if features in (None, "pixels") else imported(str(features))()
 
 
 def outdated(run: Path, evaluation: Mapping[str, Any]) -> bool:

@@ -8,14 +8,13 @@ References:
     https://arxiv.org/abs/1905.10887
 """
 
-__all__ = ["FULL", "QUICK", "Arm", "Plan", "Run", "Usefulness", "cut_class", "measures", "usefulness"]
+__all__ = ["FULL", "QUICK", "Arm", "Plan", "Run", "Usefulness", "cut_class", "usefulness", "usefulness_measures"]
 
 import hashlib
 import json
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -26,9 +25,11 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
 from condgen.data import LabelledImages
-from condgen.features import NETWORK, ResidualClassifier, fit_classifier, network_features
-from condgen.files import write_atomically
-from condgen.metrics.measures import Measure
+from condgen.evaluation.classifier import NETWORK, ResidualClassifier, check_data, fit_classifier, network_features
+from condgen.evaluation.judge import counting
+from condgen.evaluation.records import Measure, about, plain
+from condgen.evaluation.statistics import Values, mean, spread, student
+from condgen.files import read_json, write_atomically
 from condgen.noise import permutation
 
 Images = UInt8[np.ndarray, "images channels height width"]
@@ -37,7 +38,6 @@ Counts = Int64[np.ndarray, " classes"]
 Pool = Sequence[UInt8[np.ndarray, "_ channels height width"]]  # one entry a class
 LabelSets = Sequence[Int64[np.ndarray, "_"]]
 Draw = Callable[[np.ndarray, int], Any]
-Values = Sequence[float | None]
 Kind = Literal["real", "oversampled", "synthetic", "balanced"]
 
 KINDS: tuple[Kind, ...] = ("real", "oversampled", "synthetic", "balanced")
@@ -203,6 +203,12 @@ class Usefulness:
         """What the arm is called in tables, such as "balanced, 20 basophil"."""
         return arm_name(arm.kind, arm.cut, self.rare)
 
+    def baseline(self, cut: int | None = None) -> Arm:
+        """What generated images have to beat: the better on validation images of "real" and "oversampled"."""
+        return max(
+            (self.arm(kind, cut) for kind in REAL_ONLY), key=lambda real: real.mean("validation_macro_f1") or 0.0
+        )
+
     def rows(self) -> list[dict[str, str | int]]:
         """The table of the report: one row an arm, means and standard deviations over seeds."""
         rare = self.class_names.index(self.rare)
@@ -308,7 +314,7 @@ def usefulness(
         (['balanced', 'real, 5 lymphocyte'], 22)
     """
     plan = PLANS[plan] if isinstance(plan, str) else plan
-    check_data(data)
+    check_data(data, ("train", "validation", "test"))
     train, names = data.train, tuple(data.class_names)
     rare = rarest(train) if rare is None else rare
     cuts = {n: cut_class(train, rare, n, seed) for n in plan.cuts if n < class_count(train, rare)}
@@ -317,17 +323,17 @@ def usefulness(
     arms += [empty_arm(kind, n, train.labels[kept[n]]) for n in cuts for kind in CUT_KINDS]
     runs: dict[tuple[str, int | None], list[Run]] = {(arm.kind, arm.cut): [] for arm in arms}
     remembered = Remembered(cache, data, plan, seed, rare)
-    with counting(len(arms) * plan.seeds, progress) as advance:
+    with counting("training classifiers", len(arms) * plan.seeds, progress) as advance:
         for run_seed in range(seed, seed + plan.seeds):
             pool = draw_pool(draw, data, [train.labels[indices] for indices in kept.values()], run_seed)
             for arm in arms:
-                advance(arm_name(arm.kind, arm.cut, rare))
                 run = remembered.get(arm, run_seed)
                 if run is None:
                     real = train.subset(kept[arm.cut])
                     run = train_and_test(training_set(arm.kind, real.images, real.labels, pool), data, plan, run_seed)
                     remembered.put(arm, run)
                 runs[arm.kind, arm.cut].append(run)
+                advance(arm_name(arm.kind, arm.cut, rare))
     label = names.index(rare)
     return Usefulness(
         tuple(replace(arm, runs=tuple(runs[arm.kind, arm.cut])) for arm in arms),
@@ -338,25 +344,6 @@ def usefulness(
         seed,
         tuple(remarks(data, plan, rare, cuts, saw)),
     )
-
-
-def check_data(data: LabelledImages) -> None:
-    """Raise unless classifiers can be trained, chosen and measured on these images."""
-    if data.kind != "class":
-        raise ValueError(
-            f"Expected one class label per image; {data.name!r} has {data.kind} labels. Usefulness is measured with "
-            "classifiers: pass data.with_labels(...) with one class an image."
-        )
-    for split in (data.train, data.validation, data.test):
-        if not len(split):
-            raise ValueError(f"Expected images to train on, to choose by and to measure on; {split.name!r} has none.")
-    if data.num_classes < 2:
-        raise ValueError(f"Expected two classes or more; {data.name!r} has {data.num_classes}. Nothing to tell apart.")
-    if empty := [name for name, count in data.train.class_counts.items() if not count]:
-        raise ValueError(
-            f"Expected training images of every class; {data.name!r} has none of {', '.join(empty)}. Leave these "
-            "classes out, or call .split() again."
-        )
 
 
 def rarest(train: LabelledImages) -> str:
@@ -566,9 +553,9 @@ class Remembered:
         self.runs: dict[str, Any] = {}
         if cache is not None:
             prints = [data.content_hash(split) for split in ("train", "validation", "test")]
-            about = [VERSION, NETWORK, prints, plain(asdict(plan)), seed, list(data.class_names).index(rare)]
-            name = f"usefulness-{digest(about)[:16]}.json"
-            self.path = Path(cache) / name
+            settings = [VERSION, NETWORK, prints, asdict(plan), seed, list(data.class_names).index(rare)]
+            name = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
+            self.path = Path(cache) / f"usefulness-{name}.json"
             self.runs = read_runs(self.path)
 
     def get(self, arm: Arm, seed: int) -> Run | None:
@@ -580,10 +567,10 @@ class Remembered:
         """Keep a run, unless it depends on generated images."""
         if self.path is None or arm.kind not in REAL_ONLY:
             return
-        self.runs[f"{arm.kind}/{arm.cut}/{run.seed}"] = plain(asdict(run))
+        self.runs[f"{arm.kind}/{arm.cut}/{run.seed}"] = asdict(run)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(self.path, json.dumps({"sha256": digest(self.runs), "runs": self.runs}).encode())
+            write_atomically(self.path, json.dumps(self.runs).encode())
         except OSError as error:
             warnings.warn(
                 f"Classifiers of real images could not be kept in {self.path.parent} ({error}) and will be trained "
@@ -595,46 +582,20 @@ class Remembered:
 
 def read_runs(path: Path) -> dict[str, Any]:
     """The runs in a file; none where it is missing or damaged."""
-    try:
-        stored = json.loads(path.read_bytes())
-        if stored["sha256"] == digest(stored["runs"]):
-            return stored["runs"]
-        error = "its figures are not those it was written with"
-    except FileNotFoundError:
+    if not path.exists():
         return {}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as raised:
-        error = repr(raised)
-    warnings.warn(f"{path} is damaged ({error}). Training its classifiers again.", stacklevel=4)
-    return {}
+    try:
+        runs = read_json(path)
+        for run in runs.values():
+            Run(**run)
+        return runs
+    except (OSError, ValueError, TypeError) as error:
+        warnings.warn(f"{error} Training its classifiers again.", stacklevel=4)
+        return {}
 
 
-def digest(content: Any) -> str:
-    """SHA-256 of something JSON-ready."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-@contextmanager
-def counting(total: int, progress: bool) -> Iterator[Callable[[str], None]]:
-    """What shows which of `total` classifiers is next; called with its name."""
-    if not progress:
-        yield lambda _: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task, begun = bar.add_task("training classifiers", total=total), 0
-
-        def advance(name: str) -> None:
-            nonlocal begun
-            bar.update(task, completed=begun, description=f"training classifiers: {name}")
-            begun += 1
-
-        yield advance
-
-
-def measures(result: Usefulness, names: Sequence[str] | None = None) -> dict[str, Measure]:
-    """The measures of usefulness, each a mean over seeds.
+def usefulness_measures(result: Usefulness) -> dict[str, Measure]:
+    """The measures of usefulness, each a mean over seeds, with Student's 95 % interval.
 
     For "synthetic" and "balanced", and as "rare_20" for the balanced arm of a cut to 20: `_accuracy`, `_macro_f1` and
     `_rare_recall`, all in [0, 1], with what the arm "real" reaches as ceiling. For the last two also `_gain`, in
@@ -642,86 +603,55 @@ def measures(result: Usefulness, names: Sequence[str] | None = None) -> dict[str
     macro-F1 on the validation split; a difference within each seed. The ceiling of a gain after a cut is what the
     real images that were cut away would add.
 
-    Args:
-        result: of :func:`usefulness`.
-        names: what to call the classes; by default as the result does.
-
-    Raises:
-        ValueError: if there is not one name a class.
-
     Example:
         >>> runs = [(Run(0, 9, f1, f1, f1, f1, (f1, f1)),) for f1 in (0.75, 0.5, 0.625, 0.875)]
         >>> arms = [Arm(kind, None, 10, 0, run) for kind, run in zip(KINDS, runs)]
-        >>> found = measures(Usefulness(tuple(arms), ("a", "b"), "b", {}, QUICK, 0, ()))
+        >>> found = usefulness_measures(Usefulness(tuple(arms), ("a", "b"), "b", {}, QUICK, 0, ()))
         >>> found["synthetic_accuracy"].overall, found["synthetic_accuracy"].floor, found["balanced_gain"].overall
         (0.625, 0.75, 0.125)
     """
-    names = list(result.class_names if names is None else names)
-    if len(names) != len(result.class_names):
-        raise ValueError(f"Expected {len(result.class_names)} class names; got {len(names)}.")
-    rare = result.class_names.index(result.rare)
-    real = result.arm("real")
-    found: dict[str, Measure] = {}
-    for prefix, arm, learnt in (
-        ("synthetic", result.arm("synthetic"), "generated images alone"),
-        ("balanced", result.arm("balanced"), "real images and generated ones that fill every class up to the largest"),
-        *(
-            (
-                f"rare_{n}",
-                result.arm("balanced", n),
-                f"real images with only {n} of {names[rare]}, and generated ones that fill every class up",
-            )
-            for n in result.cuts
-        ),
-    ):
+    names = result.class_names
+    rare, real, found = names.index(result.rare), result.arm("real"), {}
+    filled = "generated ones that fill every class up"
+    arms = {"synthetic": (result.arm("synthetic"), "generated images alone")}
+    arms["balanced"] = (result.arm("balanced"), f"real images and {filled} to the largest")
+    for n in result.cuts:
+        arms[f"rare_{n}"] = (result.arm("balanced", n), f"real images with only {n} of {result.rare}, and {filled}")
+    for prefix, (arm, learnt) in arms.items():
         how = f"of a classifier trained on {learnt}; the ceiling is training on all real images as they are."
-        found[f"{prefix}_accuracy"] = share(arm, real, "accuracy", names, f"Share of real test images right {how}")
-        found[f"{prefix}_macro_f1"] = share(arm, real, "macro_f1", names, f"Macro-F1 on real test images {how}")
-        found[f"{prefix}_rare_recall"] = share(
-            arm, real, rare, names, f"Share of real test images of {names[rare]} that are found, {how}"
-        )
+        for name, quantity in (("accuracy", "accuracy"), ("macro_f1", "macro_f1"), ("rare_recall", rare)):
+            key = f"{prefix}_{name}"
+            ceiling = {"": real.mean(quantity)} | {n: real.mean(k) for k, n in enumerate(names) if name == "accuracy"}
+            values = {"": arm.values(quantity)} | {n: arm.values(k) for k, n in enumerate(names) if name == "accuracy"}
+            found[key] = over_seeds(values, ceiling, **about(key, meaning=f"{about(key)['meaning']} {how}"))
         if arm.kind == "balanced":
-            found[f"{prefix}_gain"] = gain(result, arm, "macro_f1", names, "macro-F1")
-            found[f"{prefix}_recall_gain"] = gain(result, arm, rare, names, f"recall of {names[rare]}")
+            baseline = result.baseline(arm.cut)
+            for name, quantity in (("gain", "macro_f1"), ("recall_gain", rare)):
+                key = f"{prefix}_{name}"
+                values = {"": paired(arm, baseline, quantity)}
+                values |= {n: paired(arm, baseline, k) for k, n in enumerate(names)}
+                ceiling = {} if arm.cut is None else {"": mean(paired(real, baseline, quantity))}
+                meaning = (
+                    f"{about(key)['meaning']} of a classifier, compared with {result.name(baseline)!r}, the better on "
+                    "validation images of real images as they are and oversampled; by class: to the recall."
+                )
+                found[key] = over_seeds(values, ceiling, **about(key, meaning=meaning))
     return found
 
 
-def share(arm: Arm, real: Arm, quantity: str | int, names: Sequence[str], meaning: str) -> Measure:
-    """A quantity of an arm, with that of the arm "real" as ceiling; accuracy comes with the recall of each class."""
-    per_class = {name: arm.values(k) for k, name in enumerate(names)} if quantity == "accuracy" else {}
+def over_seeds(values: Mapping[str, Values], ceiling: Mapping[str, float | None], **described: Any) -> Measure:
+    """Means over seeds, overall ("") and per class, with Student's intervals."""
+    n, classes = len(values[""]), {name: own for name, own in values.items() if name}
+    said = f" Mean over {n} seeds, with Student's interval." if n > 1 else " From one seed, without an interval."
     return Measure(
-        overall=arm.mean(quantity),
-        per_class={name: mean(values) for name, values in per_class.items()},
-        floor=real.mean(quantity),
-        interval=interval(arm.values(quantity)),
-        per_class_floor={name: real.mean(k) for k, name in enumerate(names) if per_class},
-        per_class_interval={name: interval(values) for name, values in per_class.items()},
-        better="higher",
-        meaning=f"{meaning} {certainty(len(arm.runs))}",
-        reason=missing(arm.values(quantity)),
-    )
-
-
-def gain(result: Usefulness, arm: Arm, quantity: str | int, names: Sequence[str], called: str) -> Measure:
-    """What generated images add to real ones, seed by seed."""
-    baseline = max(
-        (result.arm(kind, arm.cut) for kind in REAL_ONLY), key=lambda real: real.mean("validation_macro_f1") or 0.0
-    )
-    differences = paired(arm, baseline, quantity)
-    per_class = {name: paired(arm, baseline, k) for k, name in enumerate(names)}
-    return Measure(
-        overall=mean(differences),
-        per_class={name: mean(values) for name, values in per_class.items()},
-        floor=None if arm.cut is None else mean(paired(result.arm("real"), baseline, quantity)),
-        interval=interval(differences),
-        per_class_interval={name: interval(values) for name, values in per_class.items()},
-        better="higher",
-        meaning=(
-            f"What generated images add to the {called} of a classifier, compared with {result.name(baseline)!r}, the "
-            "better on validation images of real images as they are and oversampled; by class: to the recall. "
-            f"{certainty(len(arm.runs))}"
-        ),
-        reason=missing(differences),
+        overall=mean(values[""]),
+        per_class={name: mean(own) for name, own in classes.items()},
+        floor=ceiling.get(""),
+        interval=student(values[""]),
+        per_class_floor={name: ceiling[name] for name in classes if name in ceiling},
+        per_class_interval={name: student(own) for name, own in classes.items()},
+        reason="The test split has no images of this class." if mean(values[""]) is None else "",
+        **{**described, "meaning": described["meaning"] + said},
     )
 
 
@@ -729,41 +659,6 @@ def paired(arm: Arm, baseline: Arm, quantity: str | int) -> Values:
     """Differences between two arms, seed by seed."""
     pairs = zip(arm.values(quantity), baseline.values(quantity), strict=True)
     return tuple(None if a is None or b is None else a - b for a, b in pairs)
-
-
-def mean(values: Values) -> float | None:
-    """Mean; None where a value is missing."""
-    known = [value for value in values if value is not None]
-    return math.fsum(known) / len(known) if known and len(known) == len(values) else None
-
-
-def spread(values: Values) -> float | None:
-    """Standard deviation; None where a value is missing or there is one only."""
-    known = [value for value in values if value is not None]
-    return float(np.std(known, ddof=1)) if len(known) > 1 and len(known) == len(values) else None
-
-
-def interval(values: Values) -> tuple[float, float] | None:
-    """Mean ± 2 standard errors of the mean; None where that is not known."""
-    centre, deviation = mean(values), spread(values)
-    if centre is None or deviation is None:
-        return None
-    reach = 2 * deviation / math.sqrt(len(values))
-    return centre - reach, centre + reach
-
-
-def certainty(n: int) -> str:
-    """How the interval came about, and how often such an interval holds the truth, by Student's distribution."""
-    if n == 1:
-        return "From one seed, without an interval."
-    from scipy.stats import t
-
-    return f"Mean ± 2 standard errors over {n} seeds, which holds the truth in {2 * t.cdf(2, n - 1) - 1:.0%} of cases."
-
-
-def missing(values: Values) -> str:
-    """Why a mean is None."""
-    return "The test split has no images of this class." if mean(values) is None else ""
 
 
 def arm_name(kind: str, cut: int | None, rare: str) -> str:
@@ -777,8 +672,3 @@ def plus_minus(arm: Arm, quantity: str | int) -> str:
     if centre is None:
         return "-"
     return f"{centre:.3f}" if deviation is None else f"{centre:.3f} ± {deviation:.3f}"
-
-
-def plain(content: Any) -> Any:
-    """The same with lists for tuples, as it comes back from JSON."""
-    return json.loads(json.dumps(content))

@@ -1,4 +1,4 @@
-"""Evaluation: are these images good enough to train on? Every measure beside its floor on real images, in one call.
+"""Run: one evaluation, from a model or a set of images to measures, verdict and page.
 
 Generated images are compared with the test split. The same is done with held-out real images in their place, as many
 and of the same classes (from the validation split): what those reach is the floor, or the ceiling, of a measure.
@@ -10,7 +10,7 @@ import datetime
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -25,88 +25,28 @@ from torch import Tensor, nn
 import condgen
 from condgen import figures
 from condgen.data import LabelledImages, image_tensor
-from condgen.features import (
-    Judge,
-    cache_folder,
-    check_data,
-    check_judge,
-    load_judge,
-    network_features,
-    open_judge,
-)
+from condgen.evaluation import fidelity, model, privacy, usefulness
+from condgen.evaluation.classifier import check_data, network_features
+from condgen.evaluation.comparison import compare
+from condgen.evaluation.judge import Judge, cache_folder, check_judge, load_judge, open_judge
+from condgen.evaluation.model import LatentHealth
+from condgen.evaluation.records import GROUPS, Measure, about, listed
+from condgen.evaluation.report import page
+from condgen.evaluation.verdict import Verdict, judge_measures
 from condgen.files import read_json, write_atomically
-from condgen.metrics import fidelity, labels, latents, privacy, reconstruction
-from condgen.metrics import usefulness as useful
-from condgen.metrics.measures import Measure
-from condgen.metrics.measures import compare as compare_sets
 from condgen.noise import permutation
 from condgen.parts import weights_hash
-from condgen.reports import page
 from condgen.runs import History
 from condgen.sampling import num_classes, pairs, to_uint8
-from condgen.verdicts import Verdict, judge_measures
 
-FORMAT = 1
+FORMAT = 2
 SHOWN = 10  # images of each class on the page
 PIXELS = 32  # a side that images are brought down to where pixels are compared
 MODEL_IMAGES = 512  # on which reconstruction, likelihood and latents are measured
 DRAWS, ATTACK_DRAWS = 8, 4  # of z an image, for the importance-weighted likelihood and the membership attack
 PAIRS = 12  # near copies listed
-Progress = Callable[[str], object]
-
-GROUPS = (
-    (
-        "Fidelity and diversity",
-        "How close the generated images are, as a set, to real ones they have never met, in what the judge sees last "
-        "(kinds of cell) and first (texture, colour). The floor is what held-out real images reach.",
-        ("fid", "kid", "precision", "recall", "density", "coverage", "sharpness"),
-    ),
-    (
-        "The same in early features",
-        "Late features say which class an image shows; early ones still tell two images of a class apart.",
-        ("fid_early", "kid_early", "precision_early", "recall_early", "density_early", "coverage_early"),
-    ),
-    (
-        "Variety within a class",
-        "Mean distance between two images of a class, as a share of that between two real ones. Near 0 the generator "
-        "draws one picture again and again, however good it is.",
-        ("diversity", "diversity_early", "diversity_late"),
-    ),
-    (
-        "Truth to the label",
-        "Whether an image shows the class it was asked for, as the judge sees it; the ceiling is the judge's accuracy "
-        "on real images.",
-        ("label_accuracy", "label_macro"),
-    ),
-    (
-        "Reconstruction",
-        "How well an image comes back from its latents; the floor is what showing the mean image of the class would "
-        "reach.",
-        ("psnr", "ssim", "reconstruction_distance"),
-    ),
-    (
-        "Likelihood",
-        "What the model itself thinks of held-out images, in nats per image.",
-        (
-            "elbo",
-            "log_likelihood",
-            "kl",
-            "label_log_likelihood",
-            "importance_weighted",
-            "bits_per_dimension",
-        ),
-    ),
-    (
-        "Latents",
-        "Whether the latents are used, and whether the prior draws where images lie.",
-        ("active_latents", "aggregate_mismatch", "aggregate_mismatch_nats"),
-    ),
-    (
-        "Privacy",
-        "Whether images of the training set are handed out again, or can be told from others.",
-        ("near_copies", "nearest_distance_ratio", "membership_auc"),
-    ),
-)
+Part = Literal["fidelity", "privacy", "model", "usefulness"]
+PARTS: tuple[Part, ...] = ("fidelity", "privacy", "model", "usefulness")
 
 
 @dataclass(frozen=True)
@@ -116,7 +56,7 @@ class Evaluation:
     Attributes:
         measures: name → value, value per class, floor and interval.
         verdict: what they say, in sentences.
-        details: what was evaluated, tables behind the measures, settings.
+        details: what was evaluated, tables behind the measures, settings, and what could not be measured.
         pictures: name → PNG.
 
     Example:
@@ -135,12 +75,17 @@ class Evaluation:
 
     def to_json(self) -> dict[str, Any]:
         """As it is written to `evaluation.json`."""
+        members = {key: [name for name, m in self.measures.items() if m.group == key] for key in GROUPS}
         return {
             "format": FORMAT,
             "condgen": condgen.__version__,
             **self.details,
             "verdict": asdict(self.verdict),
-            "groups": groups(self.measures),
+            "groups": [
+                {"title": title, "text": text, "measures": members[key]}
+                for key, (title, text) in GROUPS.items()
+                if members[key]
+            ],
             "measures": {name: measure.to_json() for name, measure in self.measures.items()},
         }
 
@@ -160,34 +105,17 @@ class Evaluation:
         return folder / "evaluation.html"
 
 
-@dataclass(frozen=True)
-class ImageSet:
-    """Images and what the measures look at.
-
-    Attributes:
-        images: uint8.
-        labels: of each; None where images have none.
-        pixels: (n, d) in [0, 1], brought down to about 32 pixels a side.
-        features: of the judge; None where there is none.
-        late: what fidelity is measured in: the judge's late features, or a network's that the user gave, (n, d).
-    """
-
-    images: UInt8[np.ndarray, "n channels height width"]
-    labels: Int64[np.ndarray, " n"] | None
-    pixels: Float[Tensor, "n pixels"]
-    features: Any
-    late: Any
-
-
 def evaluate(
     generated: Any,
     data: LabelledImages,
     *,
+    measure: Sequence[Part] = PARTS,
     judge: Judge | str | Path | None = None,
-    features: nn.Module | None = None,
+    features: nn.Module | Literal["pixels"] | None = None,
     images: int | None = None,
     usefulness: Literal["full", "quick", "none"] = "full",
     seed: int = 0,
+    judge_seed: int = 0,
     cache: str | Path | None = None,
     history: History | None = None,
     include_real: bool = False,
@@ -202,14 +130,18 @@ def evaluate(
         data: the real images, with train, validation and test splits and one class label an image. The generator may
             have seen the training split; generated images are compared with the test split. Of a model with several
             labels an image, or continuous ones, only what needs no classes is measured.
+        measure: which parts: "fidelity" (with variety, sharpness and truth to the label), "privacy" (copies), "model"
+            (reconstruction, likelihood, latents, membership) and "usefulness". One that fails leaves the others alone,
+            and the reason among the warnings.
         judge: of these very images, or its file; by default the one in `cache`, trained where there is none.
-        features: another network, images in [0, 1] → (n, d), in whose features fidelity is measured instead of the
-            judge's last ones.
+        features: a second look beside the judge's: another network, images in [0, 1] → (n, d), or "pixels".
         images: number of generated images; by default as many as validation images (and no more than test images).
-        usefulness: whether classifiers are trained on generated images and tested on real ones: "full" (half an hour
+        usefulness: how much is trained to see what a classifier learns from generated images: "full" (half an hour
             on two cores for BloodMNIST), "quick" (under five minutes) or "none".
-        seed: of samples, judge, subsamples and classifiers.
-        cache: folder of judges and of classifiers of real images; see :func:`condgen.features.cache_folder`.
+        seed: of samples, subsamples and classifiers.
+        judge_seed: of the judge: another one is another feature space, in which figures cannot be compared.
+        cache: folder of judges and of classifiers of real images; see
+            :func:`condgen.evaluation.judge.cache_folder`.
         history: of the training, to be drawn.
         include_real: whether the page may show real images.
         name: of what is evaluated, for the page.
@@ -220,68 +152,90 @@ def evaluate(
 
     Raises:
         ValueError: if generated images are none, have another shape or range, or lack a class; if the judge was
-            trained on other images; if data have no splits or other labels than classes.
+            trained on other images; if data have no splits or other labels than classes; if nothing could be measured.
 
     Example:
+        >>> from condgen.evaluation.judge import train_judge
         >>> cells = condgen.load_smears(400, size=16, balance="equal")
         >>> fresh = condgen.load_smears(200, size=16, seed=1)  # a perfect generator
-        >>> judge = condgen.features.train_judge(cells, epochs=1, width=8)  # left out, a better one is trained
+        >>> judge = train_judge(cells, epochs=1, width=8)  # left out, a better one is trained
         >>> evaluation = evaluate(fresh, cells, judge=judge, usefulness="none")
         >>> evaluation["diversity"].overall > 0.8
         True
     """
     started, tell = time.perf_counter(), teller(progress)
-    data = data.ordered(getattr(generated, "class_names", ()) if hasattr(generated, "sample") else ())
-    if data.kind != "class" and hasattr(generated, "sample"):
-        return without_classes(generated, data, images, seed, history, include_real, name, tell)
-    check_data(data)
+    if unknown := sorted(set(measure) - set(PARTS)) or not measure:
+        raise ValueError(f"Expected parts among {', '.join(PARTS)}; got {unknown if measure else 'none'}.")
+    draws = hasattr(generated, "sample")
+    data = data.ordered(getattr(generated, "class_names", ()) if draws else ())
+    if data.kind == "class" or not draws:
+        check_data(data)
     source = as_source(generated, data)
     held_out = data.validation.subset(chosen(data, source, images, seed))
-    judge = resolve_judge(judge, data, seed, cache, progress, tell)
-    tell(f"drawing {len(held_out):,} images and comparing them with real ones")
-    look = looker(judge, features)
+    if data.kind == "class":
+        judge = resolve_judge(judge, data, judge_seed, cache, progress, tell)
+    else:
+        judge, usefulness = None, "none"
+    tell(f"drawing {len(held_out):,} images")
+    look, labelled = looker(judge, features), source.labelled and data.kind == "class"
     sets = Sets(
         real=look(data.test.images, data.test.labels),
         held_out=look(held_out.images, held_out.labels),
         generated=look(source.draw(held_out.labels, seed), held_out.labels),
-        names=tuple(data.class_names),
-        labelled=source.labelled,
+        names=tuple(data.class_names) if labelled else (),
         seed=seed,
     )
-    found = Found()
-    of_images(sets, found)
-    tell("looking for copies of training images")
-    of_copies(sets, data.train, found, include_real)
-    if source.model is not None:
-        tell("asking the model for reconstructions, likelihood and latents")
-        of_model(source, judge, data, seed, found, include_real)
+    found = Found(warnings=[*cautions(sets, source, data, held_out, images), *origins(source.model, data)])
+    found.pictures["samples"] = grid(sets.generated, sets)
     if include_real:
         found.pictures["real"] = grid(sets.held_out, sets)
-    if usefulness != "none":
-        of_usefulness(source, data, usefulness, seed, cache, progress, tell, found)
-    add_history(history, found)
-    found.details |= {
+    parts: dict[Part, tuple[str, Callable[[], None]]] = {
+        "fidelity": ("comparing them with real ones", lambda: of_images(sets, found)),
+        "privacy": ("looking for copies of training images", lambda: of_copies(sets, data.train, found, include_real)),
+        "model": (
+            "asking the model for reconstructions, likelihood and latents",
+            lambda: of_model(source, judge, data, seed, found, include_real),
+        ),
+        "usefulness": (
+            f"training classifiers on generated and on real images ({usefulness})",
+            lambda: of_usefulness(source, data, usefulness, seed, cache, progress, found),
+        ),
+    }
+    skipped = {"model": source.model is None, "usefulness": usefulness == "none"}
+    wanted = [part for part in PARTS if part in measure and not skipped.get(part)]
+    failed = {}
+    for part in wanted:
+        tell(parts[part][0])
+        try:
+            parts[part][1]()
+        except Exception as error:  # what it has to say goes on the page, and hours of the others' work are kept
+            failed[part] = f"{part} could not be measured: {error}"
+            if len(failed) == len(wanted):
+                raise
+    if history is not None and history.rows:
+        finite = {key: [v if math.isfinite(v) else None for v in history[key]] for key in history.rows[0]}
+        found.details["history"] = finite
+        found.pictures["curves"] = figures.png(figures.curves(history))
+    details = {
         "name": name or data.name,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "data": about_data(data),
         "model": source.about,
         "judge": about_judge(judge, sets),
-        "settings": {"images": len(held_out), "seed": seed, "usefulness": usefulness},
+        "settings": {
+            "images": len(held_out),
+            "seed": seed,
+            "usefulness": usefulness if "usefulness" in wanted else "none",
+            **({"parts": ", ".join(measure)} if set(measure) != set(PARTS) else {}),
+        },
         "include_real": include_real,
-        "warnings": [*cautions(sets, source, held_out), *origins(source.model, data)],
+        "warnings": [*found.warnings, *failed.values()],
+        "failed": failed,
+        **found.details,
     }
-    verdict = judge_measures(found.measures, judge.weaknesses(), found.latents)
-    return Evaluation(
-        found.measures, verdict, {**found.details, "seconds": time.perf_counter() - started}, found.pictures
-    )
-
-
-def add_history(history: History | None, found: "Found") -> None:
-    """The curves of the training, where they are known."""
-    if history is not None and history.rows:
-        finite = {key: [v if math.isfinite(v) else None for v in history[key]] for key in history.rows[0]}
-        found.details["history"] = finite
-        found.pictures["curves"] = figures.png(figures.curves(history))
+    weaknesses = [] if judge is None else judge.weaknesses()
+    verdict = judge_measures(found.measures, weaknesses=weaknesses, latents=found.latents, useful=found.useful)
+    return Evaluation(found.measures, verdict, {**details, "seconds": time.perf_counter() - started}, found.pictures)
 
 
 # What is evaluated.
@@ -328,31 +282,26 @@ def as_source(generated: Any, data: LabelledImages) -> Source:
     return from_model(generated, data)
 
 
-def from_model(model: Any, data: LabelledImages) -> Source:
+def from_model(generator: Any, data: LabelledImages) -> Source:
     """Images drawn from a model as they are asked for."""
-    classes = num_classes(model)
-    labelled = model.conditioner.columns > 0
-    if labelled and classes != data.num_classes:
+    labelled = generator.conditioner.columns > 0
+    if data.kind == "class" and labelled and (classes := num_classes(generator)) != data.num_classes:
         raise ValueError(
             f"Expected a model of {data.num_classes} classes, as {data.name!r} has; this one knows {classes}. "
             "Evaluate it on the data it was trained on."
         )
-
-    return Source(drawing(model), labelled, model, None, about_model(model))
-
-
-def about_model(model: Any) -> dict[str, Any]:
-    """Of the model, for the page."""
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    return {"parameters": parameters, "description": repr(model), "weights": weights_hash(model.state_dict())}
+    parameters = sum(parameter.numel() for parameter in generator.parameters())
+    described = {"parameters": parameters, "description": repr(generator)}
+    described["weights"] = weights_hash(generator.state_dict())
+    return Source(drawing(generator), labelled, generator, None, described)
 
 
-def drawing(model: Any) -> Callable[[np.ndarray, int], np.ndarray]:
+def drawing(generator: Any) -> Callable[[np.ndarray, int], np.ndarray]:
     """(labels, seed) → uint8 images, from a model."""
 
     def draw(labels: np.ndarray, seed: int) -> np.ndarray:
         blocks = []
-        for block in model.sample_blocks(torch.as_tensor(labels), seed=seed):
+        for block in generator.sample_blocks(torch.as_tensor(labels), seed=seed):
             low, high = float(block.min()), float(block.max())
             if not (low >= 0 and high <= 1):
                 raise ValueError(
@@ -415,6 +364,25 @@ def chosen(data: LabelledImages, source: Source, images: int | None, seed: int) 
 
 
 @dataclass(frozen=True)
+class ImageSet:
+    """Images and what the measures look at.
+
+    Attributes:
+        images: uint8.
+        labels: of each.
+        small: in [0, 1], brought down to 32 pixels a side.
+        seen: features of the judge; None where there is none.
+        other: (n, d), what the second look sees; None where none was asked for.
+    """
+
+    images: UInt8[np.ndarray, "n channels height width"]
+    labels: Any
+    small: Float[Tensor, "n channels rows columns"]
+    seen: Any
+    other: Any
+
+
+@dataclass(frozen=True)
 class Sets:
     """Real test images, held-out real images and generated images.
 
@@ -422,8 +390,7 @@ class Sets:
         real: of the test split.
         held_out: of the validation split.
         generated: as many as held out, of the same labels.
-        names: of the classes.
-        labelled: whether generated images have labels; without them nothing is said about single classes.
+        names: of the classes; none: generated images have no classes, and nothing is said about single ones.
         seed: of subsamples.
     """
 
@@ -431,35 +398,7 @@ class Sets:
     held_out: ImageSet
     generated: ImageSet
     names: tuple[str, ...]
-    labelled: bool
     seed: int
-
-
-def looker(judge: Judge, network: nn.Module | None) -> Callable[[np.ndarray, np.ndarray], ImageSet]:
-    """Images and labels → what the measures look at."""
-
-    def look(images: np.ndarray, labels: np.ndarray) -> ImageSet:
-        seen = judge.embed(images)
-        late = seen.late if network is None else network_features(network, images)
-        return ImageSet(images, labels, pixels(images), seen, late)
-
-    return look
-
-
-def pixels(images: UInt8[np.ndarray, "n channels height width"]) -> Float[Tensor, "n pixels"]:
-    """Images in [0, 1] as vectors, large ones brought down to 32 pixels a side by averaging.
-
-    Example:
-        >>> pixels(np.zeros((2, 3, 64, 64), np.uint8)).shape
-        torch.Size([2, 3072])
-    """
-    parts = []
-    for start in range(0, len(images), 256):
-        x = image_tensor(images[start : start + 256]).float()
-        if max(x.shape[2:]) > PIXELS:
-            x = F.adaptive_avg_pool2d(x, (min(x.shape[2], PIXELS), min(x.shape[3], PIXELS)))
-        parts.append(x.flatten(1))
-    return torch.cat(parts)
 
 
 @dataclass
@@ -469,36 +408,68 @@ class Found:
     measures: dict[str, Measure] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
     pictures: dict[str, bytes] = field(default_factory=dict)
-    latents: str = ""
+    warnings: list[str] = field(default_factory=list)
+    latents: LatentHealth | None = None
+    useful: usefulness.Usefulness | None = None
+
+
+def looker(judge: Judge | None, second: nn.Module | str | None) -> Callable[[np.ndarray, Any], ImageSet]:
+    """Images and labels → what the measures look at."""
+    if isinstance(second, str) and second != "pixels":
+        raise ValueError(f"Expected a network, or 'pixels', for a second look; got {second!r}.")
+
+    def look(images: np.ndarray, labels: Any) -> ImageSet:
+        own, other = small(images), None
+        if second == "pixels":
+            other = F.adaptive_avg_pool2d(own, [min(side, 8) for side in own.shape[2:]]).flatten(1)
+        elif isinstance(second, nn.Module):
+            other = network_features(second, images)
+        return ImageSet(images, labels, own, None if judge is None else judge.embed(images), other)
+
+    return look
+
+
+def small(images: UInt8[np.ndarray, "n channels height width"]) -> Float[Tensor, "n channels rows columns"]:
+    """Images in [0, 1], large ones brought down to 32 pixels a side by averaging.
+
+    Example:
+        >>> small(np.zeros((2, 3, 64, 28), np.uint8)).shape
+        torch.Size([2, 3, 32, 28])
+    """
+    parts = []
+    for start in range(0, len(images), 256):
+        x = image_tensor(images[start : start + 256]).float()
+        parts.append(F.adaptive_avg_pool2d(x, [min(side, PIXELS) for side in x.shape[2:]]))
+    return torch.cat(parts)
 
 
 def of_images(sets: Sets, found: Found) -> None:
     """Fidelity at two depths, variety within classes, sharpness, truth to the label."""
     real, generated, held_out = sets.real, sets.generated, sets.held_out
-    classes = {"real_labels": real.labels, "labels": generated.labels, "names": sets.names} if sets.labelled else {}
+    classes = {"real_labels": real.labels, "labels": generated.labels, "classes": sets.names} if sets.names else {}
 
-    def compared(function: Any, part: Callable[[ImageSet], Any], about: Any, suffix: str = "", **options: Any) -> None:
-        results = compare_sets(
-            function, *map(part, (real, generated, held_out)), describe=about, seed=sets.seed, **classes, **options
-        )
-        found.measures |= {f"{name}{suffix}": measure for name, measure in results.items()}
+    def compared(function: Any, part: Callable[[ImageSet], Any], *names: str, **options: Any) -> None:
+        three = map(part, (real, generated, held_out))
+        found.measures |= compare(function, *three, names=names, seed=sets.seed, **classes, **options)
 
-    compared(fidelity.fidelity, lambda part: part.late, fidelity.FIDELITY)
-    compared(fidelity.fidelity, lambda part: part.features.early, fidelity.FIDELITY, "_early")
-    compared(fidelity.relative_sharpness, lambda part: image_tensor(part.images), fidelity.SHARPNESS)
-    compared(fidelity.diversity, lambda part: part.pixels, fidelity.DIVERSITY, within=True)
-    compared(fidelity.diversity, lambda part: part.features.early, fidelity.DIVERSITY, "_early", within=True)
-    compared(fidelity.diversity, lambda part: part.late, fidelity.DIVERSITY, "_late", within=True)
-    if sets.labelled:
-        truth, ceiling = (
-            labels.label_truth(part.features.probabilities, part.labels) for part in (generated, held_out)
-        )
-        found.measures |= labels.label_measures(truth, ceiling, sets.names)
+    if generated.seen is not None:
+        compared(fidelity.fidelity, lambda part: part.seen.late, *fidelity.FIDELITY)
+    compared(fidelity.relative_sharpness, lambda part: image_tensor(part.images), "sharpness")
+    if generated.seen is not None:
+        compared(fidelity.fidelity, lambda part: part.seen.early, *fidelity.FIDELITY, suffix="_early")
+    if generated.other is not None:
+        compared(fidelity.fidelity, lambda part: part.other, *fidelity.FIDELITY, suffix="_other")
+    compared(fidelity.diversity, lambda part: part.small.flatten(1), "diversity", within=True)
+    if generated.seen is not None:
+        compared(fidelity.diversity, lambda part: part.seen.early, "diversity", suffix="_early", within=True)
+        compared(fidelity.diversity, lambda part: part.seen.late, "diversity", suffix="_late", within=True)
+    if sets.names:
+        truth, ceiling = (fidelity.label_truth(part.seen.probabilities, part.labels) for part in (generated, held_out))
+        found.measures |= fidelity.label_measures(truth, ceiling, sets.names)
         found.details["confusion"] = {"rows": truth.confusion.tolist(), "real": ceiling.confusion.tolist()}
         found.pictures["confusion"] = figures.png(figures.confusion(truth.confusion, sets.names))
         found.details["precision_recall"] = {"points": points(found.measures)}
         found.pictures["precision_recall"] = figures.png(figures.precision_recall(points(found.measures)))
-    found.pictures["samples"] = grid(generated, sets)
 
 
 def points(found: Mapping[str, Measure]) -> list[dict[str, Any]]:
@@ -518,13 +489,12 @@ def points(found: Mapping[str, Measure]) -> list[dict[str, Any]]:
 
 
 def grid(part: ImageSet, sets: Sets) -> bytes:
-    """The first images of each class as a picture; of a set without labels the first images."""
-    if not sets.labelled:
+    """The first images of each class as a picture; of a set without classes the first images."""
+    if not sets.names:
         images = part.images[: 8 * SHOWN]
         images = images[: len(images) // SHOWN * SHOWN] if len(images) >= SHOWN else images
-        return figures.png(
-            figures.class_grid(rearrange(tensor(images), "(r k) c h w -> r k c h w", k=min(len(images), SHOWN)))
-        )
+        rows = rearrange(tensor(images), "(r k) c h w -> r k c h w", k=min(len(images), SHOWN))
+        return figures.png(figures.class_grid(rows))
     shown, names = [], []
     for label, name in enumerate(sets.names):
         own = part.images[part.labels == label][:SHOWN]
@@ -541,9 +511,9 @@ def tensor(images: UInt8[np.ndarray, "..."]) -> Float[Tensor, "..."]:
 
 
 def of_copies(sets: Sets, train: LabelledImages, found: Found, include_real: bool) -> None:
-    """Training images that are handed out again."""
-    copies = privacy.near_copies(pixels(train.images), sets.generated.pixels, sets.held_out.pixels)
-    own, theirs = (sets.generated.labels, sets.held_out.labels) if sets.labelled else (None, None)
+    """Training images that are handed out again, as they are or turned, shifted, brightened."""
+    copies = privacy.near_copies(small(train.images), sets.generated.small, sets.held_out.small, alike=True)
+    own, theirs = (sets.generated.labels, sets.held_out.labels) if sets.names else (None, None)
     found.measures |= privacy.privacy_measures(copies, own, theirs, sets.names, seed=sets.seed)
     worst = copies.worst(PAIRS)
     found.details["privacy"] = {"pairs": [asdict(pair) for pair in worst], "threshold": copies.threshold}
@@ -554,88 +524,35 @@ def of_copies(sets: Sets, train: LabelledImages, found: Found, include_real: boo
         found.pictures["copies"] = figures.png(figures.class_grid(torch.stack([tensor(row) for row in rows]), names))
 
 
-def without_classes(
-    model: Any,
-    data: LabelledImages,
-    images: int | None,
-    seed: int,
-    history: History | None,
-    include_real: bool,
-    name: str,
-    tell: Progress,
-) -> Evaluation:
-    """What can be said of a model whose labels are no classes, which no judge can be trained on."""
-    started, source, found = time.perf_counter(), Source(drawing(model), labelled=False, model=model), Found()
-    held_out = data.validation.subset(chosen(data, source, images, seed))
-
-    def look(images: np.ndarray) -> ImageSet:
-        return ImageSet(images, None, pixels(images), None, None)
-
-    tell(f"drawing {len(held_out):,} images and comparing them with real ones")
-    generated = look(source.draw(held_out.labels, seed))
-    sets = Sets(look(data.test.images), look(held_out.images), generated, (), False, seed)
-    for function, part, about, options in (
-        (fidelity.relative_sharpness, lambda part: image_tensor(part.images), fidelity.SHARPNESS, {}),
-        (fidelity.diversity, lambda part: part.pixels, fidelity.DIVERSITY, {}),
-    ):
-        parts = map(part, (sets.real, sets.generated, sets.held_out))
-        found.measures |= compare_sets(function, *parts, describe=about, seed=seed, **options)
-    of_copies(sets, data.train, found, include_real)
-    tell("asking the model for reconstructions, likelihood and latents")
-    of_model(source, None, data, seed, found, include_real)
-    add_history(history, found)
-    found.details |= {
-        "name": name or data.name,
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "data": about_data(data),
-        "model": about_model(model),
-        "settings": {"images": len(held_out), "seed": seed, "usefulness": "none"},
-        "include_real": include_real,
-        "warnings": [
-            f"Labels are {data.kind}, no classes: truth to the label, usefulness and fidelity in a judge's features "
-            "are not available.",
-            *origins(model, data),
-        ],
-    }
-    verdict = judge_measures(found.measures, (), found.latents)
-    return Evaluation(
-        found.measures, verdict, {**found.details, "seconds": time.perf_counter() - started}, found.pictures
-    )
-
-
 def of_model(
     source: Source, judge: Judge | None, data: LabelledImages, seed: int, found: Found, include_real: bool
 ) -> None:
     """What the model itself keeps of images it has not met: reconstructions, likelihood, latents, membership."""
-    model, names = source.model, tuple(data.class_names) if source.labelled else ()
-    if not hasattr(model, "infer"):
+    generator, names = source.model, tuple(data.class_names) if source.labelled and data.kind == "class" else ()
+    if not hasattr(generator, "infer"):
         return
     test, train = some(data.test, MODEL_IMAGES, seed), some(data.train, MODEL_IMAGES, seed)
-    found.measures |= reconstruction.reconstruction_measures(
-        model,
-        test.images,
-        test.labels,
-        names,
+    asked = (generator, test.images, test.labels, names)
+    found.measures |= model.reconstruction_measures(
+        *asked,
         embed=None if judge is None else lambda x: judge.embed(x).late,
         train=data.train if data.kind == "class" else None,
     )
-    found.measures |= reconstruction.likelihood_measures(
-        model, test.images, test.labels, names, samples=DRAWS, seed=seed
-    )
-    health = latents.latent_health(model, test.images, test.labels, seed)
-    found.measures |= latents.latent_measures(health, names)
-    found.latents = health.verdict
+    found.measures |= model.likelihood_measures(*asked, samples=DRAWS, seed=seed)
+    found.latents = model.latent_health(generator, test.images, test.labels, seed)
+    found.measures |= model.latent_measures(found.latents, names)
+    per_latent = [float(value) for value in found.latents.kl_per_latent]
     found.details["latents"] = {
-        "verdict": health.verdict,
-        "kl_per_latent": [float(value) for value in health.kl_per_latent],
-        "active": health.active,
-        "count": health.latents,
+        "verdict": found.latents.verdict,
+        "kl_per_latent": per_latent,
+        "active": found.latents.active,
+        "count": found.latents.latents,
     }
-    found.pictures["latents"] = figures.png(figures.latent_kl(found.details["latents"]["kl_per_latent"]))
+    found.pictures["latents"] = figures.png(figures.latent_kl(per_latent))
     found.measures["membership_auc"] = privacy.membership_auc(
-        model, train.images, train.labels, test.images, test.labels, names, samples=ATTACK_DRAWS, seed=seed
+        generator, train.images, train.labels, test.images, test.labels, names, samples=ATTACK_DRAWS, seed=seed
     )
-    found.pictures["reconstructions"] = reconstructions(model, data.validation, include_real)
+    found.pictures["reconstructions"] = reconstructions(generator, data.validation, include_real)
 
 
 def some(images: LabelledImages, most: int, seed: int) -> LabelledImages:
@@ -643,18 +560,18 @@ def some(images: LabelledImages, most: int, seed: int) -> LabelledImages:
     return images if len(images) <= most else images.subset(images.stratified(most / len(images), seed))
 
 
-def reconstructions(model: Any, images: LabelledImages, include_real: bool) -> bytes:
+def reconstructions(generator: Any, images: LabelledImages, include_real: bool) -> bytes:
     """The first images of each class as they come back, below the images themselves where those may be shown."""
     rows, names = [], []
     if images.kind != "class":
-        both = pairs(model, images.images[:SHOWN], images.labels[:SHOWN]).transpose(0, 1).float().cpu()
+        both = pairs(generator, images.images[:SHOWN], images.labels[:SHOWN]).transpose(0, 1).float().cpu()
         return figures.png(figures.class_grid(both if include_real else both[1:]))
     for label, name in enumerate(images.class_names):
         own = images.subset(np.flatnonzero(images.labels == label)[:SHOWN])
         if not len(own):
             continue
         back = torch.ones(2, SHOWN, *images.image_shape)
-        back[:, : len(own)] = pairs(model, own.images, own.labels).transpose(0, 1).float().cpu()
+        back[:, : len(own)] = pairs(generator, own.images, own.labels).transpose(0, 1).float().cpu()
         rows += [*back] if include_real else [back[1]]
         names += [name, "reconstructed"] if include_real else [name]
     return figures.png(figures.class_grid(torch.stack(rows), names))
@@ -663,22 +580,31 @@ def reconstructions(model: Any, images: LabelledImages, include_real: bool) -> b
 def of_usefulness(
     source: Source,
     data: LabelledImages,
-    plan: Literal["full", "quick"],
+    plan: Any,
     seed: int,
     cache: str | Path | None,
     progress: bool,
-    tell: Progress,
     found: Found,
 ) -> None:
     """What a classifier learns from the images."""
     if not source.labelled:
-        found.measures["synthetic_accuracy"] = Measure(
-            None, better="higher", reason="Images without labels: no classifier can be trained on them."
-        )
+        reason = "Images without labels: no classifier can be trained on them."
+        found.measures["synthetic_accuracy"] = Measure(None, reason=reason, **about("synthetic_accuracy"))
         return
-    tell(f"training classifiers on generated and on real images ({plan})")
+    counts = np.array(list(data.train.class_counts.values()))
+    needed = np.maximum(counts, counts.max() - counts)
+    if source.available is not None and (short := source.available < needed).any():
+        names = [
+            f"{name} ({own:,} of {wanted:,})"
+            for name, own, wanted, few in zip(data.class_names, source.available, needed, short, strict=True)
+            if few
+        ]
+        found.warnings.append(
+            f"Usefulness needs more generated images than were given, of {listed(names)}: they repeat, and teach less "
+            "than as many different ones would."
+        )
     # Other images than those compared above: usefulness draws with seeds of its own.
-    result = useful.usefulness(
+    result = usefulness.usefulness(
         lambda labels, own: source.draw(labels, (seed + 1 + own) % 2**64),
         data,
         plan=plan,
@@ -686,7 +612,8 @@ def of_usefulness(
         cache=cache_folder(cache),
         progress=progress,
     )
-    found.measures |= useful.measures(result)
+    found.useful = result
+    found.measures |= usefulness.usefulness_measures(result)
     found.details["usefulness"] = {"rows": result.rows(), **result.to_json()}
 
 
@@ -705,60 +632,61 @@ def about_data(data: LabelledImages) -> dict[str, Any]:
     }
 
 
-def about_judge(judge: Judge, sets: Sets) -> dict[str, Any]:
-    """How well the judge knows real images."""
-    right = sets.real.features.probabilities.argmax(1).numpy() == sets.real.labels
+def about_judge(judge: Judge | None, sets: Sets) -> dict[str, Any] | None:
+    """Which judge it is, and how well it knows real images."""
+    if judge is None:
+        return None
+    right = sets.real.seen.probabilities.argmax(1).numpy() == sets.real.labels
     return {
         "accuracy": judge.accuracy,
         "test_accuracy": float(right.mean()),
         "fingerprint": judge.fingerprint,
+        "seed": judge.seed,
+        "weights": weights_hash(judge.network.state_dict()),
         "weaknesses": judge.weaknesses(),
     }
 
 
-def cautions(sets: Sets, source: Source, held_out: LabelledImages) -> list[str]:
-    """What makes the figures less certain than they look."""
-    said = []
-    if len(held_out) < 200:
-        said.append(f"Only {len(held_out)} images were compared: floors and intervals are wide.")
-    few = [name for name, count in held_out.class_counts.items() if 0 < count < 30]
-    if few and sets.labelled:
-        said.append(f"Fewer than 30 images of {', '.join(few)}: figures of these classes are rough.")
-    none = [name for name, count in held_out.class_counts.items() if not count]
-    if none:
-        said.append(f"No validation images of {', '.join(none)}: nothing was generated or measured for them.")
+def cautions(
+    sets: Sets, source: Source, data: LabelledImages, held_out: LabelledImages, asked: int | None
+) -> Iterator[str]:
+    """What makes the figures less certain than they look, or others than were asked for."""
+    n = len(held_out)
+    if data.kind != "class":
+        yield (
+            f"Labels are {data.kind}, no classes: truth to the label, usefulness and fidelity in a judge's features "
+            "are not available."
+        )
+    if asked is not None and asked != n:
+        yield (
+            f"{asked:,} images were asked for and {n:,} compared: as many as there are validation and test images to "
+            "compare with, and at least one of each class."
+        )
+    if n < 200:
+        yield f"Only {n} images were compared: floors and intervals are wide."
+    counts = {} if data.kind == "continuous" else held_out.class_counts
+    few = [name for name, count in counts.items() if 0 < count < 30]
+    if few and sets.names:
+        yield f"Fewer than 30 images of {', '.join(few)}: figures of these classes are rough."
+    if none := [name for name, count in counts.items() if not count]:
+        yield f"No validation images of {', '.join(none)}: nothing was generated or measured for them."
     if source.available is not None and source.available.sum() < len(sets.real.images):
-        said.append(f"{int(source.available.sum())} generated images were given; where more were needed they repeat.")
-    return said
+        yield f"{int(source.available.sum()):,} generated images were given, fewer than there are test images."
 
 
-def origins(model: Any, data: LabelledImages) -> list[str]:
+def origins(generator: Any, data: LabelledImages) -> Iterator[str]:
     """What a model knows of its training that figures cannot be read without: other images, more than the bound."""
-    provenance, said = getattr(model, "provenance", {}), []
+    provenance = getattr(generator, "provenance", {})
     if provenance.get("train") not in (None, data.train.fingerprint):
-        said.append(
+        yield (
             "The model was trained on other images than the training split given here: it may have seen test images, "
             "and copies and memory of training images are not looked for where they would be."
         )
     if provenance.get("objective", "ELBO") != "ELBO":
-        said.append(
+        yield (
             f"The model was trained by {provenance['objective']}, not by the bound alone: the decoder has left the "
             "bound for sharpness, and its likelihood is lower than it could be."
         )
-    return said
-
-
-def groups(found: Mapping[str, Measure]) -> list[dict[str, Any]]:
-    """The measures in the order of the page; a group without any is left out."""
-    useful = [name for name in found if name.startswith(("synthetic_", "balanced_", "rare_"))]
-    title = "Usefulness"
-    text = (
-        "Classifiers trained on generated images and measured on real test images; the ceiling is training on all "
-        "real images."
-    )
-    rows = [(title, text, useful), *GROUPS]
-    listed = [(title, text, [name for name in names if name in found]) for title, text, names in rows]
-    return [{"title": title, "text": text, "measures": names} for title, text, names in listed if names]
 
 
 def read_evaluation(path: str | Path) -> dict[str, Any]:
@@ -800,7 +728,7 @@ def resolve_judge(
     seed: int,
     cache: str | Path | None,
     progress: bool,
-    tell: Progress,
+    tell: Callable[[str], object],
 ) -> Judge:
     """The judge of these images: given, in a file, kept, or trained now."""
     if judge is None:
@@ -811,7 +739,7 @@ def resolve_judge(
     return judge
 
 
-def teller(progress: bool) -> Progress:
+def teller(progress: bool) -> Callable[[str], object]:
     """What says what is being done, on standard error; or nothing."""
     if not progress:
         return lambda _: None

@@ -1,19 +1,23 @@
-"""Verdicts: what the measures of an evaluation say, in plain sentences, worst first.
+"""Verdict: what the measures of an evaluation say, in plain sentences, worst first.
 
-Every threshold is relative to what real images reach on the same measure. Collapse is looked for before fidelity:
-distances between classes can be right while every image of a class is nearly the same picture.
+Every threshold is relative to what real images reach on the same measure, and a fault is only named where chance does
+not explain it: the whole interval must lie beyond. Where a set is too small to tell, that is said instead. Collapse is
+looked for before fidelity: distances between classes can be right while every image of a class is nearly the same
+picture. How often each sentence is wrong was measured: docs/evaluation.md.
 """
 
 __all__ = ["Finding", "Verdict", "judge_measures"]
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from condgen.metrics.measures import Measure
+from condgen.evaluation.model import LatentHealth
+from condgen.evaluation.records import Measure, listed
+from condgen.evaluation.statistics import Interval
+from condgen.evaluation.usefulness import Usefulness
 
-Severity = Literal["bad", "warn", "good"]
+Severity = Literal["bad", "warn", "open", "good"]
 Answer = Literal["yes", "not yet", "no", "unknown"]
 Measures = Mapping[str, Measure]
 
@@ -25,6 +29,7 @@ BLURRED, SOFT, NOISY = 0.5, 0.8, 1.5  # of the fine detail of real images
 FAR, OFF = 10.0, 3.0  # times the floor
 UNLIKE, MISSING = 0.5, 0.5  # of what held-out real images reach
 AS_GOOD, NEARLY = 0.95, 0.85  # of the accuracy after training on real images
+MARKS = {"bad": "✗", "warn": "!", "open": "?", "good": "✓"}  # worst first
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,7 @@ class Finding:
     """One thing that the measures say.
 
     Attributes:
-        severity: "bad", "warn" or "good".
+        severity: "bad", "warn", "good", or "open" where too little was measured to tell.
         measure: the measure it rests on.
         title: a few words.
         text: a sentence with the figures.
@@ -68,18 +73,24 @@ class Verdict:
     findings: tuple[Finding, ...]
 
     def __str__(self) -> str:
-        marks = {"bad": "✗", "warn": "!", "good": "✓"}
-        lines = [f"  {marks[finding.severity]} {finding.title}: {finding.text}" for finding in self.findings]
+        lines = [f"  {MARKS[finding.severity]} {finding.title}: {finding.text}" for finding in self.findings]
         return "\n".join([f"{self.answer.upper()}. {self.headline}", *lines])
 
 
-def judge_measures(measures: Measures, weaknesses: Sequence[str] = (), latents: str = "") -> Verdict:
+def judge_measures(
+    measures: Measures,
+    *,
+    weaknesses: Sequence[str] = (),
+    latents: LatentHealth | None = None,
+    useful: Usefulness | None = None,
+) -> Verdict:
     """The verdict on a set of measures; measures that are missing or could not be taken say nothing.
 
     Args:
         measures: by the names that :func:`condgen.evaluate` gives them.
         weaknesses: of the judge, in its own words.
-        latents: what :func:`condgen.metrics.latents.latent_health` says.
+        latents: of the model.
+        useful: what classifiers learned, for the gains.
 
     Example:
         >>> alike = Measure(overall=0.1, floor=1.0, per_class={"round": 0.1, "lobed": 0.1}, better="floor")
@@ -88,12 +99,13 @@ def judge_measures(measures: Measures, weaknesses: Sequence[str] = (), latents: 
         ('no', 'Collapse')
     """
     findings = [finding for rule in RULES for finding in rule(measures)]
-    if latents:
-        bad = "collapse" in latents or "holes" in latents
-        findings.append(Finding("warn" if bad else "good", "active_latents", "Latents", sentence(latents)))
+    if useful is not None:
+        findings += gains(measures, useful)
+    if latents is not None:
+        severity: Severity = "warn" if latents.collapsed or latents.holes else "good"
+        findings.append(Finding(severity, "active_latents", "Latents", f"{latents.verdict}."))
     findings += [Finding("warn", "label_accuracy", "The judge itself is weak", text) for text in weaknesses]
-    order = {"bad": 0, "warn": 1, "good": 2}
-    findings.sort(key=lambda finding: order[finding.severity])  # stable: rules stand in order of importance
+    findings.sort(key=lambda finding: list(MARKS).index(finding.severity))  # stable: rules stand in order of importance
     answer, headline = conclusion(measures, findings)
     return Verdict(answer, headline, tuple(findings))
 
@@ -105,10 +117,12 @@ def collapse(measures: Measures) -> Iterator[Finding]:
         return
     classes = [name for name in found[0].per_class if all(m.per_class.get(name) is not None for m in found)]
     # Where one of the two still sees variety it may be colour alone, or one picture moved about: the smaller counts.
-    share = {name: min(relative(m.per_class[name], m.per_class_floor.get(name)) for m in found) for name in classes}
-    share = share or {"any kind": min(relative(m.overall, m.floor) for m in found)}
+    ranges = {name: min(class_range(m, name) for m in found) for name in classes}
+    ranges["any kind"] = min(of_floor(m) for m in found)
+    share = {name: value for name, (value, _, _) in ranges.items()}
     worst = sorted(share, key=lambda name: share[name])
-    gone, uniform = ([name for name in worst if share[name] < limit] for limit in (COLLAPSED, UNIFORM))
+    gone = [name for name in worst if share[name] < COLLAPSED and ranges[name][2] < UNIFORM]
+    uniform = [name for name in worst if share[name] < UNIFORM and ranges[name][2] < UNIFORM]
     if gone:
         yield Finding(
             "bad",
@@ -122,11 +136,14 @@ def collapse(measures: Measures) -> Iterator[Finding]:
             "warn",
             "diversity",
             "Too little variety",
-            f"images of {listed(uniform)} differ less than real ones do, down to {share[worst[0]]:.0%} of it.",
+            f"images of {listed(uniform)} differ less than real ones do, down to {share[uniform[0]]:.0%} of it.",
         )
-    elif share[worst[-1]] > MIXED:
-        text = f"images of {worst[-1]} differ {share[worst[-1]]:.1f} times as much as real ones do."
+    elif mixed := [name for name in worst if ranges[name][1] > MIXED]:
+        text = f"images of {mixed[-1]} differ {share[mixed[-1]]:.1f} times as much as real ones do."
         yield Finding("warn", "diversity", "Too much variety", text)
+    elif (doubted := ranges[worst[0]])[0] < UNIFORM:
+        text = f"images of {worst[0]} differ by {doubted[0]:.0%} of what real ones do, or up to {doubted[2]:.0%}."
+        yield Finding("open", "diversity", "Too few images to tell their variety", text)
     else:
         yield Finding("good", "diversity", "Variety", "images of a class differ about as much as real ones do.")
 
@@ -134,16 +151,21 @@ def collapse(measures: Measures) -> Iterator[Finding]:
 def copies(measures: Measures) -> Iterator[Finding]:
     """Training images handed out again, or recognised by their likelihood."""
     if known(measures, "near_copies"):
-        share, floor = measures["near_copies"].overall or 0.0, measures["near_copies"].floor or 0.0
+        measure = measures["near_copies"]
+        share, floor = measure.overall or 0.0, measure.floor or 0.0
         text = f"{share:.1%} of the images are near copies of a training image; of held-out real images {floor:.1%}."
         # Some share is always near by chance: only what the interval leaves above the floor counts.
-        certain = measures["near_copies"].interval is None or measures["near_copies"].interval[0] > floor
-        excess = share - floor if certain else 0.0
-        severity: Severity = "bad" if excess > COPIED else "warn" if excess > SUSPICIOUS else "good"
-        yield Finding(severity, "near_copies", "No copies" if severity == "good" else "Copies of training images", text)
+        low, high = measure.excess or (share - floor, share - floor)
+        if share - floor > SUSPICIOUS and low > 0:
+            severity: Severity = "bad" if share - floor > COPIED else "warn"
+            yield Finding(severity, "near_copies", "Copies of training images", text)
+        elif high > COPIED:
+            yield Finding("open", "near_copies", "Too few images to rule out copies", text)
+        else:
+            yield Finding("good", "near_copies", "No copies", text)
     if known(measures, "membership_auc"):
-        auc = measures["membership_auc"].overall or 0.5
-        if auc > LEAKS_SOME:
+        auc, low, _ = around(measures["membership_auc"])
+        if auc > LEAKS_SOME and low > 0.5:
             text = (
                 f"from the likelihood one can tell training images from others (AUC {auc:.2f}; 0.5 would be guessing)."
             )
@@ -155,19 +177,18 @@ def labels(measures: Measures) -> Iterator[Finding]:
     if not known(measures, "label_accuracy"):
         return
     measure = measures["label_accuracy"]
-    share = relative(measure.overall, measure.floor)
+    share, _, high = of_floor(measure)
     text = f"the judge recognises {measure.overall:.0%} of the images as the class asked for"
     text += "" if measure.floor is None else f", and {measure.floor:.0%} of real ones"
-    wrong = [
-        name
-        for name, value in sorted(measure.per_class.items(), key=lambda item: item[1] or 0)
-        if value is not None and relative(value, measure.per_class_floor.get(name)) < MISLABELLED
-    ]
+    ranked = sorted(measure.per_class.items(), key=lambda item: item[1] or 0)
+    wrong = [name for name, value in ranked if value is not None and class_range(measure, name)[2] < MISLABELLED]
     text += f"; often wrong: {listed(wrong)}." if wrong else "."
-    if share < MISLABELLED:
+    if share < MISLABELLED and high < DOUBTFUL:
         yield Finding("bad", "label_accuracy", "Not true to the label", text)
-    elif share < DOUBTFUL or wrong:
+    elif high < DOUBTFUL or wrong:
         yield Finding("warn", "label_accuracy", "Labels in doubt", text)
+    elif share < DOUBTFUL:
+        yield Finding("open", "label_accuracy", "Too few images to tell the truth to the label", text)
     else:
         yield Finding("good", "label_accuracy", "True to the label", text)
 
@@ -176,29 +197,36 @@ def detail(measures: Measures) -> Iterator[Finding]:
     """Blur and noise."""
     if not known(measures, "sharpness"):
         return
-    share = relative(measures["sharpness"].overall, measures["sharpness"].floor)
+    share, low, high = of_floor(measures["sharpness"])
     text = f"the images hold {share:.0%} of the fine detail of real ones."
-    if share < SOFT:
+    if high < SOFT:
         yield Finding("bad" if share < BLURRED else "warn", "sharpness", "Blurred", text)
-    elif share > NOISY:
+    elif low > NOISY:
         yield Finding("bad", "sharpness", "Noisy", text)
-    else:
+    elif SOFT <= share <= NOISY:
         yield Finding("good", "sharpness", "Sharp", text)
-
-
-def fidelity(measures: Measures) -> Iterator[Finding]:
-    """Distance of the whole set from real images."""
-    name = "fid" if known(measures, "fid") else "kid"
-    if not known(measures, name) or not measures[name].floor or measures[name].floor <= 0:  # type: ignore[operator]
-        return
-    measure = measures[name]
-    times, floor = relative(measure.overall, measure.floor), measure.floor
-    ratio = f"{times:,.0f}" if times > 10 else f"{times:.1f}"
-    text = f"{name.upper()} {measure.overall:.3g}, {ratio} times that of held-out real images ({floor:.3g})."
-    if times > OFF:
-        yield Finding("bad" if times > FAR else "warn", name, "Unlike real images as a set", text)
     else:
-        yield Finding("good", name, "Like real images as a set", text)
+        yield Finding("open", "sharpness", "Too few images to tell how sharp they are", text)
+
+
+def likeness(measures: Measures) -> Iterator[Finding]:
+    """Distance of the whole set from real images: FID against its floor; KID, whose floor is about 0, beyond it."""
+    if known(measures, "fid") and measures["fid"].floor:
+        fid, floor = measures["fid"].overall or 0.0, measures["fid"].floor
+        times = fid / floor
+        ratio = f"{times:,.0f}" if times > 10 else f"{times:.1f}"
+        text = f"FID {fid:.3g}, {ratio} times that of held-out real images ({floor:.3g})."
+        if times > OFF:
+            yield Finding("bad" if times > FAR else "warn", "fid", "Unlike real images as a set", text)
+        else:
+            yield Finding("good", "fid", "Like real images as a set", text)
+    elif known(measures, "kid") and (excess := measures["kid"].excess) is not None:
+        text = f"KID is {excess[0]:.3g} to {excess[1]:.3g} above that of held-out real images."
+        if excess[0] > 0:
+            yield Finding("warn", "kid", "Unlike real images as a set", text)
+        else:
+            text += " There are too few images for an FID."
+            yield Finding("open", "kid", "Too few images to tell them from real ones", text)
 
 
 def neighbours(measures: Measures) -> Iterator[Finding]:
@@ -207,44 +235,48 @@ def neighbours(measures: Measures) -> Iterator[Finding]:
         ("precision", UNLIKE, "Images that look like no real one", "of the images look like real ones"),
         ("coverage", MISSING, "Real images without a counterpart", "of real images have a generated one close by"),
     ):
-        if known(measures, name) and relative((measure := measures[name]).overall, measure.floor) < limit:
+        if known(measures, name) and of_floor(measure := measures[name])[2] < limit:
             real = "" if measure.floor is None else f"; with held-out real images it is {measure.floor:.0%}"
             yield Finding("bad", name, title, f"{measure.overall:.0%} {meaning}{real}.")
 
 
-def usefulness(measures: Measures) -> Iterator[Finding]:
-    """What a classifier learns from the images."""
+def alone(measures: Measures) -> Iterator[Finding]:
+    """What a classifier learns from the images alone."""
     if known(measures, "synthetic_accuracy"):
         measure = measures["synthetic_accuracy"]
-        share = relative(measure.overall, measure.floor)
+        share = of_floor(measure)[0]
         severity: Severity = "good" if share >= AS_GOOD else "warn" if share >= NEARLY else "bad"
         text = (
             f"trained on these images alone, a classifier reaches {measure.overall:.1%} on real ones; trained on real "
             f"images {measure.floor or 1:.1%}."
         )
         yield Finding(severity, "synthetic_accuracy", "Training on these images alone", text)
-    for name, measure in measures.items():
-        if name.endswith("_gain") and measure.overall is not None and measure.interval:
-            low, high = measure.interval
-            what = "recall of the rarest class" if name.endswith("_recall_gain") else "macro-F1"
-            where = (
-                found := re.match(r"rare_(\d+)_", name)
-            ) and f" with only {found[1]} real images of the rarest class"
-            text = f"{what}{where or ''} {measure.overall:+.3f} ({low:+.3f} to {high:+.3f}) beside real images alone."
-            if low > 0:
-                yield Finding("good", name, "Generated images help real ones", text)
-            elif high < 0:
-                yield Finding("warn", name, "Generated images harm beside real ones", text)
+
+
+def gains(measures: Measures, useful: Usefulness) -> Iterator[Finding]:
+    """What the images add to real ones: to macro-F1, and where a class was cut to the recall of that class.
+
+    One gain each, named beforehand: of many gains some would exceed 0 by chance.
+    """
+    named = {"balanced_gain": ("macro-F1", "")}
+    for n in useful.cuts:
+        named[f"rare_{n}_recall_gain"] = (f"recall of {useful.rare}", f" with only {n} real images of it")
+    for name, (what, where) in named.items():
+        if not known(measures, name) or (interval := measures[name].interval) is None:
+            continue
+        low, high = interval
+        text = f"{what}{where} {measures[name].overall:+.3f} ({low:+.3f} to {high:+.3f}) beside real images alone."
+        if low > 0:
+            yield Finding("good", name, "Generated images help real ones", text)
+        elif high < 0:
+            yield Finding("warn", name, "Generated images harm beside real ones", text)
+        else:
+            said = f"{text} {useful.plan.seeds} seeds cannot tell it from nothing."
+            yield Finding("open", name, "Whether generated images help real ones is open", said)
 
 
 RULES: tuple[Callable[[Measures], Iterator[Finding]], ...] = (
-    collapse,
-    copies,
-    labels,
-    detail,
-    fidelity,
-    neighbours,
-    usefulness,
+    *(collapse, copies, labels, detail, likeness, neighbours, alone),
 )
 
 
@@ -254,7 +286,7 @@ def conclusion(measures: Measures, findings: Sequence[Finding]) -> tuple[Answer,
     faults = listed([finding.title.lower() for finding in bad], most=3)
     if known(measures, "synthetic_accuracy"):
         measure = measures["synthetic_accuracy"]
-        share = relative(measure.overall, measure.floor)
+        share = of_floor(measure)[0]
         reached = (
             f"a classifier trained on them alone reaches {measure.overall:.0%} on real images, one trained on real "
             f"images {measure.floor or 1:.0%}"
@@ -279,22 +311,22 @@ def known(measures: Measures, name: str) -> bool:
     return name in measures and measures[name].overall is not None
 
 
-def relative(value: float | None, floor: float | None) -> float:
-    """A value as a share of what real images reach; as it is where that is not known."""
-    return (value or 0.0) / floor if floor else (value or 0.0)
+def around(measure: Measure) -> tuple[float, float, float]:
+    """Value and ends of its interval; the value itself three times where there is none."""
+    value = measure.overall or 0.0
+    return (value, *(measure.interval or (value, value)))
 
 
-def listed(names: Sequence[str], most: int = 4) -> str:
-    """Names as a phrase, the first few of many.
-
-    Example:
-        >>> listed(["a", "b", "c"]), listed(["a", "b", "c", "d"], most=2)
-        ('a, b and c', 'a, b and 2 more')
-    """
-    names = [*names[:most], f"{len(names) - most} more"] if len(names) > most else list(names)
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+def of_floor(measure: Measure) -> tuple[float, float, float]:
+    """The same as shares of what real images reach; as they are where that is not known."""
+    value, low, high = around(measure)
+    floor = measure.floor or 1.0
+    return value / floor, low / floor, high / floor
 
 
-def sentence(text: str) -> str:
-    """Ends with a full stop."""
-    return text if text.endswith(".") else f"{text}."
+def class_range(measure: Measure, name: str) -> tuple[float, float, float]:
+    """The same of one class. Without an interval nothing is certain, unless there is none for any class."""
+    value, floor = measure.per_class.get(name) or 0.0, measure.per_class_floor.get(name) or 1.0
+    none: Interval = (0.0, float("inf")) if measure.per_class_interval else (value, value)
+    low, high = measure.per_class_interval.get(name) or none
+    return value / floor, low / floor, high / floor

@@ -1,36 +1,31 @@
 """Privacy: whether training images are handed out again, or can be told from others by the model's likelihood."""
 
-__all__ = [
-    "Copies",
-    "Pair",
-    "delong",
-    "membership_auc",
-    "near_copies",
-    "nearest",
-    "privacy_measures",
-]
+__all__ = ["Copies", "Pair", "membership_auc", "near_copies", "nearest", "privacy_measures"]
 
-import hashlib
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from condgen.metrics.labels import wilson
-from condgen.metrics.measures import Interval, Measure, half_samples, members
-from condgen.metrics.reconstruction import check_labels, density_unknown, slices
+from condgen.augmentations import symmetries as count_symmetries
+from condgen.augmentations import turned
+from condgen.evaluation.model import check_labels, density_unknown, slices
+from condgen.evaluation.records import Measure, about
+from condgen.evaluation.statistics import Interval, delong, half_samples, members, two_spreads, wilson
 from condgen.noise import permutation
 
 Images = np.ndarray | Tensor
 THRESHOLD = (0.25, 0.75)  # in which the ratio that makes a near copy must lie, whatever held-out images do
 PERCENTILE = 0.01
 CHUNK = 128  # queries at a time
-SPARE = 8  # candidates beyond k, lest rounding lose one
+SPARE = 19  # candidates beyond k that are looked at closely
+COARSE = 8  # a side that images are brought down to where candidates are looked for
+SHIFT = 2  # pixels, in images of 28 or more
 HALVES = 10
 
 
@@ -103,16 +98,20 @@ class Copies:
         return [Pair(i, int(self.index[i]), float(self.distance[i]), float(self.ratio[i])) for i in order.tolist()]
 
 
-def nearest(train: Images, queries: Images, k: int = 1) -> tuple[Float[Tensor, "n k"], Int64[Tensor, "n k"]]:
+def nearest(
+    train: Images, queries: Images, k: int = 1, *, alike: bool = False
+) -> tuple[Float[Tensor, "n k"], Int64[Tensor, "n k"]]:
     """The k nearest training images of each query, by Euclidean distance.
 
-    Candidates come from a matrix product; distances of the best are then taken anew from differences, since the product
-    loses all digits of small ones. Memory stays below about 100 MB beside the images, whatever their number.
+    Candidates come from a matrix product, of images brought down to about 8 pixels a side; distances of the best are
+    then taken anew from differences. Memory stays below about 200 MB beside the images, whatever their number.
 
     Args:
         train: images or features, one a row; uint8 is divided by 255.
         queries: the same.
         k: how many, at most the number of training images.
+        alike: whether images are compared up to flips and quarter turns, shifts of up to two pixels in 28 (of what
+            both then show), brightness and contrast.
 
     Returns:
         Distances, ascending, and indices of the training images; of equal distances the first index comes first.
@@ -124,36 +123,72 @@ def nearest(train: Images, queries: Images, k: int = 1) -> tuple[Float[Tensor, "
         >>> nearest(torch.tensor([[0.0], [3.0], [4.0]]), torch.tensor([[3.4]]), k=2)
         (tensor([[0.4000, 0.6000]]), tensor([[1, 2]]))
     """
-    a, b = vectors(train), vectors(queries)
-    if a.shape[1] != b.shape[1]:
+    if train.shape[1:] != queries.shape[1:]:
         raise ValueError(
             f"Expected training images and queries of one size; got {tuple(train.shape)} and {tuple(queries.shape)}."
         )
-    if not 1 <= k <= len(a):
-        raise ValueError(f"Expected k from 1 to the number of training images, {len(a)}; got {k}.")
-    # About the mean the products are small, and so are their rounding errors.
-    mean = a.mean(0)
-    centred = a - mean
-    square = centred.square().sum(1)
-    if not len(b):
-        return a.new_zeros(0, k), torch.zeros(0, k, dtype=torch.int64)
-    found = [neighbours(a, centred, square, own, own - mean, k) for own in b.split(CHUNK)]
-    distances, indices = zip(*found, strict=True)
+    if not 1 <= k <= len(train):
+        raise ValueError(f"Expected k from 1 to the number of training images, {len(train)}; got {k}.")
+    a, b = (pictures(images, alike) for images in (train, queries))
+    views = count_symmetries(*a.shape[2:]) if alike else 1
+    shift = min(SHIFT, min(a.shape[2:]) // 14) if alike else 0
+    low = coarse(a)
+    middle, square = low.mean(0), (low - low.mean(0)).square().sum(1)
+    distances, indices = [a.new_zeros(0, k)], [torch.zeros(0, k, dtype=torch.int64)]
+    for chunk in b.split(CHUNK):
+        codes = torch.arange(views).repeat_interleave(len(chunk))
+        turns = turned(chunk.repeat(views, 1, 1, 1), codes)
+        # About the mean the products are small, and so are their rounding errors. The query's own square is added,
+        # so that the views of one query can be told apart.
+        seen = coarse(turns) - middle
+        rough = torch.addmm(square, seen, (low - middle).T, alpha=-2).unflatten(0, (views, -1)).min(0)
+        found = rough.values.topk(min(k + SPARE, len(a)), largest=False).indices.sort(1).values
+        view = rough.indices.gather(1, found)
+        own = turns.unflatten(0, (views, -1))[view, torch.arange(len(chunk))[:, None]]
+        exact, order = closest(a[found], own, shift).sort(dim=1, stable=True)
+        distances.append(exact[:, :k])
+        indices.append(found.gather(1, order)[:, :k])
     return torch.cat(distances), torch.cat(indices)
 
 
-def neighbours(
-    a: Tensor, centred: Tensor, square: Tensor, b: Tensor, b_centred: Tensor, k: int
-) -> tuple[Float[Tensor, "n k"], Int64[Tensor, "n k"]]:
-    """The k nearest rows of a of a few queries b."""
-    rough = torch.addmm(square, b_centred, centred.T, alpha=-2)
-    candidates = rough.topk(min(k + SPARE, len(a)), largest=False).indices.sort(1).values
-    exact = torch.stack([torch.linalg.vector_norm(a[own] - row, dim=1) for own, row in zip(candidates, b, strict=True)])
-    distances, order = exact.sort(dim=1, stable=True)
-    return distances[:, :k], candidates.gather(1, order)[:, :k]
+def pictures(images: Images, alike: bool) -> Float[Tensor, "n channels height width"]:
+    """Images or features as floats (features as images of one pixel), each with mean 0 and spread 1 where asked."""
+    x = torch.tensor(images) if isinstance(images, np.ndarray) else images.detach().cpu()
+    if x.ndim not in (2, 4) or not (x.is_floating_point() or x.dtype == torch.uint8):
+        raise ValueError(
+            f"Expected images (n, channels, height, width) or features (n, d), uint8 or floats; got {x.dtype} of shape "
+            f"{tuple(x.shape)}."
+        )
+    if alike and x.ndim == 2:
+        raise ValueError(f"Expected images (n, channels, height, width) to turn and shift; got {tuple(x.shape)}.")
+    x = x.float() / 255 if x.dtype == torch.uint8 else x.float()
+    x = x[:, :, None, None] if x.ndim == 2 else x
+    if not alike:
+        return x
+    x = x - x.mean((1, 2, 3), keepdim=True)
+    return x / x.square().mean((1, 2, 3), keepdim=True).sqrt().clamp(min=1e-3)
 
 
-def near_copies(train: Images, generated: Images, held_out: Images, k: int = 5, *, symmetries: bool = False) -> Copies:
+def coarse(x: Float[Tensor, "n channels height width"]) -> Float[Tensor, "n values"]:
+    """Small pictures, in which images shifted a little look alike, in a row."""
+    return F.adaptive_avg_pool2d(x, [min(side, COARSE) for side in x.shape[2:]]).flatten(1)
+
+
+def closest(
+    train: Float[Tensor, "n m channels height width"], queries: Float[Tensor, "n m channels height width"], shift: int
+) -> Float[Tensor, "n m"]:
+    """Distance of each pair, the least over shifts of the query, in what both then show."""
+    height, width = (side - 2 * shift for side in train.shape[3:])
+    there = train[..., shift : shift + height, shift : shift + width]
+    found = [
+        (queries[..., y : y + height, x : x + width] - there).flatten(2).norm(dim=2)
+        for y in range(2 * shift + 1)
+        for x in range(2 * shift + 1)
+    ]
+    return torch.stack(found).amin(0)
+
+
+def near_copies(train: Images, generated: Images, held_out: Images, k: int = 5, *, alike: bool = False) -> Copies:
     """Generated images that lie much nearer to one training image than to the next ones.
 
     The distance to the nearest training image alone tells little: blurred images lie near many of them and copy none.
@@ -166,10 +201,11 @@ def near_copies(train: Images, generated: Images, held_out: Images, k: int = 5, 
         generated: the same of generated images.
         held_out: the same of real images that were not trained on.
         k: of the neighbour to compare with; fewer where there are fewer different training images.
-        symmetries: compare flipped and turned generated images too, which takes eight times as long.
+        alike: whether a flipped, turned, slightly shifted, brightened or dimmed image counts as a copy; see
+            :func:`nearest`. Takes about ten times as long.
 
     Raises:
-        ValueError: if sizes differ, there are fewer than two different training images or no others, or symmetries are
+        ValueError: if sizes differ, there are fewer than two different training images or no others, or `alike` is
             asked of features.
 
     References:
@@ -190,34 +226,12 @@ def near_copies(train: Images, generated: Images, held_out: Images, k: int = 5, 
         raise ValueError(
             f"Expected k of at least 2 and at least two different training images; got {k} and {len(kept)}."
         )
-    some, k = vectors(train)[kept], min(k, len(kept))
-    index, distance, ratio = copied(some, generated, k, symmetries)
-    _, held_out_distance, held_out_ratio = copied(some, held_out, k, symmetries)
-    low, high = THRESHOLD
-    threshold = float(held_out_ratio.double().quantile(PERCENTILE).clamp(low, high))
-    return Copies(kept[index], distance, ratio, held_out_distance, held_out_ratio, threshold)
-
-
-def copied(train: Tensor, images: Images, k: int, symmetries: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Nearest training image, its distance, and the ratio to that of the k-th nearest, in the best of all turns."""
-    tried = [nearest(train, own, k) for own in (turns(images) if symmetries else [images])]
-    distances, indices = (torch.stack(parts) for parts in zip(*tried, strict=True))
-    best = distances[:, :, 0].argmin(0)
-    row = torch.arange(len(best))
-    distance, index = distances[best, row], indices[best, row, 0]
+    some, k = torch.as_tensor(train)[kept], min(k, len(kept))
+    (own, index), (theirs, _) = (nearest(some, images, k, alike=alike) for images in (generated, held_out))
     # Equal to the k-th nearest means far from a copy, except where both are 0.
-    ratio = torch.where(distance[:, 0] > 0, distance[:, 0] / distance[:, -1], torch.zeros(()))
-    return index, distance[:, 0], ratio
-
-
-def turns(images: Images) -> Iterator[Tensor]:
-    """Images as they are, flipped and turned; without quarter turns where they are not square."""
-    x = torch.tensor(images) if isinstance(images, np.ndarray) else images
-    if x.ndim != 4:
-        raise ValueError(f"Expected images (n, channels, height, width) to flip and turn; got {tuple(x.shape)}.")
-    for quarter in range(0, 4, 1 if x.shape[2] == x.shape[3] else 2):
-        turned = x.rot90(quarter, (2, 3))
-        yield from (turned, turned.flip(3))
+    ratio, held_out_ratio = (d[:, 0] / d[:, -1].clamp(min=1e-12) for d in (own, theirs))
+    threshold = float(held_out_ratio.double().quantile(PERCENTILE).clamp(*THRESHOLD))
+    return Copies(kept[index[:, 0]], own[:, 0], ratio, theirs[:, 0], held_out_ratio, threshold)
 
 
 def distinct(images: Images) -> Int64[Tensor, " different"]:
@@ -227,19 +241,9 @@ def distinct(images: Images) -> Int64[Tensor, " different"]:
         >>> distinct(torch.tensor([[1.0], [2.0], [1.0]]))
         tensor([0, 1])
     """
-    array = np.ascontiguousarray(images.cpu().numpy() if isinstance(images, Tensor) else images)
-    first: dict[bytes, int] = {}
-    for i, image in enumerate(array):
-        first.setdefault(hashlib.blake2b(image.tobytes(), digest_size=16).digest(), i)
-    return torch.tensor(list(first.values()), dtype=torch.int64)
-
-
-def vectors(images: Images) -> Float[Tensor, "n d"]:
-    """Images or features as rows of floats."""
-    x = torch.tensor(images) if isinstance(images, np.ndarray) else images.detach().cpu()
-    if x.ndim < 2 or not (x.is_floating_point() or x.dtype == torch.uint8):
-        raise ValueError(f"Expected images or features, uint8 or floats; got {x.dtype} of shape {tuple(x.shape)}.")
-    return (x.float() / 255 if x.dtype == torch.uint8 else x.float()).flatten(1)
+    array = np.ascontiguousarray(torch.as_tensor(images).cpu().numpy()).reshape(len(images), -1)
+    rows = array.view(np.dtype((np.void, array.dtype.itemsize * array.shape[1])))[:, 0]
+    return torch.as_tensor(np.sort(np.unique(rows, return_index=True)[1]))
 
 
 def membership_auc(
@@ -296,7 +300,7 @@ def membership_auc(
     for own, labels in ((train_images, train_labels), (held_out_images, held_out_labels)):
         check_labels(own, labels)
     if unknown := density_unknown(model, train_labels):
-        return Measure(None, floor=0.5, better="floor", reason=unknown)
+        return Measure(None, floor=0.5, reason=unknown, **about("membership_auc"))
     train, held_out = matched(grouped(train_labels), grouped(held_out_labels), images, seed)
     if not len(train):
         raise ValueError("Expected training and held-out images of one class at least; the sets share none.")
@@ -317,11 +321,8 @@ def membership_auc(
         interval=interval,
         per_class_floor={name: None if value is None else 0.5 for name, (value, _) in rated.items()},
         per_class_interval={name: ends for name, (_, ends) in rated.items()},
-        better="floor",
-        unit="",
-        meaning="Chance that the model finds a training image more probable than another real image of its class: 0.5 "
-        "is guessing, 1 gives every training image away.",
         reason=f"Fewer than two images of {', '.join(few)} in one of the sets." if few else "",
+        **about("membership_auc"),
     )
 
 
@@ -354,31 +355,6 @@ def scores(model: Any, images: Images, labels: Any, samples: int, seed: int) -> 
         for at in slices(len(images))
     ]
     return torch.cat(parts).double().cpu()
-
-
-def delong(member: Float[Tensor, " m"], other: Float[Tensor, " n"]) -> tuple[float, Interval]:
-    """Area under the curve and its 95 % interval, within [0, 1].
-
-    Args:
-        member: scores of what should score high, at least two.
-        other: scores of the rest, at least two.
-
-    References:
-        Comparing the areas under two or more correlated receiver operating characteristic curves: a nonparametric
-        approach (DeLong, DeLong & Clarke-Pearson, 1988), https://doi.org/10.2307/2531595
-
-    Example:
-        >>> delong(torch.tensor([1.0, 3.0]), torch.tensor([0.0, 2.0]))[0]
-        0.75
-    """
-    from sklearn.metrics import roc_auc_score
-
-    truth = np.repeat([1, 0], [len(member), len(other)])
-    area = float(roc_auc_score(truth, torch.cat((member, other)).numpy()))
-    # Of each image: the share of the other set that it is ranked above, ties half.
-    above = (member[:, None] > other).double() + (member[:, None] == other).double() / 2
-    error = math.sqrt(float(above.mean(1).var() / len(member) + above.mean(0).var() / len(other)))
-    return area, (max(0.0, area - 1.96 * error), min(1.0, area + 1.96 * error))
 
 
 def privacy_measures(
@@ -437,11 +413,8 @@ def privacy_measures(
             interval=interval(near),
             per_class_floor={name: share(held_out_near[theirs]) for name, (_, theirs) in classes.items()},
             per_class_interval={name: interval(near[own]) for name, (own, _) in classes.items()},
-            better="lower",
-            unit="share of images",
-            meaning="Images that lie much nearer to one training image than to the next ones. The floor is how often "
-            "held-out real images do.",
             reason=said({name: own for name, (own, _) in classes.items()}, "generated"),
+            **about("near_copies"),
         ),
         "nearest_distance_ratio": Measure(
             closeness(*whole),
@@ -450,14 +423,10 @@ def privacy_measures(
             interval=jackknife(closeness, *whole, seed),
             per_class_floor={name: None if closeness(*pair) is None else 1.0 for name, pair in classes.items()},
             per_class_interval={name: jackknife(closeness, *pair, seed) for name, pair in classes.items()},
-            better="floor",
-            unit="times that of held-out images",
-            meaning="Median distance from the nearest training image, of generated images over held-out real ones: "
-            "below 1 they keep closer to the training images than real ones do, as copies and blurred images both "
-            "would.",
             reason="Half of the held-out images are training images themselves."
             if closeness(*whole) is None
             else said({name: pair[0][: len(pair[1])] for name, pair in classes.items()}, "generated or held-out"),
+            **about("nearest_distance_ratio"),
         ),
     }
 
@@ -481,11 +450,8 @@ def jackknife(
         return None
     pairs = zip(half_samples(len(own), HALVES, seed), half_samples(len(theirs), HALVES, seed + 1), strict=True)
     values = [function(own[first], theirs[second]) for first, second in pairs]
-    kept = [half for half in values if half is not None]
-    if len(kept) < HALVES:
-        return None
-    spread = float(np.std(kept, ddof=1))
-    return max(0.0, value - 2 * spread), value + 2 * spread
+    around = None if None in values else two_spreads(value, values)
+    return None if around is None else (max(0.0, around[0]), around[1])
 
 
 def said(classes: dict[str, Tensor], kind: str) -> str:

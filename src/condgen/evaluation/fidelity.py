@@ -1,81 +1,37 @@
-"""Fidelity and diversity: distances between generated and real images in any features, computed in float64.
+"""Fidelity: distances between generated and real images in any features, variety, sharpness, truth to the label.
 
 Late features of a classifier tell what an image shows, early ones how it looks; a generator that draws one good
 picture of each class is close in the first and far in the second, and has no diversity within its classes.
 """
 
 __all__ = [
-    "DIVERSITY",
     "FIDELITY",
-    "SHARPNESS",
+    "LabelTruth",
     "diversity",
     "fidelity",
     "frechet_distance",
     "kernel_distance",
+    "label_measures",
+    "label_truth",
     "precision_recall_density_coverage",
     "relative_sharpness",
     "sharpness",
 ]
 
-from collections.abc import Mapping
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64, Shaped
 from torch import Tensor, nn
 
-from condgen.metrics.measures import Unmeasurable
+from condgen.evaluation.records import Measure, Unmeasurable, about
+from condgen.evaluation.statistics import Interval, mean, unbiased_mmd, wilson
 
-Table = Mapping[str, Mapping[str, Any]]
-
-FIDELITY: Table = {
-    "fid": {
-        "better": "lower",
-        "unit": "squared distance",
-        "meaning": "Distance between the generated and the real images as two clouds of points; blur, wrong colours "
-        "and missing kinds of image all raise it.",
-    },
-    "kid": {
-        "better": "lower",
-        "unit": "MMD²",
-        "meaning": "The same idea as FID without its bias for few images; 0 is what two sets of real images average.",
-    },
-    "precision": {
-        "better": "higher",
-        "unit": "share of images",
-        "meaning": "Share of generated images that lie among real ones.",
-    },
-    "recall": {
-        "better": "higher",
-        "unit": "share of images",
-        "meaning": "Share of real images that lie among generated ones.",
-    },
-    "density": {
-        "better": "floor",
-        "unit": "times what one distribution gives",
-        "meaning": "How many real images each generated one lies among; above the real figure, images are too typical.",
-    },
-    "coverage": {
-        "better": "higher",
-        "unit": "share of images",
-        "meaning": "Share of real images that have a generated one close by.",
-    },
-}
-DIVERSITY: Table = {
-    "diversity": {
-        "better": "floor",
-        "unit": "times that of real images",
-        "meaning": "How much images of a class differ from each other, as a share of how much real ones do; near 0 the "
-        "same picture comes again and again.",
-    }
-}
-SHARPNESS: Table = {
-    "sharpness": {
-        "better": "floor",
-        "unit": "times that of real images",
-        "meaning": "Fine detail of the images as a share of that of real ones; below 1 blurred, above 1 noisy.",
-    }
-}
+FIDELITY = ("fid", "kid", "precision", "recall", "density", "coverage")
 
 
 class Given(nn.Module):
@@ -144,13 +100,10 @@ def kernel_distance(real: Float[Tensor, "n d"], generated: Float[Tensor, "m d"])
     """
     from torchmetrics.image.kid import poly_kernel
 
-    n, m = len(real), len(generated)
-    if min(n, m) < 2:
-        raise Unmeasurable(f"KID needs two images or more; there are {min(n, m)}")
+    if (fewest := min(len(real), len(generated))) < 2:
+        raise Unmeasurable(f"KID needs two images or more; there are {fewest}")
     x, y = real.double(), generated.double()
-    xx, yy, xy = poly_kernel(x, x), poly_kernel(y, y), poly_kernel(x, y)
-    within = (xx.sum() - xx.trace()) / (n * (n - 1)) + (yy.sum() - yy.trace()) / (m * (m - 1))
-    return float(within - 2 * xy.mean())
+    return unbiased_mmd(poly_kernel(x, x), poly_kernel(y, y), poly_kernel(x, y))
 
 
 def precision_recall_density_coverage(
@@ -298,3 +251,118 @@ def relative_sharpness(
     if theirs == 0:
         raise Unmeasurable("the real images have no detail")
     return {"sharpness": (own / theirs) ** 0.5}
+
+
+@dataclass(frozen=True)
+class LabelTruth:
+    """How often the judge sees the class that was asked for.
+
+    Attributes:
+        accuracy: share of all images, in [0, 1].
+        macro: mean over the classes that there are.
+        recall: per class; None for one without images.
+        interval: of the accuracy, 95 %.
+        recall_interval: per class.
+        confusion: images by class asked for (rows) and class seen (columns).
+
+    Example:
+        >>> import torch
+        >>> truth = label_truth(torch.eye(3), torch.tensor([0, 1, 1]))
+        >>> truth.recall, truth.macro
+        ((1.0, 0.5, None), 0.75)
+    """
+
+    accuracy: float
+    macro: float
+    recall: tuple[float | None, ...]
+    interval: Interval
+    recall_interval: tuple[Interval | None, ...]
+    confusion: Int64[np.ndarray, "classes classes"]
+
+
+def label_truth(probabilities: Float[Tensor, "n classes"], labels: Shaped[Any, " n"]) -> LabelTruth:
+    """Compare the judge's most probable class with the label of each image.
+
+    Args:
+        probabilities: of the judge.
+        labels: asked for, integers in [0, classes).
+
+    Raises:
+        ValueError: without images, or if a label is none of the judge's classes.
+
+    Example:
+        >>> import torch
+        >>> probabilities = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.6, 0.4]])
+        >>> truth = label_truth(probabilities, torch.tensor([0, 0, 1, 1]))
+        >>> truth.accuracy, truth.recall, truth.confusion.tolist()
+        (0.75, (1.0, 0.5), [[2, 0], [1, 1]])
+    """
+    from sklearn.metrics import confusion_matrix
+
+    if not len(probabilities):
+        raise ValueError("Expected at least one image; got none.")
+    classes, asked_for = probabilities.shape[1], np.asarray(labels)
+    if asked_for.min() < 0 or asked_for.max() >= classes:
+        # scikit-learn leaves such images out without a word
+        raise ValueError(
+            f"Expected labels in [0, {classes}), the judge's classes; got {asked_for.min()} to {asked_for.max()}. "
+            "Remap them."
+        )
+    seen = probabilities.argmax(1).cpu().numpy()
+    confusion = confusion_matrix(asked_for, seen, labels=range(classes)).astype(np.int64)
+    right, asked = confusion.diagonal().tolist(), confusion.sum(1).tolist()
+    recall = tuple(r / n if n else None for r, n in zip(right, asked, strict=True))
+    return LabelTruth(
+        accuracy=sum(right) / sum(asked),
+        macro=mean([value for value in recall if value is not None]) or 0.0,
+        recall=recall,
+        interval=wilson(sum(right), sum(asked)),
+        recall_interval=tuple(wilson(r, n) if n else None for r, n in zip(right, asked, strict=True)),
+        confusion=confusion,
+    )
+
+
+def label_measures(generated: LabelTruth, real: LabelTruth, names: Sequence[str]) -> dict[str, Measure]:
+    """`label_accuracy` and `label_macro`, with what the judge recognises of real images as ceiling.
+
+    Args:
+        generated: of generated images.
+        real: of real ones that the judge was not trained on.
+        names: of the classes.
+
+    Example:
+        >>> import torch
+        >>> truth = label_truth(torch.eye(2), torch.tensor([0, 1]))
+        >>> label_measures(truth, truth, ["round", "lobed"])["label_accuracy"].overall
+        1.0
+    """
+    per_class = {
+        "per_class": dict(zip(names, generated.recall, strict=True)),
+        "per_class_floor": dict(zip(names, real.recall, strict=True)),
+        "per_class_interval": dict(zip(names, generated.recall_interval, strict=True)),
+    }
+    absent = [name for name, value in zip(names, generated.recall, strict=True) if value is None]
+    reason = f"no images of {', '.join(absent)}" if absent else ""
+    found = {
+        "label_accuracy": (generated.accuracy, real.accuracy, generated.interval),
+        "label_macro": (generated.macro, real.macro, macro_interval(generated)),
+    }
+    return {
+        name: Measure(overall, floor=floor, interval=interval, reason=reason, **per_class, **about(name))
+        for name, (overall, floor, interval) in found.items()
+    }
+
+
+def macro_interval(truth: LabelTruth) -> Interval:
+    """Of the mean recall, from those of the classes, in [0, 1] as they are.
+
+    Distances to the lower ends add up as squares, and so do those to the upper ends: at a recall of 1 all doubt is
+    below (Zou & Donner, 2008, https://doi.org/10.1002/sim.3095).
+    """
+    ends = [
+        (value - pair[0], pair[1] - value)
+        for value, pair in zip(truth.recall, truth.recall_interval, strict=True)
+        if value is not None and pair is not None
+    ]
+    below, above = (math.hypot(*sides) / len(ends) for sides in zip(*ends, strict=True))
+    return max(truth.macro - below, 0.0), min(truth.macro + above, 1.0)

@@ -1,0 +1,21 @@
+"""Evaluation: are these images good enough to train on? Every measure beside its floor on real images, in one call.
+
+- :mod:`condgen.evaluation.run`: all of it, for a model or for images
+- :mod:`condgen.evaluation.records`: a measure with floor and interval, and the table of what every measure is
+- :mod:`condgen.evaluation.statistics`: means, intervals, half-samples
+- :mod:`condgen.evaluation.comparison`: value, floor and intervals of any function of two sets
+- :mod:`condgen.evaluation.classifier`, :mod:`condgen.evaluation.judge`: what looks at the images
+- :mod:`condgen.evaluation.fidelity`: distances, variety, sharpness, truth to the label
+- :mod:`condgen.evaluation.model`: reconstruction, likelihood, latents
+- :mod:`condgen.evaluation.privacy`: near copies, membership
+- :mod:`condgen.evaluation.usefulness`: what a classifier learns from the images
+- :mod:`condgen.evaluation.verdict`: what the measures say
+- :mod:`condgen.evaluation.report`: the page, and the table that compares several
+"""
+
+__all__ = ["Evaluation", "Judge", "Measure", "Verdict", "evaluate", "load_judge", "read_evaluation"]
+
+from condgen.evaluation.judge import Judge, load_judge
+from condgen.evaluation.records import Measure
+from condgen.evaluation.run import Evaluation, evaluate, read_evaluation
+from condgen.evaluation.verdict import Verdict
