@@ -535,7 +535,7 @@ class TestEvaluate:
         """The run, evaluated without classifiers and with a judge of its own."""
         cache = tmp_path_factory.mktemp("cache")
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("condgen.features.LEAST_STEPS", 30)  # a judge of little training is enough here
+            patch.setattr("condgen.evaluation.judge.LEAST_STEPS", 30)  # a judge of little training is enough here
             patch.setenv("CONDGEN_CACHE", str(cache))
             assert main(["evaluate", str(run), "--usefulness", "none"]) == 0
             yield run, cache

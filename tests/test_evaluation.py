@@ -163,7 +163,7 @@ class TestWhatIsWritten:
     def test_json_has_every_figure_finite_or_with_its_reason(self, judged, tmp_path):
         page = judged["perfect"].write(tmp_path / "report")
         content = read_evaluation(page.parent)
-        assert content["format"] == 1
+        assert content["format"] == 2
         listed = {name for group in content["groups"] for name in group["measures"]}
         assert listed == set(content["measures"])  # the page leaves none out
         for name, measure in content["measures"].items():
@@ -229,11 +229,49 @@ class TestModels:
         assert found["synthetic_accuracy"].overall is None
         assert "labels" in found["synthetic_accuracy"].reason
 
-    def test_another_network_can_give_the_features(self, judged, cells, judge, fresh):
-        network = torch.nn.Sequential(torch.nn.AvgPool2d(4), torch.nn.Flatten())
-        found = evaluate(whole(fresh), cells, judge=judge, features=network, usefulness="none")
-        assert found["kid"].overall != judged["perfect"]["kid"].overall
-        assert found["kid_early"] == judged["perfect"]["kid_early"]
+    def test_a_second_look_stands_beside_the_judge(self, judged, cells, judge, fresh, unchecked):
+        network = torch.nn.Sequential(torch.nn.AvgPool2d(2), torch.nn.Flatten())  # 8x8, as pixels are looked at
+        only = {"judge": judge, "usefulness": "none", "measure": ("fidelity",)}
+        one, other = (evaluate(whole(fresh), cells, features=f, **only) for f in (network, "pixels"))
+        assert one["kid"] == judged["perfect"]["kid"]
+        assert one["kid_other"].overall == pytest.approx(other["kid_other"].overall, rel=1e-3)
+        assert one["kid_other"].title == "KID, other features"
+        assert not any(name.endswith("_other") for name in judged["perfect"].measures)
+        with pytest.raises(ValueError, match="a network, or 'pixels'"):
+            evaluate(whole(fresh), cells, features="late", **only)
+
+    def test_parts_are_measured_as_asked(self, cells, judge, fresh, unchecked):
+        found = evaluate(whole(fresh), cells, judge=judge, measure=("privacy",))
+        assert set(found.measures) == {"near_copies", "nearest_distance_ratio"}
+        assert "parts" in found.details["settings"]
+        for wrong in ((), ("fid",)):
+            with pytest.raises(ValueError, match="Expected parts among fidelity, privacy"):
+                evaluate(whole(fresh), cells, judge=judge, measure=wrong)
+
+    def test_a_part_that_fails_says_why_and_leaves_the_others(self, cells, judge, fresh, monkeypatch):
+        def broken(*_, **__):
+            raise RuntimeError("no memory for it")
+
+        monkeypatch.setattr("condgen.evaluation.privacy.near_copies", broken)
+        found = evaluate(whole(fresh), cells, judge=judge, usefulness="none")
+        assert "privacy could not be measured: no memory for it" in found.details["warnings"]
+        assert "fid" in found.measures
+        assert "near_copies" not in found.measures
+        with pytest.raises(RuntimeError, match="no memory"):  # nothing is left to write
+            evaluate(whole(fresh), cells, judge=judge, measure=("privacy",))
+
+    def test_no_repetition_and_no_cap_without_a_word(self, cells, judge, fresh, monkeypatch):
+        from condgen.evaluation import usefulness
+
+        monkeypatch.setitem(usefulness.PLANS, "quick", usefulness.Plan(seeds=1, steps=4, width=4, cuts=(20,)))
+        few = whole(fresh.subset(fresh.stratified(0.1)))
+        said = evaluate(few, cells, judge=judge, usefulness="quick", measure=("usefulness",)).details["warnings"]
+        assert any("they repeat" in text for text in said)
+        only = {"judge": judge, "measure": ("privacy",)}
+        for asked in (100_000, 2):
+            said = evaluate(whole(fresh), cells, images=asked, **only).details["warnings"]
+            assert any(f"{asked:,} images were asked for" in text for text in said)
+        assert not evaluate(whole(fresh), cells, **only).details["warnings"]
 
     def test_usefulness_of_a_perfect_generator(self, cells, judge, monkeypatch):
         from condgen.evaluation import usefulness

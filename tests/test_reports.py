@@ -126,7 +126,7 @@ class TestPage:
     @pytest.mark.parametrize("answer", ["yes", "not yet", "no", "unknown"])
     def test_every_answer_has_its_look(self, answer):
         text = page(content(verdict={"answer": answer, "headline": "So.", "findings": []}), {})
-        kind = re.search(r"<section class='verdict ([\w-]+)'", text)[1]
+        kind = re.search(r'<section class="verdict ([\w-]+)"', text)[1]
         assert f".{kind}" in text
 
 
@@ -144,8 +144,8 @@ class TestComparison:
     def test_runs_of_different_data_stand_side_by_side(self):
         one, other = content(name="one"), content(name="other", measures={"only": content()["measures"]["fid"]})
         rows = comparison_table([one, other])
-        assert rows[0] == ["measure", "better", "real images", "one", "other"]
-        assert ["Only", "lower", "1.00", "\N{EN DASH}", "12.0"] in rows
+        assert rows[0].cells == ["measure", "better", "real images", "one", "other"]
+        assert ["Only", "lower", "1.00", "\N{EN DASH}", "12.0"] in [row.cells for row in rows]
         text = comparison_page([one, other])
         Reader(text)
         with pytest.raises(ValueError, match="at least one"):
@@ -155,15 +155,16 @@ class TestComparison:
         better = content(name="b")
         better["measures"]["fid"] = {**better["measures"]["fid"], "overall": 2.0}
         text = comparison_page([content(name="a"), better])
-        assert "<td class='n best'>2.00</td>" in text
+        assert '<td class="n best">2.00</td>' in text
         assert "*" not in re.sub(r"<style>.*</style>", "", text, flags=re.DOTALL)
 
 
 def test_numbers_and_titles():
     assert number(-0.5) == "-0.500"
     assert number(12345.6) == "12,346"
-    assert title("synthetic_macro_f1") == "Synthetic macro-F1"
-    assert title("membership_auc") == "Membership AUC"
+    assert title("synthetic_macro_f1", {}) == "Synthetic: macro-F1"
+    assert title("membership_auc", {}) == "Membership AUC"
+    assert title("fid", {"title": "Mine"}) == "Mine"
 
 
 def test_figures_of_many_classes_and_of_one():

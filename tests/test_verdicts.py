@@ -1,16 +1,20 @@
 """What is said of figures: the fault that is there, worst first, and nothing where all is well."""
 
 import pytest
+import torch
 
+from condgen.evaluation.model import LatentHealth
 from condgen.evaluation.records import Measure, listed
+from condgen.evaluation.usefulness import QUICK, Usefulness
 from condgen.evaluation.verdict import judge_measures
 
 NAMES = ("basophil", "neutrophil")
+USEFUL = Usefulness((), NAMES, "neutrophil", {20: ()}, QUICK, 0, ())
 
 
-def measure(value, floor=1.0, better="higher", classes=None, interval=None):
+def measure(value, floor=1.0, better="higher", classes=None, interval=None, excess=None):
     values = dict(zip(NAMES, classes or (value, value), strict=True))
-    return Measure(value, values, floor, interval, dict.fromkeys(NAMES, floor), better=better)
+    return Measure(value, values, floor, interval, dict.fromkeys(NAMES, floor), excess=excess, better=better)
 
 
 def good():
@@ -28,6 +32,12 @@ def good():
         "synthetic_accuracy": measure(0.96, 0.97),
         "balanced_gain": measure(0.0, interval=(-0.01, 0.01)),
     }
+
+
+def health(active, latents=128, kl=5.0):
+    """Of latents of which some are active."""
+    empty = torch.zeros(0)
+    return LatentHealth(latents, active, empty, torch.full((9,), kl), empty, None, None, {}, {})
 
 
 def titles(verdict, severity):
@@ -65,7 +75,7 @@ def test_real_figures_are_good_enough():
     ],
 )
 def test_one_fault_is_named_and_no_other(name, broken, title, severity):
-    verdict = judge_measures({**good(), name: broken})
+    verdict = judge_measures({**good(), name: broken}, useful=USEFUL)
     assert titles(verdict, severity) == [title]
     assert not titles(verdict, "bad" if severity == "warn" else "warn")
     assert verdict.findings[0].title == title
@@ -101,8 +111,8 @@ def test_what_was_not_measured_is_not_claimed():
 def test_a_weak_judge_and_unused_latents_are_mentioned():
     verdict = judge_measures(
         good(),
-        ["The judge recognises only 60% of real validation images."],
-        "posterior collapse: 3 of 128 latents used",
+        weaknesses=["The judge recognises only 60% of real validation images."],
+        latents=health(active=3),
     )
     assert titles(verdict, "warn") == ["Latents", "The judge itself is weak"]
     assert "3 of 128" in verdict.findings[0].text
@@ -110,9 +120,68 @@ def test_a_weak_judge_and_unused_latents_are_mentioned():
 
 def test_gains_say_how_few_images_there_were():
     gain = measure(0.2, interval=(0.1, 0.3))
-    finding = next(f for f in judge_measures({"rare_20_recall_gain": gain}).findings if f.severity == "good")
-    assert finding.title == "Generated images help real ones"
-    assert "recall of the rarest class with only 20 real images" in finding.text
+    (finding,) = judge_measures({"rare_20_recall_gain": gain}, useful=USEFUL).findings
+    assert (finding.severity, finding.title) == ("good", "Generated images help real ones")
+    assert "recall of neutrophil with only 20 real images" in finding.text
+
+
+def test_gains_that_were_not_named_beforehand_say_nothing():
+    gain = measure(0.2, interval=(0.1, 0.3))
+    assert not judge_measures({"rare_20_gain": gain, "balanced_recall_gain": gain}, useful=USEFUL).findings
+
+
+def test_a_gain_that_may_be_nothing_is_open():
+    verdict = judge_measures({"balanced_gain": measure(0.2, interval=(-0.1, 0.5))}, useful=USEFUL)
+    assert titles(verdict, "open") == ["Whether generated images help real ones is open"]
+    assert verdict.answer == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("name", "broken", "title"),
+    [
+        ("sharpness", measure(0.7, interval=(0.5, 0.9)), "Too few images to tell how sharp they are"),
+        ("label_accuracy", measure(0.8, interval=(0.6, 0.95)), "Too few images to tell the truth to the label"),
+        ("diversity", measure(0.7, classes=(1.0, 1.0), interval=(0.5, 0.9)), "Too few images to tell their variety"),
+        ("near_copies", measure(0.04, 0.01, "lower", excess=(-0.02, 0.09)), "Too few images to rule out copies"),
+        ("kid", measure(0.1, -0.1, "lower", excess=(-0.1, 0.5)), "Too few images to tell them from real ones"),
+    ],
+)
+def test_what_chance_may_explain_is_said_to_be_open(name, broken, title):
+    figures = good()
+    del figures["fid" if name == "kid" else "balanced_gain"]
+    verdict = judge_measures({**figures, name: broken})
+    assert titles(verdict, "open") == [title]
+    assert not titles(verdict, "warn") + titles(verdict, "bad")
+
+
+def test_kid_speaks_where_there_is_no_fid_by_the_difference_from_its_floor():
+    """Its floor is 0 on average, so no ratio says anything."""
+    kid = measure(0.5, -0.01, "lower", excess=(0.2, 0.8))
+    figures = {**good(), "fid": Measure(None, reason="too few images"), "kid": kid}
+    assert titles(judge_measures(figures), "warn") == ["Unlike real images as a set"]
+    assert titles(judge_measures({**good(), "kid": kid}), "warn") == []  # the FID speaks
+
+
+def test_copies_count_beyond_chance_alone():
+    assert "Copies of training images" in titles(
+        judge_measures({"near_copies": measure(0.2, 0.01, "lower", excess=(0.1, 0.3))}), "bad"
+    )
+    assert not titles(judge_measures({"near_copies": measure(0.2, 0.01, "lower", excess=(-0.01, 0.3))}), "bad")
+
+
+def test_too_much_variety_and_some_memory():
+    mixed = judge_measures({**good(), "diversity": measure(1.0, classes=(1.0, 1.8)), "diversity_early": measure(1.8)})
+    assert titles(mixed, "warn") == ["Too much variety"]
+    assert titles(judge_measures({**good(), "membership_auc": measure(0.65, 0.5)}), "warn") == [
+        "Memory of training images"
+    ]
+    unsure = measure(0.65, 0.5, interval=(0.45, 0.8))
+    assert not titles(judge_measures({**good(), "membership_auc": unsure}), "warn")
+
+
+@pytest.mark.parametrize(("accuracy", "answer"), [(0.96, "yes"), (0.88, "not yet"), (0.80, "no")])
+def test_what_classifiers_reach_decides(accuracy, answer):
+    assert judge_measures({**good(), "synthetic_accuracy": measure(accuracy, 0.97)}).answer == answer
 
 
 def test_lists():

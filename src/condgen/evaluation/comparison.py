@@ -137,7 +137,9 @@ class Comparison:
         floor, floor_reason = dict.fromkeys(self.names), dict.fromkeys(self.names, "there are no held-out images")
         if held_out is not None:
             floor, floor_reason = self.taken(real, held_out)
-        sets = [real, generated] if held_out is None else [real, generated, held_out]
+        sets = [real, generated]
+        if held_out is not None and any(number is not None for number in floor.values()):
+            sets.append(held_out)
         known = any(number is not None for number in value.values())
         halves = list(self.halves(sets, labels or (None,) * len(sets))) if known else []
         interval = {name: two_spreads(value[name], [half[name] for half, _ in halves]) for name in self.names}

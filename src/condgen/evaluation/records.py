@@ -225,9 +225,9 @@ class Measure:
         per_class: class name → value.
         floor: the same measure on held-out real images, as many; for "higher" it is a ceiling.
         interval: of `overall`, about two standard errors either side, or 95 %.
-        excess: interval of the difference between `overall` and `floor`, where both are estimates.
         per_class_floor: class name → floor.
         per_class_interval: class name → interval.
+        excess: interval of the difference between `overall` and `floor`, where both are estimates.
         better: "lower" or "higher" values are better, or those nearest to the "floor".
         unit: such as "nats per image".
         meaning: one sentence for readers who do not know the measure.
@@ -247,9 +247,9 @@ class Measure:
     per_class: Mapping[str, float | None] = field(default_factory=dict)
     floor: float | None = None
     interval: Interval | None = None
-    excess: Interval | None = None
     per_class_floor: Mapping[str, float | None] = field(default_factory=dict)
     per_class_interval: Mapping[str, Interval | None] = field(default_factory=dict)
+    excess: Interval | None = None
     better: Better = "lower"
     unit: str = ""
     meaning: str = ""

@@ -561,7 +561,7 @@ class Remembered:
     def get(self, arm: Arm, seed: int) -> Run | None:
         """The run of an arm and a seed, where it is known."""
         run = self.runs.get(f"{arm.kind}/{arm.cut}/{seed}")
-        return Run(**{**run, "recall": tuple(run["recall"])}) if run is not None else None
+        return Run(**run) if run is not None else None
 
     def put(self, arm: Arm, run: Run) -> None:
         """Keep a run, unless it depends on generated images."""
@@ -587,6 +587,7 @@ def read_runs(path: Path) -> dict[str, Any]:
     try:
         runs = read_json(path)
         for run in runs.values():
+            run["recall"] = tuple(run["recall"])
             Run(**run)
         return runs
     except (OSError, ValueError, TypeError) as error:

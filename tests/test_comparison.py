@@ -27,15 +27,12 @@ def level(_, generated):
     return {"level": float(generated.double().mean())}
 
 
-ABOUT = {"level": {"better": "floor", "unit": "grey", "meaning": "How bright."}}
-
-
 def level_of(real, generated, held_out=None, **options):
-    return compare(level, real, generated, held_out, describe=ABOUT, **options)["level"]
+    return compare(level, real, generated, held_out, names=["level"], **options)["level"]
 
 
 def by_class(**options):
-    return {"real_labels": LABELS, "labels": LABELS, "names": NAMES, **options}
+    return {"real_labels": LABELS, "labels": LABELS, "classes": NAMES, **options}
 
 
 class TestHalfSamples:
@@ -97,7 +94,7 @@ class TestIntervals:
             return {"level": float(generated.mean() - real.mean())}
 
         x, y = normal(50, 0), 3 * normal(200, 1)
-        low, high = compare(difference, x, y, None, describe=ABOUT, subsamples=400)["level"].interval
+        low, high = compare(difference, x, y, None, names=["level"], subsamples=400)["level"].interval
         expected = math.sqrt(float(x.var()) / 50 + float(y.var()) / 200)
         assert (high - low) / 4 == pytest.approx(expected, rel=0.1)
 
@@ -124,11 +121,10 @@ class TestCompare:
             return {"level": float(generated.mean() - real.mean())}
 
         real, generated = LABELS * 100.0, LABELS * 100.0 + LABELS
-        found = compare(gap, real, generated, real + 0.5, describe=ABOUT, **by_class())["level"]
+        found = compare(gap, real, generated, real + 0.5, names=["level"], **by_class())["level"]
         assert found.per_class == {"a": 0.0, "b": 1.0, "c": 2.0}
         assert found.per_class_floor == {"a": 0.5, "b": 0.5, "c": 0.5}
         assert (found.overall, found.floor) == (1.0, 0.5)
-        assert (found.better, found.unit, found.meaning) == ("floor", "grey", "How bright.")
 
     def test_labels_may_be_arrays_in_any_order(self):
         x, order = normal(60, 3), torch.randperm(60, generator=torch.Generator().manual_seed(0))
@@ -147,14 +143,14 @@ class TestCompare:
 
         late = torch.arange(60.0)
         pair = (late[:, None].expand(60, 4), late)
-        found = compare(together, pair, pair, pair, describe=ABOUT, **by_class())["level"]
+        found = compare(together, pair, pair, pair, names=["level"], **by_class())["level"]
         assert found.overall == 60
         assert found.per_class == {"a": 20, "b": 20, "c": 20}
 
     def test_without_labels_nothing_is_said_of_classes(self):
         x = normal(60, 0)
         for given in ({}, {"labels": LABELS}, {"real_labels": LABELS}):
-            found = level_of(x, x, x, names=NAMES, **given)
+            found = level_of(x, x, x, classes=NAMES, **given)
             assert (found.per_class, found.per_class_floor, found.per_class_interval) == ({}, {}, {})
             assert found.overall == pytest.approx(float(x.mean()))
             assert found.reason == ""
@@ -165,12 +161,15 @@ class TestCompare:
             return {"level": kind(0.25)}
 
         x = normal(60, 0)
-        found = compare(one, x, x, x, describe=ABOUT, **by_class())["level"]
+        found = compare(one, x, x, x, names=["level"], **by_class())["level"]
         read = json.loads(json.dumps(found.to_json(), allow_nan=False))
         assert read["overall"] == 0.25
         assert read["interval"] == [0.25, 0.25]
         assert read["per_class_interval"]["b"] == [0.25, 0.25]
-        assert Measure(**{**read, "interval": tuple(read["interval"]), "per_class_interval": {}}).floor == 0.25
+        assert (
+            Measure(**{**read, "interval": tuple(read["interval"]), "per_class_interval": {}, "excess": None}).floor
+            == 0.25
+        )
 
 
 class TestReasons:
@@ -189,7 +188,7 @@ class TestReasons:
             return {"level": 1.0, "other": Unmeasurable("it takes two")}
 
         x = normal(20, 0)
-        found = compare(two, x, x, x, describe={**ABOUT, "other": {}})
+        found = compare(two, x, x, x, names=["level", "other"])
         assert (found["level"].overall, found["level"].reason) == (1.0, "")
         assert (found["other"].overall, found["other"].interval, found["other"].floor) == (None, None, None)
         assert found["other"].reason == "it takes two"
@@ -198,12 +197,12 @@ class TestReasons:
         labels = torch.zeros(60, dtype=torch.int64)
         names = ("a", "b", "c", "d", "e", "f")
         x = normal(60, 0)
-        found = level_of(x, x, x, real_labels=LABELS, labels=labels, names=names)
+        found = level_of(x, x, x, real_labels=LABELS, labels=labels, classes=names)
         assert list(found.per_class.values())[1:] == [None] * 5
         assert found.reason == "; ".join(
             [*(f"{name}: there are no images" for name in ("b", "c", "d")), "and 2 more classes"]
         )
-        within = level_of(x, x, x, real_labels=LABELS, labels=labels, names=names, within=True)
+        within = level_of(x, x, x, real_labels=LABELS, labels=labels, classes=names, within=True)
         assert within.overall == found.per_class["a"]  # of those that are there
 
     def test_no_class_at_all(self):
@@ -211,7 +210,7 @@ class TestReasons:
             raise Unmeasurable("too few")
 
         x = normal(60, 0)
-        found = compare(never, x, x, x, describe=ABOUT, **by_class(within=True))["level"]
+        found = compare(never, x, x, x, names=["level"], **by_class(within=True))["level"]
         assert (found.overall, found.floor, found.interval, found.reason) == (None, None, None, "too few")
 
     def test_halves_that_are_too_small_leave_the_value(self):
@@ -221,7 +220,7 @@ class TestReasons:
             return level(real, generated)
 
         x = normal(60, 0)
-        found = compare(forty, x, x, x, describe=ABOUT)["level"]
+        found = compare(forty, x, x, x, names=["level"])["level"]
         assert found.overall is not None
         assert found.interval is None
         assert found.reason == "no interval where half of the images are too few"
@@ -231,7 +230,7 @@ class TestReasons:
             raise ValueError("a mistake")
 
         with pytest.raises(ValueError, match="a mistake"):
-            compare(broken, normal(5, 0), normal(5, 1), None, describe=ABOUT)
+            compare(broken, normal(5, 0), normal(5, 1), None, names=["level"])
 
 
 class TestRefusals:
@@ -250,7 +249,7 @@ class TestRefusals:
 
     def test_a_tuple_of_different_lengths(self):
         with pytest.raises(ValueError, match="got 6, 5 images"):
-            compare(level, (torch.ones(6), torch.ones(5)), torch.ones(6), None, describe=ABOUT)
+            compare(level, (torch.ones(6), torch.ones(5)), torch.ones(6), None, names=["level"])
 
     @pytest.mark.parametrize("place", range(3))
     @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -266,7 +265,7 @@ class TestRefusals:
             return {"level": math.nan}
 
         with pytest.raises(ValueError, match="finite"):
-            compare(nothing, normal(5, 0), normal(5, 1), None, describe=ABOUT)
+            compare(nothing, normal(5, 0), normal(5, 1), None, names=["level"])
 
     @pytest.mark.parametrize(
         "bad",

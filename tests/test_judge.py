@@ -12,7 +12,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 import condgen
+from condgen import archives
 from condgen.data import LabelledImages
+from condgen.evaluation import classifier
+from condgen.evaluation import judge as judging
 from condgen.evaluation.classifier import ResidualClassifier, fit_classifier, network_features, symmetry_codes, turned
 from condgen.evaluation.judge import Judge, check_judge, load_judge, open_judge, train_judge
 
@@ -36,7 +39,7 @@ def untrainable(monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("trained a judge")
 
-    monkeypatch.setattr(features, "train_judge", refuse)
+    monkeypatch.setattr(judging, "train_judge", refuse)
 
 
 class Recorder(nn.Module):
@@ -179,7 +182,7 @@ def test_images_and_labels_stay_together():
     losses = []
     measured = nn.functional.cross_entropy
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(features.F, "cross_entropy", lambda *a: losses.append(measured(*a)) or losses[-1])
+        patch.setattr(classifier.F, "cross_entropy", lambda *a: losses.append(measured(*a)) or losses[-1])
         fit_classifier(network, images, labels, steps=5, batch_size=4)
         fit_classifier(network, images, labels, steps=5, batch_size=4, weights=np.ones(10))
     assert len(losses) == 10
@@ -392,7 +395,7 @@ def test_the_default_dtype_does_not_matter(smears):
 )
 def test_small_sets_are_seen_more_often(monkeypatch, n, epochs, steps, batch_size):
     calls = []
-    monkeypatch.setattr(features, "fit_classifier", lambda *args, **options: calls.append((len(args[1]), options)))
+    monkeypatch.setattr(judging, "fit_classifier", lambda *args, **options: calls.append((len(args[1]), options)))
     cut = n * 4 // 5
     train_judge(replace(blank(n), splits={"train": slice(cut), "validation": slice(cut, n)}), epochs=epochs, width=2)
     ((images, options),) = calls
@@ -431,10 +434,10 @@ def test_what_a_judge_says_about_itself(judge):
     [
         (lambda: LabelledImages(np.zeros((9, 1, 8, 8), np.uint8), np.zeros((9, 2), int)).split(), "multi-label labels"),
         (lambda: LabelledImages(np.zeros((9, 1, 8, 8), np.uint8), np.zeros((9, 2))).split(), "continuous labels"),
-        (lambda: blank(9), r"lacks train and validation. Split it"),
+        (lambda: blank(9), r"has none for train and validation. Split it"),
         (lambda: blank(30, classes=1).split(), "two classes or more"),
         (lambda: replace(blank(30).split(), class_names=("a", "b", "c")), "has none of c"),
-        (lambda: replace(blank(30), splits={"train": slice(30), "validation": slice(0)}), "images in one of them"),
+        (lambda: replace(blank(30), splits={"train": slice(30), "validation": slice(0)}), "has none for validation"),
     ],
 )
 def test_data_that_make_no_judge(make, message):
@@ -584,9 +587,11 @@ def foreign(path):
 
 def tampered(path, **changes):
     with safe_open(path, "pt") as file:
-        config = json.loads(file.metadata()[features.HEADER])
+        about = json.loads(file.metadata()[archives.HEADER])["about"]
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    save_file(tensors, path, {features.HEADER: json.dumps({**config, **changes})})
+    about |= changes
+    header = {"kind": "judge", "about": about, "sha256": archives.archive_hash(about, tensors)}
+    save_file(tensors, path, {archives.HEADER: json.dumps(header)})
 
 
 DAMAGES = {
@@ -595,8 +600,8 @@ DAMAGES = {
     "emptied": emptied,
     "flipped bit": flipped,
     "foreign": foreign,
-    "not JSON": lambda path: save_file({"x": torch.zeros(3)}, path, {features.HEADER: "{"}),
-    "not a table": lambda path: save_file({"x": torch.zeros(3)}, path, {features.HEADER: "[]"}),
+    "not JSON": lambda path: save_file({"x": torch.zeros(3)}, path, {archives.HEADER: "{"}),
+    "not a table": lambda path: save_file({"x": torch.zeros(3)}, path, {archives.HEADER: "[]"}),
     "another network": lambda path: tampered(path, arguments={"image_shape": [3, 16, 16], "num_classes": 8}),
     "a huge network": lambda path: tampered(
         path, arguments={"image_shape": [3, 16, 16], "num_classes": 8, "width": 1 << 30}
@@ -612,7 +617,7 @@ DAMAGES = {
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_cache_is_mended(smears, judge, tmp_path, monkeypatch, damage):
-    monkeypatch.setattr(features, "train_judge", lambda *_, **__: judge)
+    monkeypatch.setattr(judging, "train_judge", lambda *_, **__: judge)
     load_judge(smears, cache=tmp_path)
     (path,) = tmp_path.iterdir()
     whole = path.read_bytes()
@@ -629,12 +634,12 @@ def test_a_damaged_cache_is_mended(smears, judge, tmp_path, monkeypatch, damage)
 def test_no_file_and_a_folder(tmp_path):
     with pytest.raises(FileNotFoundError, match="No judge at"):
         open_judge(tmp_path / "none.safetensors")
-    with pytest.raises(ValueError, match="No judge can be read"):
+    with pytest.raises(FileNotFoundError, match="No judge at"):
         open_judge(tmp_path)
 
 
 def test_a_cache_that_cannot_be_written(smears, judge, tmp_path, monkeypatch):
-    monkeypatch.setattr(features, "train_judge", lambda *_, **__: judge)
+    monkeypatch.setattr(judging, "train_judge", lambda *_, **__: judge)
     (tmp_path / "file").write_text("in the way")
     with pytest.warns(UserWarning, match=r"could not be kept in .*file.*CONDGEN_CACHE"):
         assert load_judge(smears, cache=tmp_path / "file") is judge
@@ -642,7 +647,7 @@ def test_a_cache_that_cannot_be_written(smears, judge, tmp_path, monkeypatch):
     def refuse(path, _):
         raise PermissionError(f"Read-only: {path}")
 
-    monkeypatch.setattr(features, "write_atomically", refuse)
+    monkeypatch.setattr(archives, "write_atomically", refuse)
     with pytest.warns(UserWarning, match="Read-only"):
         assert load_judge(smears, cache=tmp_path / "folder") is judge
 

@@ -143,15 +143,56 @@ class TestNearCopies:
     def test_symmetries(self, cells):
         turned = np.ascontiguousarray(np.rot90(cells.train.images[:40], 1, (2, 3))[..., ::-1])
         plain = near_copies(cells.train.images[:600], turned, cells.validation.images)
-        found = near_copies(cells.train.images[:600], turned, cells.validation.images, symmetries=True)
+        found = near_copies(cells.train.images[:600], turned, cells.validation.images, alike=True)
         assert plain.share < 0.1
         assert found.share == 1
         assert found.index.tolist() == list(range(40))
-        assert found.distance.max() == 0
+        assert found.distance.max() < 0.1  # of about 20 between different images
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            lambda x: np.roll(x, (2, -1), (2, 3)),
+            lambda x: (0.8 * x).round().astype(np.uint8),
+            lambda x: (0.7 * x[..., ::-1] + 40).round().astype(np.uint8),
+            lambda x: np.ascontiguousarray(np.roll(np.rot90(x, 1, (2, 3)), 1, 2)),
+        ],
+        ids=["shifted", "dimmed", "mirrored and paler", "turned and shifted"],
+    )
+    def test_altered_copies_are_found(self, cells, change):
+        train, held_out = cells.train.images[:900], cells.validation.images
+        found = near_copies(train, change(train[:60]), held_out, alike=True)
+        assert found.share > 0.95
+        assert (found.index == torch.arange(60)).double().mean() > 0.95
+        assert found.floor < 0.05
+
+    def test_fresh_images_are_no_altered_copies(self, cells, fresh):
+        found = near_copies(cells.train.images, fresh.images[:100], cells.validation.images, alike=True)
+        assert found.share < 0.05
+
+    def test_the_nearest_up_to_changes_is_that_of_all_of_them(self):
+        """Against every turn and shift of every image, one by one."""
+        a, b = (drawn((n, 1, 28, 28), k).sigmoid() for n, k in ((12, 0), (6, 1)))
+        distances, indices = nearest(a, b, 3, alike=True)
+
+        def standard(x):
+            x = x - x.mean((1, 2, 3), keepdim=True)
+            return x / x.square().mean((1, 2, 3), keepdim=True).sqrt()
+
+        a, b = standard(a), standard(b)
+        views = [view for q in range(4) for view in (b.rot90(q, (2, 3)), b.rot90(q, (2, 3)).flip(3))]
+        shifted = [view[..., y : y + 24, x : x + 24] for view in views for y in range(5) for x in range(5)]
+        whole = torch.stack([torch.cdist(s.flatten(1), a[..., 2:26, 2:26].flatten(1)) for s in shifted])
+        # Candidates are found in small pictures, in one turn each; of twelve images all are candidates.
+        best = whole.amin(0).topk(3, largest=False)
+        assert (distances[:, 0] >= best.values[:, 0] - 1e-3).all()
+        assert distances[:, 0].mean() < 1.02 * best.values[:, 0].mean()
+        assert (distances.diff(dim=1) >= 0).all()
+        assert indices.shape == (6, 3)
 
     def test_symmetries_of_images_that_are_not_square(self):
         train = drawn((50, 1, 6, 10)).sigmoid()
-        found = near_copies(train, train[:5].flip(2, 3), drawn((20, 1, 6, 10), 1).sigmoid(), symmetries=True)
+        found = near_copies(train, train[:5].flip(2, 3), drawn((20, 1, 6, 10), 1).sigmoid(), alike=True)
         assert found.share == 1
 
     def test_few_training_images(self):
@@ -167,8 +208,8 @@ class TestNearCopies:
             near_copies(torch.ones(5, 4), x, x)
         with pytest.raises(ValueError, match="of one size"):
             near_copies(x, x[:, :3], x)
-        with pytest.raises(ValueError, match="to flip and turn"):
-            near_copies(x, x, x, symmetries=True)
+        with pytest.raises(ValueError, match="to turn and shift"):
+            near_copies(x, x, x, alike=True)
 
 
 class TestPrivacyMeasures:
