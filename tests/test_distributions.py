@@ -382,7 +382,17 @@ class TestGaussianLikelihood:
     def test_optimal_survives_a_perfect_reconstruction(self):
         likelihood = likelihoods.Gaussian("optimal")
         likelihood.observe(torch.zeros(1, 1, 2, 2), torch.full((1, 1, 2, 2), 0.5))
-        assert likelihood(torch.zeros(1, 1, 2, 2)).stddev.unique().item() == pytest.approx(math.exp(-8))
+        assert likelihood(torch.zeros(1, 1, 2, 2)).stddev.unique().item() == pytest.approx(1 / 255)
+
+    @pytest.mark.parametrize("kind", [likelihoods.Gaussian, likelihoods.Laplace])
+    def test_a_constant_pixel_earns_the_same_as_it_is_and_dequantised(self, kind):
+        """Where the scale could shrink below a grey level, only the pixel as it is would earn from it."""
+        grey, u = torch.full((1, 1, 40, 40), 100 / 255), images(1, 1, 40, 40)
+        location = grey.logit() if kind is likelihoods.Gaussian else 2 * grey - 1
+        raw = torch.cat([location.double(), torch.full((1, 1, 40, 40), -20.0).double()], 1)
+        for p in (kind("pixel")(raw), kind(1 / 255)(location.double())):
+            plain, dithered = p.log_prob(grey.double()), p.log_prob(grey.double() + (u - 0.5) / 255)
+            assert 0 < (plain - dithered).item() / 1600 < (0.05 if kind is likelihoods.Gaussian else 0.26)
 
     def test_observing_leaves_other_scales_alone(self):
         for scale in (0.3, "shared", "pixel"):

@@ -177,17 +177,17 @@ class LabelledImages:
         columns = [self.labels[:, self.class_names.index(n)] if n in counts else 0 * self.labels[:, 0] for n in names]
         return self.with_labels(np.stack(columns, axis=1), names)
 
-    @property
+    @functools.cached_property
     def train(self) -> "LabelledImages":
         """The images to train on."""
         return self._split("train")
 
-    @property
+    @functools.cached_property
     def validation(self) -> "LabelledImages":
         """The images to choose by."""
         return self._split("validation")
 
-    @property
+    @functools.cached_property
     def test(self) -> "LabelledImages":
         """The images to report on."""
         return self._split("test")

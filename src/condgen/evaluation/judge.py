@@ -31,7 +31,7 @@ from condgen.parts import evaluating
 
 FORMAT = 2  # of the file
 EPOCHS, LEAST_STEPS, MOST_EPOCHS = 12, 600, 200  # of a judge, unless told
-PLAIN, TABLES = ("fingerprint", "seed", "epochs", "accuracy"), ("recalls", "counts", "validation_counts")
+TABLES = ("recalls", "counts", "validation_counts")  # in the order of the classes
 WEAK_ACCURACY, WEAK_RECALL, FEW_VALIDATION, FEW_TRAINING = 0.8, 0.5, 20, 50
 
 
@@ -335,7 +335,8 @@ def open_judge(path: str | Path) -> Judge:
             network = ResidualClassifier(**about["arguments"])
         network.load_state_dict(weights, assign=True)
         tables = {key: dict(zip(names, about[key], strict=True)) for key in TABLES}
-        return Judge(network.eval(), names, **{key: about[key] for key in PLAIN}, **tables)
+        facts = (about[key] for key in ("fingerprint", "seed", "epochs", "accuracy"))
+        return Judge(network.eval(), names, *facts, **tables)
     except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         reason = str(error) if isinstance(error, ValueError) else repr(error)
         raise ValueError(f"No judge can be read from {path}: {reason}. Delete it, or name another file.") from error

@@ -169,7 +169,7 @@ def pictures(images: Images, alike: bool) -> Float[Tensor, "n channels height wi
 
 def coarse(x: Float[Tensor, "n channels height width"]) -> Float[Tensor, "n values"]:
     """Small pictures, in which images shifted a little look alike, in a row."""
-    return F.adaptive_avg_pool2d(x, [min(side, COARSE) for side in x.shape[2:]]).flatten(1)
+    return F.adaptive_avg_pool2d(x, (min(x.shape[2], COARSE), min(x.shape[3], COARSE))).flatten(1)
 
 
 def nudges(shift: int) -> list[int]:

@@ -202,8 +202,8 @@ def evaluate(
         ),
     }
     skipped = {"model": source.model is None, "usefulness": usefulness == "none"}
-    wanted = [part for part in PARTS if part in measure and not skipped.get(part)]
-    failed = {}
+    wanted: list[Part] = [part for part in PARTS if part in measure and not skipped.get(part)]
+    failed: dict[str, str] = {}
     for part in wanted:
         tell(parts[part][0])
         try:
@@ -421,7 +421,7 @@ def looker(judge: Judge | None, second: nn.Module | str | None) -> Callable[[np.
     def look(images: np.ndarray, labels: Any) -> ImageSet:
         own, other = small(images), None
         if second == "pixels":
-            other = F.adaptive_avg_pool2d(own, [min(side, 8) for side in own.shape[2:]]).flatten(1)
+            other = F.adaptive_avg_pool2d(own, (min(own.shape[2], 8), min(own.shape[3], 8))).flatten(1)
         elif isinstance(second, nn.Module):
             other = network_features(second, images)
         return ImageSet(images, labels, own, None if judge is None else judge.embed(images), other)
@@ -439,7 +439,7 @@ def small(images: UInt8[np.ndarray, "n channels height width"]) -> Float[Tensor,
     parts = []
     for start in range(0, len(images), 256):
         x = image_tensor(images[start : start + 256]).float()
-        parts.append(F.adaptive_avg_pool2d(x, [min(side, PIXELS) for side in x.shape[2:]]))
+        parts.append(F.adaptive_avg_pool2d(x, (min(x.shape[2], PIXELS), min(x.shape[3], PIXELS))))
     return torch.cat(parts)
 
 
