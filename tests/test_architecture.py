@@ -46,6 +46,7 @@ ORDER = [
     "cvae",
     "checkpoints",
     "runs",
+    "states",
     "training",
     "fitting",
     "recipes",

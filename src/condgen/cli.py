@@ -2,7 +2,6 @@
 
 __all__ = ["benchmark", "compare", "demo", "evaluate", "main", "reconstruct", "sample", "train"]
 
-import csv
 import inspect
 import json
 import math
@@ -10,7 +9,8 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import wraps
 from itertools import pairwise
@@ -39,7 +39,7 @@ from condgen.layers import FiLM
 from condgen.priors import FlowMatching, LabelNormal
 from condgen.readers import load_data, medmnist_folder
 from condgen.recipes import RECIPES
-from condgen.runs import History, check_free
+from condgen.runs import check_free, read_history
 from condgen.sampling import class_names, num_classes, pairs, write_samples
 from condgen.sampling import per_class as sample_per_class
 
@@ -132,7 +132,16 @@ def train(
     sampler_minutes: float | None = None,
     steps: int | None = None,
     guidance: float | None = None,
+    accumulate: int = 1,
+    balance: bool = False,
+    patience: int | None = None,
+    logger: list[Literal["csv", "tensorboard"]] | None = None,
+    save_every: float = 60.0,
+    resume: Path | None = None,
     accelerator: Accelerator = "auto",
+    devices: int = 1,
+    nodes: int = 1,
+    strategy: str = "auto",
     overwrite: bool = False,
 ) -> None:
     """Train a conditional model on labelled images; model, metrics and pictures of it go to one folder.
@@ -181,11 +190,25 @@ def train(
         sampler_minutes: a budget of time for training a flow.
         steps: of flow matching, when samples are drawn.
         guidance: of flow matching: above 0 labels are truer, and samples cost twice as much.
+        accumulate: batches whose gradients are added up before a step.
+        balance: draw every class equally often.
+        patience: stop after so many epochs without a better one.
+        logger: csv or tensorboard: epochs are written to the run's folder for these, too.
+        save_every: seconds between two training states, from which a stopped run goes on.
+        resume: folder of a run to go on with, as if it had never stopped; its options are those it began with.
         accelerator: where to train.
+        devices: of the accelerator, on each of the nodes.
+        nodes: machines.
+        strategy: how several devices share the work, in Lightning Fabric's words.
         overwrite: whether the run may replace an earlier one in the same folder.
     """
+    given = dict(locals())
+    if resume is not None and out != resume:
+        train(**options_of(resume, given))
+        return
     check_recipe(recipe)
-    check_free(out, overwrite)
+    if resume is None:
+        check_free(out, overwrite)
     labelled = load_data(data, size=size, n=images, seed=seed)
     if sampler == "mixture" and labelled.kind != "class":
         raise ValueError(f"Expected class labels for a mixture; got {labelled.kind} ones. Pass --sampler flow.")
@@ -205,19 +228,32 @@ def train(
     chosen |= {"clip": clip, "ema": ema, "precision": precision, "augment": augment}
     chosen |= {"adversarial": adversarial, "matching": matching, "sampler": sampler, "components": components}
     chosen |= {"sampler_minutes": sampler_minutes, "steps": steps, "guidance": guidance}
-    best, history = RECIPES[recipe].fit(
-        labelled,
-        out,
-        model=model,
-        seed=seed,
-        warmup=warmup,
-        free_bits=free_bits,
-        overwrite=overwrite,
-        accelerator=accelerator,
-        about={"recipe": recipe, "data": absolute(data), "size": size, "images": images},
-        say=say,
-        **chosen,
-    )
+    with hint(out):
+        best, history = RECIPES[recipe].fit(
+            labelled,
+            out,
+            model=model,
+            seed=seed,
+            warmup=warmup,
+            free_bits=free_bits,
+            overwrite=overwrite,
+            accelerator=accelerator,
+            about={
+                **{"recipe": recipe, "data": absolute(data), "size": size, "images": images},
+                "options": recorded(given),
+            },
+            say=say,
+            accumulate=accumulate,
+            balance=balance,
+            patience=patience,
+            loggers=loggers_of(logger or (), out),
+            save_every=save_every,
+            resume=resume is not None,
+            devices=devices,
+            nodes=nodes,
+            strategy=strategy,
+            **chosen,
+        )
     write_figure(curves(history), out / "curves.png")
     say(f"Best epoch {history.best_epoch} of {len(history)} is in {out}, its curves in {out / 'curves.png'}.")
     if labelled.kind == "class":
@@ -552,6 +588,61 @@ def load_run_data(run: Path, data: str | None) -> LabelledImages:
     return labelled
 
 
+MACHINE = ("accelerator", "devices", "nodes", "strategy", "save_every")  # what may change when a run goes on
+
+
+def recorded(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a run as `run.json` keeps them: those that are not the usual ones, but for where it runs."""
+    usual = {name: parameter.default for name, parameter in inspect.signature(train).parameters.items()}
+    left_out = {"out", "resume", "overwrite", *MACHINE}
+    chosen = {name: value for name, value in given.items() if name not in left_out and value != usual[name]}
+    if "data" in chosen:
+        chosen["data"] = absolute(chosen["data"])
+    return {name: asdict(value) if isinstance(value, Augmentation) else value for name, value in chosen.items()}
+
+
+def options_of(run: Path, given: Mapping[str, Any]) -> dict[str, Any]:
+    """All options of a run that is to go on.
+
+    Raises:
+        ValueError: if others are given besides, or the run does not tell.
+        FileNotFoundError: if there is no run.
+    """
+    if others := sorted(recorded(given)):
+        raise ValueError(f"Expected --resume without {', '.join(f'--{name}' for name in others)}: a run keeps its own.")
+    if not (run / "run.json").is_file():
+        raise FileNotFoundError(f"No run to resume in {run}. Check the folder.")
+    options = read_json(run / "run.json", {"options": dict}).get("options")
+    if options is None:
+        raise ValueError(
+            f"{run} does not tell its options: it was begun by other means. Resume it by fit(resume=True)."
+        )
+    if "augment" in options:
+        options["augment"] = Augmentation(**options["augment"])
+    if unknown := sorted(set(options) - set(inspect.signature(train).parameters)):
+        raise ValueError(f"{run} has options that this condgen does not know: {', '.join(unknown)}. Upgrade condgen.")
+    return {**options, **{name: given[name] for name in MACHINE}, "out": run, "resume": run}
+
+
+def loggers_of(names: Sequence[str], out: Path) -> list[Any]:
+    """Lightning Fabric's loggers, which write to the run's folder."""
+    from lightning_fabric.loggers import CSVLogger, TensorBoardLogger
+
+    kinds: dict[str, Any] = {"csv": CSVLogger, "tensorboard": TensorBoardLogger}
+    return [kinds[name](root_dir=str(out), name="logs", version=name) for name in names]
+
+
+@contextmanager
+def hint(out: Path) -> Iterator[None]:
+    """Say how to go on, where a run is stopped."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        if (out / "run.json").is_file():
+            print(f"condgen: to go on: condgen train --resume {out}", file=sys.stderr)
+        raise
+
+
 def second_look(features: str | None) -> Any:
     """What --features names."""
     return features if features in (None, "pixels") else imported(str(features))()
@@ -573,22 +664,6 @@ def beside(data: str) -> Path | None:
     else:
         return None
     return folder / ".condgen" if os.access(folder, os.W_OK) else None
-
-
-def read_history(run: Path) -> History | None:
-    """The epochs in a run's `metrics.csv`, up to one whose loss was not finite."""
-    file, history = run / "metrics.csv", History()
-    if not file.is_file():
-        return None
-    try:
-        with file.open(encoding="utf-8", newline="") as lines:
-            for row in csv.DictReader(lines):
-                history.add({name: float(value) for name, value in row.items()})
-    except FloatingPointError:
-        pass  # the run stopped there
-    except (ValueError, TypeError, KeyError, AttributeError, csv.Error) as error:
-        raise ValueError(f"{file} is damaged: {error!r}. Delete it to go on without the curves.") from error
-    return history if history.rows else None
 
 
 def absolute(data: str) -> str:

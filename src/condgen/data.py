@@ -20,10 +20,11 @@ import torch
 from jaxtyping import Float, Int64, Shaped, UInt8
 from torch import Tensor
 
-from condgen.noise import permutation
+from condgen.noise import Use, permutation, stream, uniform
 
 SPLITS = ("train", "validation", "test")
 CHUNK = 4096  # images hashed at a time
+BALANCED = 2  # level of the stream ORDER
 MOST_UNNAMED = 1000  # classes that numbers alone may stand for, where there are fewer images
 
 
@@ -310,6 +311,9 @@ def batches(
     seed: int = 0,
     epoch: int | None = None,
     prepare: Callable[[Tensor], Tensor] | None = None,
+    balance: Float[Tensor, " images"] | None = None,
+    start: int = 0,
+    part: tuple[int, int] = (0, 1),
 ) -> Iterator[Batch]:
     """One pass over tensors that already are where they are needed, last partial batch included.
 
@@ -320,6 +324,9 @@ def batches(
         seed: of the order.
         epoch: the order is a function of (seed, epoch); None keeps the order of the set.
         prepare: makes x of what lies in `images`; by default :func:`image_tensor`.
+        balance: weight of each image: the pass draws as many images as there are, with replacement, in proportion.
+        start: batches that are left out at the beginning.
+        part: (k, n): every n-th image of each batch, from the k-th on, for one of n devices.
 
     Yields:
         Batches with x in [0, 1].
@@ -330,9 +337,19 @@ def batches(
         [[0, 1], [2, 3], [4]]
     """
     n, device = len(images), images.device
-    order = torch.arange(n, device=device) if epoch is None else permutation(n, seed, epoch, device)
-    for index in order.split(batch_size):
-        yield Batch(index, (prepare or image_tensor)(images[index]), labels[index])
+    if balance is not None and epoch is not None:
+        u = uniform(seed, torch.arange(n, device=device), stream(Use.ORDER, epoch, BALANCED), ())
+        edges = balance.to(device).double().cumsum(0)
+        order = torch.searchsorted(edges, u * edges[-1], right=True).clamp(max=n - 1)
+    else:
+        order = torch.arange(n, device=device) if epoch is None else permutation(n, seed, epoch, device)
+    places = torch.arange(start * batch_size, max(n, start * batch_size), device=device)
+    for whole in places.split(batch_size) if len(places) else ():
+        place = whole[part[0] :: part[1]]
+        index = order[place]
+        # An image drawn twice gets noise of its own each time.
+        numbers = index if balance is None else place
+        yield Batch(numbers, (prepare or image_tensor)(images[index]), labels[index])
 
 
 def image_tensor(images: Tensor | np.ndarray) -> Float[Tensor, "batch channels height width"]:

@@ -7,6 +7,7 @@ that no image taught the decoder. A prior fitted afterwards mends that without t
 __all__ = ["encode_latents", "fit_prior"]
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from condgen.cvae import ConditionalVAE
 from condgen.data import LabelledImages, batches
 from condgen.noise import Use, normals
 from condgen.parts import evaluating
-from condgen.runs import History
+from condgen.states import States
 from condgen.training import WarmupDecay, adamw, resolve_splits, run, set_up, tensors
 
 BATCH = 256
@@ -44,6 +45,8 @@ def fit_prior(
     seed: int = 0,
     accelerator: str = "auto",
     progress: bool = True,
+    keep: str | Path | None = None,
+    save_every: float = 60.0,
 ) -> nn.Module:
     """Fit a prior to the latents of images and draw the model's samples from it from now on (`model.sampler`).
 
@@ -70,6 +73,8 @@ def fit_prior(
         seed: of draws, order and clusters.
         accelerator: where the prior is trained.
         progress: show it.
+        keep: folder for training states; from one that is there training goes on.
+        save_every: seconds between two of them.
 
     Returns:
         The prior, now `model.sampler`.
@@ -119,8 +124,12 @@ def fit_prior(
             prepare=nn.Identity(),
             seed=seed,
             accelerator=accelerator,
+            states=States(keep, save_every),
         )
-        run(loop, History(), (z, labels), None, lambda *_: None, progress)
+        if state := loop.states.read():
+            loop.restore(state)
+        run(loop, (z, labels), progress=progress)
+        loop.states.clear()
     model.sampler = prior.to(model.device).eval()
     return model.sampler
 

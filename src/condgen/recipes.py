@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -168,6 +168,7 @@ class Recipe:
         progress: bool = True,
         about: Mapping[str, Any] | None = None,
         say: Callable[[str], object] = lambda _: None,
+        resume: bool | Literal["auto"] = False,
         **chosen: Any,
     ) -> tuple[ConditionalVAE, History]:
         """Train as the recipe says, and fit the prior it samples from: the model to use, and what training recorded.
@@ -184,7 +185,9 @@ class Recipe:
             progress: show it.
             about: further entries for `run.json`.
             say: called with what is being done.
-            **chosen: numbers instead of the recipe's; see `USUAL`. `epochs` replaces a budget of `minutes`.
+            resume: go on with the run in `out`; see :func:`condgen.fit`.
+            **chosen: numbers instead of the recipe's (see `USUAL`; `epochs` replaces a budget of `minutes`), and what
+                else :func:`condgen.fit` takes.
 
         Example:
             >>> import condgen
@@ -193,6 +196,7 @@ class Recipe:
             >>> type(model.sampler).__name__
             'GaussianMixture'
         """
+        further = {name: chosen.pop(name) for name in set(chosen) - set(USUAL)}
         numbers = self.numbers(**chosen)
         if model is None:
             with torch.random.fork_rng(devices=[]):
@@ -218,11 +222,15 @@ class Recipe:
             accelerator=accelerator,
             progress=progress,
             about=about,
+            resume=resume,
+            **further,
         )
         if out is not None:
             model = load(out).to(model.device)
-        prior = sampler_of(numbers, model, data)
-        if prior is not None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            prior = sampler_of(numbers, model, data)
+        if prior is not None and not (resume and model.sampler is not None):
             say(f"Fitting a {numbers['sampler'].replace('_', ' ')} to the latents of the training images.")
             turns = numbers["augment"] is not None and numbers["augment"].flips and numbers["augment"].quarter_turns
             trained = {"minutes": numbers["sampler_minutes"], "epochs": numbers["sampler_epochs"]}
@@ -230,6 +238,7 @@ class Recipe:
                 trained |= {"optimizer": partial(adamw, **MATCHING), "learning_rate": WarmupDecay(0.02, 0.5)}
                 trained |= {"batch_size": 128, "clip": 1.0, "ema": 0.9995, "precision": numbers["precision"]}
             shared = {"seed": seed, "accelerator": accelerator, "progress": progress}
+            shared |= {"keep": out and Path(out) / "sampler_state", "save_every": further.get("save_every", 60.0)}
             fit_prior(model, data, prior, symmetries=turns, **trained, **shared)
             if out is not None:
                 save(model, out)

@@ -4,7 +4,7 @@ What a folder holds belongs to one run, and is whole at every moment: best and l
 metrics and settings.
 """
 
-__all__ = ["History", "RunFolder", "check_free", "environment", "load_objective", "repr_of"]
+__all__ = ["History", "RunFolder", "check_free", "environment", "load_objective", "read_history", "repr_of"]
 
 import csv
 import io
@@ -70,16 +70,19 @@ class History:
         self.rows.append(row)
         loss = row.get("validation_loss", row["train_loss"])
         if not math.isfinite(row["train_loss"]) or not math.isfinite(loss):
-            kept = f"; the model of epoch {self.best_epoch} stays" if self.best_epoch else ""
             raise FloatingPointError(
-                f"The loss is no longer finite in epoch {row['epoch']} ({loss}){kept}. Lower the learning rate, or "
-                "look for damaged images."
+                f"The loss is no longer finite in epoch {row['epoch']} ({loss}). {self.kept_words()}"
+                "Lower the learning rate, or look for damaged images."
             )
         name, sign = f"validation_{self.select[0]}", {"min": 1, "max": -1, "last": 0}[self.select[1]]
         if name not in row and "validation_loss" in row:
             raise ValueError(f"Expected a term {self.select[0]!r} to select by; the objective has {', '.join(row)}.")
         if sign * row.get(name, 0.0) <= min(sign * r.get(name, 0.0) for r in self.rows):
             self.best_epoch = int(row["epoch"])
+
+    def kept_words(self) -> str:
+        """What an error says of the model that is there."""
+        return f"The model of epoch {self.best_epoch} stays. " if self.best_epoch else ""
 
     def to_csv(self) -> str:
         """The rows as CSV text with a header."""
@@ -161,6 +164,29 @@ def load_objective(objective: nn.Module, folder: str | Path) -> nn.Module:
     return objective
 
 
+def read_history(folder: str | Path) -> History | None:
+    """The epochs in a run's `metrics.csv`, up to one whose loss was not finite; None where there are none.
+
+    Raises:
+        ValueError: if the file is damaged.
+
+    Example:
+        >>> read_history("/no/such/run") is None
+        True
+    """
+    file, history = Path(folder) / "metrics.csv", History()
+    if not file.is_file():
+        return None
+    try:
+        for row in csv.DictReader(io.StringIO(file.read_text(encoding="utf-8"))):
+            history.add({name: int(value) if name == "epoch" else float(value) for name, value in row.items() if value})
+    except FloatingPointError:
+        pass  # the run stopped there
+    except (ValueError, TypeError, KeyError, AttributeError, csv.Error) as error:
+        raise ValueError(f"{file} is damaged: {error!r}. Delete it to go on without the curves.") from error
+    return history if history.rows else None
+
+
 def holds_run(folder: Path) -> bool:
     """Whether a folder's `run.json` is that of a run, and not a user's own file of this name."""
     try:
@@ -181,15 +207,22 @@ class RunFolder:
         *("curves.png", "samples.png", "reconstructions.png"),
     )
 
-    def __init__(self, out: str | Path | None, settings: Mapping[str, Any], provenance: Mapping[str, Any]) -> None:
-        self.out, self.id = None if out is None else Path(out), uuid.uuid4().hex
+    def __init__(
+        self,
+        out: str | Path | None,
+        settings: Mapping[str, Any],
+        provenance: Mapping[str, Any],
+        earlier: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.out = None if out is None else Path(out)
+        self.id = earlier["id"] if earlier else uuid.uuid4().hex
         self.settings, self.provenance = settings, {"run": self.id, **provenance}
-        self.started, self.best_epoch, self.history = False, 0, History()
+        self.started, self.best_epoch, self.history = earlier is not None, 0, History()
 
     def begin(self, history: History) -> None:
         """Say that there is a run, unless an earlier one still has its model here."""
-        self.history = history
-        if self.out is not None and not (self.out / WEIGHTS).exists():
+        self.history, self.best_epoch = history, history.best_epoch
+        if self.out is not None and not self.started and not (self.out / WEIGHTS).exists():
             self.out.mkdir(parents=True, exist_ok=True)
             self.started = True
             if holds_run(self.out):  # one that never kept a model
@@ -201,8 +234,9 @@ class RunFolder:
         left = [file for file in out.glob(f".{WEIGHTS}.*") if file.is_file()]
         for file in (*(out / name for name in self.OWNED), *left):
             file.unlink(missing_ok=True)
-        if (out / "last" / WEIGHTS).exists():
-            shutil.rmtree(out / "last")
+        for folder, mark in (("last", WEIGHTS), ("state", "state-*.safetensors")):
+            if any((out / folder).glob(mark)):
+                shutil.rmtree(out / folder)
         self.started = True
 
     def keep(self, model: ConditionalVAE, history: History, objective: nn.Module) -> None:

@@ -3,32 +3,37 @@
 __all__ = ["WarmupDecay", "adam", "adamw", "fit"]
 
 import hashlib
+import json
 import math
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
+from condgen.checkpoints import load
 from condgen.cvae import ConditionalVAE
-from condgen.data import LabelledImages, batches
+from condgen.data import Batch, LabelledImages, batches
 from condgen.elbo import ELBO
-from condgen.files import undisturbed
+from condgen.files import read_json, undisturbed
 from condgen.memory import keep_freed_memory
 from condgen.noise import Use, normals
 from condgen.objectives import Phase, phases_of, schedules_of, selection_of
 from condgen.parts import keeping_modes
-from condgen.runs import History, RunFolder, check_free, environment, repr_of
+from condgen.runs import History, RunFolder, check_free, environment, holds_run, read_history, repr_of
+from condgen.states import States
 from condgen.trimming import trim as trim_weights
 
+STATE = "state"  # folder of training states within a run's
 PROBED = 20  # steps whose rate a budget of time is planned from
+WATCHED = 50  # steps after which losses are looked at
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 TERMS = {"log_likelihood": "log-likelihood", "kl": "KL"}  # as people write them
 
@@ -140,6 +145,17 @@ class Plan:
         self.epoch_began = self.started
         self.anchors: list[tuple[float, float]] = [(0.0, 0.0)]
 
+    def state(self) -> dict[str, Any]:
+        """What a resumed run goes by."""
+        spent = time.perf_counter() - self.started
+        return {"epochs": self.epochs, "minutes": self.minutes, "anchors": self.anchors, "spent": spent}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on by the plan there was; a budget that no number of epochs follows from yet is what is left of it."""
+        self.epochs, self.anchors = state["epochs"], list(state["anchors"])
+        self.minutes = None if self.epochs else state["minutes"]
+        self.started = time.perf_counter() - state["spent"]
+
     def share(self, epoch: float) -> float:
         """Of the training that is done; 0 as long as that is not known."""
         begun, done = self.anchors[-1]
@@ -174,6 +190,29 @@ class Plan:
             self.epochs = epoch + fitting
 
 
+class Totals:
+    """Sums of a batch's mean terms on the device; nothing is read back before the end."""
+
+    def __init__(self, prefix: str) -> None:
+        self.prefix, self.images, self.sums = prefix, {}, {}
+
+    def add(self, terms: Mapping[str, Tensor], images: int) -> None:
+        """Add a batch."""
+        for name, value in terms.items():
+            self.images[name] = self.images.get(name, 0) + images
+            self.sums[name] = self.sums.get(name, 0.0) + value.detach() * images
+
+    def means(self, fabric: Any = None) -> dict[str, float]:
+        """Mean per image, of each term over the images it was taken of, on all devices."""
+        if not self.sums:
+            return {}
+        sums = torch.stack([torch.as_tensor(value).double() for value in self.sums.values()])
+        counts = torch.tensor([self.images[name] for name in self.sums], dtype=torch.float64, device=sums.device)
+        if fabric is not None and fabric.world_size > 1:
+            sums, counts = (fabric.all_reduce(both, reduce_op="sum") for both in (sums, counts))
+        return {f"{self.prefix}_{name}": value for name, value in zip(self.sums, (sums / counts).tolist(), strict=True)}
+
+
 @dataclass
 class Loop:
     """What a pass over the images needs.
@@ -192,6 +231,17 @@ class Loop:
         prepare: makes x of what is stored.
         show: progress.
         home: the device that the model comes back to.
+        accumulate: batches whose gradients are added up before a step.
+        balance: probability of each training image to be drawn; without it every image comes once an epoch.
+        on_step: called after every step with the epoch, the number of steps in it, and the first phase's terms.
+        states: where training states are kept.
+        history: of the epochs done.
+        epoch: that is under way, from 0.
+        done: steps of it that are done.
+        seconds: that it took so far.
+        total: of its terms so far.
+        whole: between two steps, when what there is can be kept.
+        lost: of each phase, the first step of the epoch whose loss was not finite (-1: none), and its terms.
     """
 
     fabric: Any
@@ -207,6 +257,17 @@ class Loop:
     prepare: Callable[[Tensor], Tensor] | None = None
     show: Any = None
     home: Any = "cpu"
+    accumulate: int = 1
+    balance: Tensor | None = None
+    on_step: Callable[[int, int, dict[str, Tensor]], object] | None = None
+    states: States = field(default_factory=lambda: States(None))
+    history: History = field(default_factory=History)
+    epoch: int = 0
+    done: int = 0
+    seconds: float = 0.0
+    total: Totals = field(default_factory=lambda: Totals("train"))
+    whole: bool = True
+    lost: dict[int, tuple[tuple[str, ...], Tensor]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers]
@@ -222,47 +283,175 @@ class Loop:
         values = {name: schedule.final if epoch is None else schedule(epoch) for name, schedule in schedules}
         return {name: torch.full((), value, device=self.fabric.device) for name, value in values.items()}
 
-    def train_epoch(self, train: tuple[Tensor, Tensor], epoch: int) -> dict[str, float]:
-        """One pass over the training images; its mean terms, read back from the device once at the end."""
+    def state(self) -> dict[str, Any]:
+        """All that is needed to go on from here."""
+        return {
+            "epoch": self.epoch,
+            "done": self.done,
+            "seconds": self.seconds,
+            "total": {"images": self.total.images, "sums": self.total.sums},
+            "history": self.history.rows,
+            "plan": self.plan.state(),
+            "step": dict(self.step.state_dict()),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "averaged": dict(self.averaged.average.state_dict()) if self.averaged else None,
+            "scaler": self.scaler.state_dict() if self.scaler else None,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from such a state."""
+        for name in ("epoch", "done", "seconds"):
+            setattr(self, name, state[name])
+        device = self.fabric.device
+        self.total.images = dict(state["total"]["images"])
+        self.total.sums = {name: value.to(device) for name, value in state["total"]["sums"].items()}
+        for row in state["history"]:
+            self.history.add(row)
+        self.plan.restore(state["plan"])
+        self.step.load_state_dict(state["step"])
+        for optimizer, own in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(own)
+        if self.averaged:
+            self.averaged.average.load_state_dict(state["averaged"])
+        if self.scaler:
+            self.scaler.load_state_dict(state["scaler"])
+
+    @property
+    def scaler(self) -> Any:
+        """Of the loss, in half precision."""
+        return getattr(self.fabric.strategy.precision, "scaler", None)
+
+    def keep(self) -> None:
+        """Keep a training state, unless a step is under way or the loss was lost."""
+        if self.whole and self.fabric.is_global_zero:
+            self.states.write(self.state())
+
+    def train_epoch(self, train: tuple[Tensor, Tensor]) -> dict[str, float]:
+        """The rest of a pass over the training images; its mean terms, read back from the device once at the end."""
         self.step.train()
-        total, steps, scheduled = Totals("train"), -(-len(train[0]) // self.batch_size), {}
-        order = batches(*train, self.batch_size, seed=self.seed, epoch=epoch, prepare=self.prepare)
-        for k, (index, x, y) in enumerate(order):
-            torch.manual_seed(
-                step_seed(self.seed, epoch, k)
-            )  # of what draws from torch's generator, such as nn.Dropout
+        epoch, steps = self.epoch, -(-len(train[0]) // self.batch_size)
+        scheduled = self.scheduled(epoch + max(self.done - 1, 0) / steps)
+        began, self.lost = time.perf_counter() - self.seconds, {}
+        for k, (index, x, y) in enumerate(self.order(train, self.done), self.done):
+            self.whole = False
+            # Of what draws from torch's generator, such as nn.Dropout.
+            torch.manual_seed(step_seed(self.seed, epoch, k, self.fabric.global_rank))
             scheduled, x = self.scheduled(epoch + k / steps), x.to(self.step.model.dtype)
             x = self.augment(x, self.seed, index, epoch) if self.augment else x
             noise = normals(self.step.model.noise_shapes, self.seed, index, Use.TRAINING, epoch, x.dtype)
-            share = self.plan.share(epoch + k / steps)
+            share, group = self.plan.share(epoch + k / steps), k // self.accumulate
+            groups = -(-steps // self.accumulate)
+            images = min(self.batch_size, len(train[0]) - k * self.batch_size)  # on all devices together
             for number, phase in enumerate(self.step.phases):
-                if share >= phase.start and (epoch * steps + k) % phase.every == 0:
-                    total.add(self.take(number, phase, share, (x, y, noise), scheduled), len(x))
-            if self.averaged:
+                if share >= phase.start and (epoch * groups + group) % phase.every == 0:
+                    weight = len(x) * self.fabric.world_size / images  # devices' gradients are averaged
+                    terms = self.take(number, phase, share, (x, y, noise), scheduled, k, steps, weight)
+                    self.watch(number, terms, k)
+                    self.total.add(terms, len(x))
+                    if self.on_step and not number:
+                        self.on_step(epoch, k, terms)
+            if self.averaged and self.last_of_group(k, steps):
                 self.averaged.average.update_parameters(self.step.model)
             self.plan.stepped()
-            self.show.advance(len(x))
+            self.done, self.seconds, self.whole = k + 1, time.perf_counter() - began, self.last_of_group(k, steps)
+            if self.states.due() or k % WATCHED == WATCHED - 1:
+                self.check(train)
+            if self.states.due():
+                self.keep()
+            self.show.advance(images, stop=self.whole)  # gradients that are added up are not kept
+        self.check(train)
         self.plan.settle()
-        return {**total.means(), **{name: value.item() for name, value in scheduled.items()}}
+        return {**self.total.means(self.fabric), **{name: value.item() for name, value in scheduled.items()}}
+
+    def last_of_group(self, k: int, steps: int) -> bool:
+        """Whether the gradients added up so far are due for a step."""
+        return (k + 1) % self.accumulate == 0 or k + 1 == steps
 
     def take(
-        self, number: int, phase: Phase, share: float, batch: tuple[Any, ...], scheduled: Any
+        self,
+        number: int,
+        phase: Phase,
+        share: float,
+        batch: tuple[Any, ...],
+        scheduled: Any,
+        k: int,
+        steps: int,
+        weight: float,
     ) -> dict[str, Tensor]:
-        """A phase's step: its terms."""
+        """A phase's step, or its share of one where gradients are added up: its terms."""
         optimizer = self.optimizers[number]
         if self.learning_rate:
             for group, rate in zip(optimizer.param_groups, self.rates[number], strict=True):
                 group["lr"] = rate * self.learning_rate(share)
-        optimizer.zero_grad()
-        terms = self.step(number, *batch, **scheduled)
-        output = terms.pop("output", None)
-        self.fabric.backward(terms["loss"])
-        if self.clip:
-            terms["gradient_norm"] = self.fabric.clip_gradients(self.step, optimizer, max_norm=self.clip)
-        optimizer.step()
+        if k % self.accumulate == 0:
+            optimizer.zero_grad()
+        # The batches of this step; at the end of an epoch there may be fewer.
+        added = min(self.accumulate, steps - k // self.accumulate * self.accumulate)
+        due = self.last_of_group(k, steps)
+        with self.fabric.no_backward_sync(self.step, enabled=not due):
+            terms = self.step(number, *batch, **scheduled)
+            output = terms.pop("output", None)
+            factor = weight / added
+            self.fabric.backward(terms["loss"] if factor == 1 else terms["loss"] * factor)
+        if due:
+            if self.clip:
+                terms["gradient_norm"] = self.fabric.clip_gradients(self.step, optimizer, max_norm=self.clip)
+            optimizer.step()
         if output is not None and hasattr(self.step.model.likelihood, "observe"):
             self.step.model.likelihood.observe(output, batch[0])
+            self.agree(self.step.model.likelihood)
         return {f"{phase.name}_{name}" if number else name: value for name, value in terms.items()}
+
+    def agree(self, likelihood: nn.Module) -> None:
+        """Running statistics of all devices, as if one had seen all images."""
+        if self.fabric.world_size > 1:
+            for buffer in likelihood.buffers():
+                if buffer.is_floating_point():
+                    buffer.copy_(self.fabric.all_reduce(buffer, reduce_op="mean"))
+
+    def watch(self, number: int, terms: Mapping[str, Tensor], k: int) -> None:
+        """Remember the first step of the epoch whose loss is not finite, without reading anything back."""
+        values = torch.stack([torch.as_tensor(value).detach().float() for value in terms.values()])
+        loss = next(value for name, value in terms.items() if name.endswith("loss")).detach()
+        step = torch.full((1,), k, dtype=torch.float32, device=values.device)
+        found = torch.cat([step, values])
+        _, lost = self.lost.get(number, ((), torch.full_like(found, -1)))
+        if len(lost) == len(found):  # terms of later steps may be more: a gradient's norm
+            self.lost[number] = tuple(terms), torch.where((lost[0] < 0) & ~loss.isfinite(), found, lost)
+
+    def check(self, train: tuple[Tensor, Tensor]) -> None:
+        """Raise if a loss was not finite.
+
+        Raises:
+            FloatingPointError: with the step, its terms and its images.
+        """
+        for number, (names, lost) in self.lost.items():
+            step, *values = lost.tolist()
+            if step < 0:
+                continue
+            self.whole = False
+            terms = ", ".join(f"{name} {value:.4g}" for name, value in zip(names, values, strict=True))
+            phase = self.step.phases[number].name
+            index = next(iter(self.order(train, int(step)))).index
+            raise FloatingPointError(
+                f"The loss is no longer finite in epoch {self.epoch + 1}, step {int(step) + 1}"
+                f"{f' of the phase {phase!r}' if phase else ''}: {terms}; images {index[:8].tolist()}"
+                f"{f' and {len(index) - 8} more' if len(index) > 8 else ''}. {self.history.kept_words()}"
+                "Lower the learning rate, or look for damaged images."
+            )
+
+    def order(self, train: tuple[Tensor, Tensor], start: int) -> Iterator[Batch]:
+        """The batches of this epoch from one of them on; of several devices, this one's share of each."""
+        return batches(
+            *train,
+            self.batch_size,
+            seed=self.seed,
+            epoch=self.epoch,
+            prepare=self.prepare,
+            balance=self.balance,
+            start=start,
+            part=(self.fabric.global_rank, self.fabric.world_size),
+        )
 
     @torch.no_grad()
     def evaluate_epoch(self, held_out: tuple[Tensor, Tensor]) -> dict[str, float]:
@@ -270,7 +459,8 @@ class Loop:
         step = self.step if self.averaged is None else Step(self.kept, self.step.objective)
         step.eval()
         total, scheduled = Totals("validation"), self.scheduled(None)
-        for index, x, y in batches(*held_out, self.batch_size, prepare=self.prepare):
+        part = (self.fabric.global_rank, self.fabric.world_size)
+        for index, x, y in batches(*held_out, self.batch_size, prepare=self.prepare, part=part):
             x = x.to(self.step.model.dtype)
             noise = normals(self.step.model.noise_shapes, self.seed, index, Use.VALIDATION, 0, x.dtype)
             with self.fabric.autocast():
@@ -278,12 +468,13 @@ class Loop:
             terms.pop("output", None)
             total.add(terms, len(x))
             self.show.advance(0)
-        return total.means()
+        return total.means(self.fabric)
 
 
-def step_seed(seed: int, epoch: int, step: int) -> int:
-    """A seed for torch's own generator at one step of training."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{epoch}/{step}".encode()).digest()[:8], "little") >> 1
+def step_seed(seed: int, epoch: int, step: int, rank: int = 0) -> int:
+    """A seed for torch's own generator at one step of training, on one of several devices."""
+    place = f"{seed}/{epoch}/{step}" + (f"/{rank}" if rank else "")
+    return int.from_bytes(hashlib.sha256(place.encode()).digest()[:8], "little") >> 1
 
 
 def fit(
@@ -308,6 +499,16 @@ def fit(
     accelerator: str = "auto",
     progress: bool = True,
     on_epoch: Callable[[int, ConditionalVAE, dict[str, float]], object] | None = None,
+    on_step: Callable[[int, int, dict[str, Tensor]], object] | None = None,
+    accumulate: int = 1,
+    balance: bool = False,
+    patience: int | None = None,
+    loggers: Any = (),
+    resume: bool | Literal["auto"] = False,
+    save_every: float = 60.0,
+    devices: int = 1,
+    nodes: int = 1,
+    strategy: str = "auto",
     about: Mapping[str, Any] | None = None,
 ) -> History:
     """Train a model; its weights after the last epoch stay in it, the best on validation are kept in `out`.
@@ -343,13 +544,26 @@ def fit(
         accelerator: "auto", "cpu", "cuda" or "mps".
         progress: show a progress bar, or a line an epoch where there is no terminal.
         on_epoch: called after every epoch with its number, the model (the averaged one) and the epoch's row.
+        on_step: called after every step with the epoch and the step, from 0, and the terms of the first phase.
+        accumulate: batches whose gradients are added up before a step, as if they were one.
+        balance: draw every class equally often, with replacement, instead of every image once an epoch.
+        patience: stop after so many epochs without a better one.
+        loggers: of Lightning Fabric, such as `lightning_fabric.loggers.TensorBoardLogger`: each gets every epoch's row.
+        resume: go on with the run in `out` where it stopped, bit for bit as if it never had, with the same arguments;
+            of a finished run nothing is left to do. "auto" begins a run where there is none.
+        save_every: seconds between two training states in `out`, of which the last two stay; also when it is stopped.
+        devices: of the accelerator, on each of the nodes. A batch is split over them.
+        nodes: machines.
+        strategy: of Lightning Fabric, for several devices.
         about: further entries for `run.json`.
 
     Returns:
         One row an epoch: terms of training and validation in nats per image, seconds, images per second.
 
     Raises:
-        ValueError: if data, labels and model do not fit together, numbers are out of range, or `out` holds another run.
+        ValueError: if data, labels and model do not fit together, numbers are out of range, `out` holds another run, or
+            the run to be resumed had other data or settings.
+        FileNotFoundError: if there is no run to resume.
         OSError: if nothing can be written to `out`.
         FloatingPointError: when the loss is no longer finite; what was saved before stays.
 
@@ -361,7 +575,9 @@ def fit(
         >>> history["train_loss"][1] < history["train_loss"][0]
         True
     """
-    check_free(out, overwrite)
+    earlier = earlier_run(out, resume)
+    if earlier is None:
+        check_free(out, overwrite)
     training, validation = resolve_splits(data, validation)
     training, validation = training.ordered(model.class_names), validation and validation.ordered(model.class_names)
     check_fit(model, training, validation)
@@ -383,10 +599,19 @@ def fit(
         augment=augment,
         seed=seed,
         accelerator=accelerator,
+        accumulate=accumulate,
+        balance=class_weights(training) if balance else None,
+        on_step=on_step,
+        states=States(out and Path(out) / STATE, save_every),
+        devices=devices,
+        nodes=nodes,
+        strategy=strategy,
+        loggers=loggers,
     )
     settings = {
         **(about or {}),
         "epochs": loop.plan.epochs,
+        "planned": f"{minutes} minutes" if minutes else f"{loop.plan.epochs} epochs",
         "minutes": minutes,
         "batch_size": batch_size,
         "seed": seed,
@@ -397,6 +622,9 @@ def fit(
         "ema": ema,
         "precision": precision,
         "augment": repr_of(augment),
+        "accumulate": accumulate,
+        "balance": balance,
+        "patience": patience,
         "train": repr(training),
         "validation": repr(validation),
         "fingerprint": data.fingerprint,
@@ -404,25 +632,95 @@ def fit(
     }
     provenance = {"data": data.fingerprint, "train": training.fingerprint}
     provenance["objective"] = type(loop.step.objective).__name__
-    folder = RunFolder(out, settings, provenance)
+    loop.history.select = selection_of(loop.step.objective)
+    main = loop.fabric.is_global_zero
+    folder = RunFolder(out if main else None, settings, provenance, earlier)
+    if earlier is not None:
+        check_same(earlier, settings)
+        if state := loop.states.read():
+            loop.restore(state)
+        elif earlier["state"] == "finished":
+            return finished_run(model, Path(str(out)), loop.history)
 
-    def after(row: dict[str, float], history: History) -> None:
+    def after(row: dict[str, float]) -> None:
         folder.settings = {**settings, "epochs": loop.plan.epochs, "anchors": loop.plan.anchors}
-        folder.keep(loop.kept, history, loop.step.objective)
+        folder.keep(loop.kept, loop.history, loop.step.objective)
+        loop.fabric.log_dict({name: value for name, value in row.items() if name != "epoch"}, step=int(row["epoch"]))
         if on_epoch:
             on_epoch(int(row["epoch"]), loop.kept, row)
 
-    history = History(select=selection_of(loop.step.objective))
-    folder.begin(history)
+    folder.begin(loop.history)
     try:
         device = loop.fabric.device
         held_out = tensors(validation, device) if validation else None
-        run(loop, history, tensors(training, device), held_out, after, progress)
+        run(loop, tensors(training, device), held_out, after, progress, patience)
         folder.record("finished")
+        if main:
+            loop.states.clear()
     except BaseException:
         folder.record("stopped")
         raise
+    return loop.history
+
+
+def earlier_run(out: str | Path | None, resume: bool | str) -> dict[str, Any] | None:
+    """What `run.json` says of the run to go on with; None where one is to be begun.
+
+    Raises:
+        ValueError: if there is no folder to resume from.
+        FileNotFoundError: if there is no run in it.
+    """
+    if not resume:
+        return None
+    if out is None:
+        raise ValueError("Expected the folder of the run to resume; got none. Pass it (out=).")
+    if (Path(out) / "run.json").is_file() and holds_run(Path(out)):
+        return read_json(Path(out) / "run.json")
+    if resume == "auto":
+        return None
+    raise FileNotFoundError(f"No run to resume in {out}. Check the folder, or begin one there without resume.")
+
+
+def check_same(earlier: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """Raise if a run is to go on with other data or settings; warn of another machine or version.
+
+    Raises:
+        ValueError: naming what changed.
+    """
+    now = json.loads(json.dumps(settings))
+    machine = ("condgen", "torch", "python", "device", "threads")
+    differ = {name for name in now if name in earlier and earlier[name] != now[name]} - {"epochs", "anchors"}
+    if earlier.get("planned", now["planned"]) != now["planned"]:
+        differ.add("planned")
+    if changed := sorted(differ - set(machine)):
+        said = "; ".join(f"{name} was {earlier[name]}, now {now[name]}" for name in changed[:3])
+        raise ValueError(
+            f"Expected the data and settings that the run began with; changed: {said}. Pass what it had, or begin "
+            "another run in another folder."
+        )
+    if other := sorted(differ & set(machine)):
+        said = ", ".join(f"{name} {earlier[name]} before, {now[name]} now" for name in other)
+        warnings.warn(f"The run goes on under another {said}: the last bits may differ.", stacklevel=3)
+
+
+def finished_run(model: ConditionalVAE, out: Path, history: History) -> History:
+    """A run that has nothing left to do: the last weights in the model, and its history."""
+    model.load_state_dict(load(out / "last").state_dict())
+    for row in (read_history(out) or History()).rows:
+        history.add(row)
     return history
+
+
+def class_weights(data: LabelledImages) -> Tensor:
+    """The weight of each image that gives every class the same share.
+
+    Raises:
+        ValueError: for labels that are no classes.
+    """
+    if data.kind != "class":
+        raise ValueError(f"Expected class labels to balance by; {data.name!r} has {data.kind} ones.")
+    labels = torch.as_tensor(data.labels)
+    return 1 / torch.bincount(labels)[labels].double()
 
 
 def set_up(
@@ -442,15 +740,28 @@ def set_up(
     prepare: Callable[[Tensor], Tensor] | None = None,
     seed: int = 0,
     accelerator: str = "auto",
+    accumulate: int = 1,
+    balance: Tensor | None = None,
+    on_step: Callable[[int, int, dict[str, Tensor]], object] | None = None,
+    states: States | None = None,
+    devices: int = 1,
+    nodes: int = 1,
+    strategy: str = "auto",
+    loggers: Any = (),
 ) -> Loop:
     """Device, optimizers and averages for a model that is about to be trained; see :func:`fit`."""
     from lightning_fabric import Fabric
 
     check_numbers(epochs, minutes, batch_size, clip, ema, precision)
+    if accumulate < 1 or devices < 1 or nodes < 1:
+        raise ValueError(f"Expected accumulate, devices and nodes of 1 or more; got {accumulate}, {devices}, {nodes}.")
     keep_freed_memory()
     if precision == "16-mixed" and Fabric(accelerator=accelerator, devices=1).device.type == "cpu":
         raise ValueError('Expected precision "32-true" or "bf16-mixed" on a CPU; got "16-mixed".')
-    fabric = Fabric(accelerator=accelerator, devices=1, precision=precision)  # type: ignore[arg-type]
+    kinds: dict[str, Any] = {"accelerator": accelerator, "precision": precision, "loggers": list(loggers)}
+    fabric = Fabric(**kinds, devices=devices, num_nodes=nodes, strategy=strategy)
+    if devices * nodes > 1:
+        fabric.launch()
     step = Step(model, objective)
     made = [optimizer_of(optimizer, phase)(list(phase.parameters(model))) for phase in step.phases]
     home = model.device
@@ -468,6 +779,10 @@ def set_up(
         augment=augment,
         prepare=prepare,
         home=home,
+        accumulate=accumulate,
+        balance=balance,
+        on_step=on_step,
+        states=states or States(None),
     )
 
 
@@ -482,11 +797,11 @@ def optimizer_of(optimizer: Any, phase: Phase) -> Callable[[list[nn.Parameter]],
 
 def run(
     loop: Loop,
-    history: History,
     train: tuple[Tensor, Tensor],
-    held_out: tuple[Tensor, Tensor] | None,
-    after: Callable[[dict[str, float], History], None],
-    progress: bool,
+    held_out: tuple[Tensor, Tensor] | None = None,
+    after: Callable[[dict[str, float]], object] = lambda _: None,
+    progress: bool = False,
+    patience: int | None = None,
 ) -> None:
     """The loop: epoch by epoch until the plan is done; the model comes back on the device and in the mode it had."""
     model, device, images = loop.step.model, loop.fabric.device, len(train[0])
@@ -495,21 +810,27 @@ def run(
             keeping_modes(model),
             torch.random.fork_rng([device] if device.type == "cuda" else []),
             undisturbed() as stop_if_asked,
-            display(loop.plan, images, progress, stop_if_asked) as loop.show,
+            display(loop.plan, images, progress and loop.fabric.is_global_zero, stop_if_asked) as loop.show,
         ):
-            epoch = 0
-            while loop.plan.epochs is None or epoch < loop.plan.epochs:
-                started = time.perf_counter()
-                row = {"epoch": epoch + 1} | loop.train_epoch(train, epoch)
-                row["seconds"] = time.perf_counter() - started
-                row["images_per_second"] = images / row["seconds"]
-                if held_out:
-                    row |= loop.evaluate_epoch(held_out)
-                history.add(row)
-                after(row, history)
-                loop.show.epoch(row)
-                epoch += 1
-                loop.plan.epoch_ended(epoch)
+            try:
+                while not finished(loop, patience):
+                    row: dict[str, float] = {"epoch": loop.epoch + 1} | loop.train_epoch(train)
+                    row["seconds"] = loop.seconds
+                    row["images_per_second"] = images / row["seconds"]
+                    if held_out:
+                        row |= loop.evaluate_epoch(held_out)
+                    loop.whole = False  # until what belongs to the epoch is kept
+                    loop.history.add(row)
+                    after(row)
+                    loop.show.epoch(row)
+                    loop.epoch, loop.done, loop.seconds, loop.total = loop.epoch + 1, 0, 0.0, Totals("train")
+                    loop.plan.epoch_ended(loop.epoch)
+                    loop.whole = True
+                    if loop.states.due():
+                        loop.keep()
+            except (KeyboardInterrupt, SystemExit):
+                loop.keep()
+                raise
     finally:
         if loop.averaged:
             model.load_state_dict(loop.kept.state_dict())
@@ -517,22 +838,11 @@ def run(
         model.to(loop.home)
 
 
-class Totals:
-    """Sums of a batch's mean terms on the device; nothing is read back before the end."""
-
-    def __init__(self, prefix: str) -> None:
-        self.prefix, self.images, self.sums = prefix, {}, {}
-
-    def add(self, terms: Mapping[str, Tensor], images: int) -> None:
-        """Add a batch."""
-        for name, value in terms.items():
-            self.images[name] = self.images.get(name, 0) + images
-            self.sums[name] = self.sums.get(name, 0.0) + value.detach() * images
-
-    def means(self) -> dict[str, float]:
-        """Mean per image, of each term over the images it was taken of."""
-        values = torch.stack([value / self.images[name] for name, value in self.sums.items()]).tolist()
-        return {f"{self.prefix}_{name}": value for name, value in zip(self.sums, values, strict=True)}
+def finished(loop: Loop, patience: int | None) -> bool:
+    """Whether all planned epochs are done, or so many have passed since the best one."""
+    waited = len(loop.history) - loop.history.best_epoch
+    done = loop.plan.epochs is not None and loop.epoch >= loop.plan.epochs
+    return done or bool(patience and loop.history.best_epoch and waited >= patience)
 
 
 def shown_terms(terms: Iterable[str]) -> list[str]:
@@ -548,9 +858,10 @@ class Display:
         self.bar, self.task, self.console = bar, task, console
         self.plan, self.images, self.stop_if_asked = plan, images, stop_if_asked
 
-    def advance(self, images: int) -> None:
+    def advance(self, images: int, stop: bool = True) -> None:
         """Images done; between two steps is the moment to stop, if that is asked for."""
-        self.stop_if_asked()
+        if stop:
+            self.stop_if_asked()
         if self.bar:
             self.bar.advance(self.task, images)
 
