@@ -260,7 +260,13 @@ class TestFiles:
         assert len(drawn) == 3
         assert all(k <= count <= k + 1 for k, count in enumerate(drawn, 1))  # at most one block ahead
 
-    @pytest.mark.parametrize("writer", [sampling.write_npz, partial(sampling.write_folder, start=0, mark={})])
+    @pytest.mark.parametrize(
+        "writer",
+        [
+            partial(sampling.write_npz, shape=(8, 8, 3), mark={}),
+            partial(sampling.write_folder, start=0, mark={}),
+        ],
+    )
     def test_blocks_are_let_go_once_written(self, writer, model, tmp_path):
         references = []
 
@@ -485,3 +491,90 @@ def test_names_are_shown_as_they_are(name):
         assert texts
         assert not any(text.get_parse_math() for text in texts)
         figures.png(figure)
+
+
+class TestShards:
+    """Several workers write what one would have written, in any order, whatever happens to some of them."""
+
+    LABELS = np.arange(300) % 3
+
+    @pytest.fixture(scope="class")
+    @staticmethod
+    def drawer():
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model = condgen.conditional_vae((1, 8, 8), num_classes=3, latent=4, width=4).eval()
+        model.class_names = ("a", "b", "c")
+        return model
+
+    @staticmethod
+    def content(path):
+        """Every byte that is there."""
+        if path.is_file():
+            return {path.name: path.read_bytes()}
+        return {str(file.relative_to(path)): file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()}
+
+    @pytest.mark.parametrize("name", ["cells.npz", "cells"])
+    @pytest.mark.parametrize("order", [(1, 2, 3), (3, 1, 2), (2, 2, 3, 1, 1)])
+    def test_parts_join_to_the_same_bytes(self, drawer, name, order, tmp_path):
+        (tmp_path / "one").mkdir(), (tmp_path / "many").mkdir()
+        whole = write_samples(drawer, self.LABELS, tmp_path / "one" / name, seed=5, start=7)
+        for k in order:
+            write_samples(drawer, self.LABELS, tmp_path / "many" / name, seed=5, start=7, shard=(k, 3))
+        assert self.content(tmp_path / "many" / name) == self.content(whole)
+        assert [path.name for path in (tmp_path / "many").iterdir()] == [name]
+
+    def test_bytes_do_not_depend_on_the_time_of_day(self, drawer, tmp_path, monkeypatch):
+        import time
+
+        one = write_samples(drawer, self.LABELS[:9], tmp_path / "a.npz").read_bytes()
+        monkeypatch.setattr(time, "time", lambda: 1e9)
+        monkeypatch.setattr(time, "localtime", lambda *_: time.gmtime(1e9))
+        assert write_samples(drawer, self.LABELS[:9], tmp_path / "b.npz").read_bytes() == one
+
+    @pytest.mark.parametrize("name", ["cells.npz", "cells"])
+    def test_a_killed_worker_is_started_again(self, drawer, name, tmp_path, monkeypatch):
+        whole = write_samples(drawer, self.LABELS, tmp_path / f"whole-{name}", seed=5)
+        write_samples(drawer, self.LABELS, tmp_path / name, seed=5, shard=(1, 2))
+        real = drawer.sample_blocks
+
+        def killed(*arguments, **options):
+            for block in real(*arguments, **options):
+                yield block
+                raise RuntimeError("killed")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(drawer, "sample_blocks", killed, raising=False)
+            with pytest.raises(RuntimeError, match="killed"):
+                write_samples(drawer, self.LABELS, tmp_path / name, seed=5, shard=(2, 2))
+        write_samples(drawer, self.LABELS, tmp_path / name, seed=5, shard=(2, 2))
+        found, expected = self.content(tmp_path / name), self.content(whole)
+        assert list(found.values()) == list(expected.values())
+
+    @pytest.mark.parametrize("name", ["cells.npz", "cells"])
+    def test_parts_of_other_samples_are_not_mixed(self, drawer, name, tmp_path):
+        write_samples(drawer, self.LABELS, tmp_path / name, seed=5, shard=(1, 2))
+        with pytest.raises(ValueError, match="is of other seed"):
+            write_samples(drawer, self.LABELS, tmp_path / name, seed=6, shard=(1, 2))
+        with pytest.raises(ValueError, match="is of other labels"):
+            write_samples(drawer, self.LABELS[::-1].copy(), tmp_path / name, seed=5, shard=(1, 2))
+        write_samples(drawer, self.LABELS[::-1].copy(), tmp_path / name, seed=5, shard=(2, 2))
+        assert not (tmp_path / "cells.npz").exists()  # no whole comes of halves of two
+        assert not (tmp_path / "cells" / "samples.json").exists()
+
+    def test_more_workers_than_blocks(self, drawer, tmp_path):
+        whole = write_samples(drawer, self.LABELS[:70], tmp_path / "whole.npz")
+        for k in range(1, 6):
+            write_samples(drawer, self.LABELS[:70], tmp_path / "parts.npz", shard=(k, 5))
+        assert (tmp_path / "parts.npz").read_bytes() == whole.read_bytes()
+
+    def test_a_folder_of_ones_own_images_is_no_place(self, drawer, tmp_path):
+        (tmp_path / "a").mkdir()
+        (tmp_path / "a" / "mine.png").touch()
+        with pytest.raises(ValueError, match="holds other files"):
+            write_samples(drawer, self.LABELS, tmp_path, shard=(1, 2))
+
+    @pytest.mark.parametrize("shard", [(0, 2), (3, 2), (1, 0)])
+    def test_wrong_parts(self, drawer, shard, tmp_path):
+        with pytest.raises(ValueError, match="k from 1 to n"):
+            write_samples(drawer, self.LABELS, tmp_path / "cells.npz", shard=shard)

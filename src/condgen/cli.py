@@ -198,7 +198,7 @@ def train(
         resume: folder of a run to go on with, as if it had never stopped; its options are those it began with.
         accelerator: where to train.
         devices: of the accelerator, on each of the nodes.
-        nodes: machines.
+        nodes: number of machines.
         strategy: how several devices share the work, in Lightning Fabric's words.
         overwrite: whether the run may replace an earlier one in the same folder.
     """
@@ -271,6 +271,7 @@ def sample(
     temperature: float = 1.0,
     steps: int | None = None,
     guidance: float | None = None,
+    shard: str | None = None,
     accelerator: Accelerator = "auto",
 ) -> None:
     """Draw new images from a trained model: so many of every class, or one for each label you list.
@@ -287,6 +288,7 @@ def sample(
         temperature: scales the noise; below 1 is more typical and less varied.
         steps: of flow matching, instead of the model's: more are better and slower.
         guidance: of flow matching, instead of the model's: above 0 labels are truer, at twice the cost.
+        shard: k/n, the k-th of n parts, for one of n workers that are called alike; the last to end joins the parts.
         accelerator: where to draw.
     """
     model, out = on(accelerator, load(run)), out or (run if run.exists() else Path()) / "samples.png"
@@ -304,13 +306,17 @@ def sample(
         wanted = model.labels(load_run_data(run, None).validation.labels[:per_class])
     rows = (classes, per_class) if classes and labels is None else (1, len(wanted))
     check_writable(out.parent)
+    part = shard_of(shard)
+    if part is not None and out.suffix.lower() == ".png":
+        raise ValueError(f"Expected an .npz file or a folder for --shard; got {out}. Pass --out.")
     if out.suffix.lower() == ".png":
         check_png(out, *rows, model.image_shape or (0, 1, 1))
         drawn = model.sample(wanted, seed=seed, start=start, temperature=temperature).cpu()
         save_grid(drawn.unflatten(0, rows), out, class_names(model) if rows[0] > 1 else ())
     else:
-        write_samples(model, wanted, out, seed=seed, start=start, temperature=temperature, progress=True)
-    say(f"Wrote {len(wanted)} images to {out}.")
+        settings = {"seed": seed, "start": start, "temperature": temperature}
+        write_samples(model, wanted, out, **settings, shard=part, progress=True)
+    say(f"Wrote {len(wanted)} images to {out}." if part is None else f"Wrote part {shard} of {out}.")
 
 
 def reconstruct(
@@ -630,6 +636,21 @@ def loggers_of(names: Sequence[str], out: Path) -> list[Any]:
 
     kinds: dict[str, Any] = {"csv": CSVLogger, "tensorboard": TensorBoardLogger}
     return [kinds[name](root_dir=str(out), name="logs", version=name) for name in names]
+
+
+def shard_of(text: str | None) -> tuple[int, int] | None:
+    """What --shard names.
+
+    Example:
+        >>> shard_of("2/8")
+        (2, 8)
+    """
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
+    if not found:
+        raise ValueError(f"Expected --shard as k/n, such as 1/4; got {text!r}.")
+    return int(found[1]), int(found[2])
 
 
 @contextmanager
