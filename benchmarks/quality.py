@@ -9,6 +9,7 @@ in the place of generated ones. Nothing is trained but the judge, once.
 """
 
 import argparse
+import itertools
 import json
 import sys
 import time
@@ -61,6 +62,7 @@ def main() -> None:
     parser.add_argument("--split", choices=["validation", "test"], default="validation")
     parser.add_argument("--steps", type=int, nargs="+", help="of flow matching, instead of the model's own")
     parser.add_argument("--guidance", type=float, nargs="+", help="of flow matching, instead of the model's own")
+    parser.add_argument("--temperature", type=float, nargs="+", default=[1.0])
     parser.add_argument("--solver", choices=["heun", "euler"])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cache", type=Path, default=Path("runs/judges"))
@@ -76,24 +78,29 @@ def main() -> None:
     for run in options.runs:
         model = condgen.load(run)
         flows = isinstance(model.sampler, FlowMatching)
-        for steps in (options.steps or [None]) if flows else [None]:
-            for guidance in (options.guidance or [None]) if flows else [None]:
-                name = f"{run}{f', {steps} steps' if steps else ''}{f', guidance {guidance}' if guidance else ''}"
-                if flows:
-                    sampler: Any = model.sampler
-                    sampler.steps = steps or sampler.steps
-                    sampler.guidance = sampler.guidance if guidance is None else guidance
-                    sampler.solver = options.solver or sampler.solver
-                model.sample(real.labels[:64])
-                started = time.perf_counter()
-                images = to_uint8(model.sample(real.labels, seed=options.seed)).numpy()
-                rate = len(images) / (time.perf_counter() - started)
-                rows[name] = measured(judge, data, real, images, real.labels, floor) | {"images_per_second": rate}
-                show(name, rows[name])
-                if options.pictures:
-                    options.pictures.mkdir(parents=True, exist_ok=True)
-                    file = options.pictures / f"{name.replace('/', '_').replace(', ', '_').replace(' ', '_')}.png"
-                    save_grid(per_class(model, 10, seed=options.seed), file, data.class_names)
+        settings = itertools.product(
+            (options.steps or [None]) if flows else [None],
+            (options.guidance or [None]) if flows else [None],
+            options.temperature,
+        )
+        for steps, guidance, temperature in settings:
+            name = f"{run}{f', {steps} steps' if steps else ''}{f', guidance {guidance}' if guidance else ''}"
+            name += f", temperature {temperature}" if temperature != 1 else ""
+            if flows:
+                sampler: Any = model.sampler
+                sampler.steps = steps or sampler.steps
+                sampler.guidance = sampler.guidance if guidance is None else guidance
+                sampler.solver = options.solver or sampler.solver
+            model.sample(real.labels[:64])
+            started = time.perf_counter()
+            images = to_uint8(model.sample(real.labels, seed=options.seed, temperature=temperature)).numpy()
+            rate = len(images) / (time.perf_counter() - started)
+            rows[name] = measured(judge, data, real, images, real.labels, floor) | {"images_per_second": rate}
+            show(name, rows[name])
+            if options.pictures:
+                options.pictures.mkdir(parents=True, exist_ok=True)
+                file = options.pictures / f"{name.replace('/', '_').replace(', ', '_').replace(' ', '_')}.png"
+                save_grid(per_class(model, 10, seed=options.seed), file, data.class_names)
     about = ", ".join(f"{key} {value}" for key, value in machine().items())
     lines = [f"{len(real)} generated against {len(real)} real {options.split} images; {about}.", ""]
     lines += [f"    python benchmarks/quality.py {' '.join(sys.argv[1:])}", ""]

@@ -254,6 +254,8 @@ def train(
             strategy=strategy,
             **chosen,
         )
+    if torch.distributed.is_initialized() and torch.distributed.get_rank():
+        return
     write_figure(curves(history), out / "curves.png")
     say(f"Best epoch {history.best_epoch} of {len(history)} is in {out}, its curves in {out / 'curves.png'}.")
     if labelled.kind == "class":

@@ -225,6 +225,8 @@ class Recipe:
             resume=resume,
             **further,
         )
+        if torch.distributed.is_initialized() and torch.distributed.get_rank():
+            return model, history  # the first process goes on alone
         if out is not None:
             model = load(out).to(model.device)
         with torch.random.fork_rng(devices=[]):

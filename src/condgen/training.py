@@ -354,9 +354,10 @@ class Loop:
                 self.averaged.average.update_parameters(self.step.model)
             self.plan.stepped()
             self.done, self.seconds, self.whole = k + 1, time.perf_counter() - began, self.last_of_group(k, steps)
-            if self.states.due() or k % WATCHED == WATCHED - 1:
+            due = self.states.due() and self.fabric.world_size == 1  # several devices keep states between epochs
+            if due or k % WATCHED == WATCHED - 1:
                 self.check(train)
-            if self.states.due():
+            if due:
                 self.keep()
             self.show.advance(images, stop=self.whole)  # gradients that are added up are not kept
         self.check(train)
@@ -654,9 +655,11 @@ def fit(
         device = loop.fabric.device
         held_out = tensors(validation, device) if validation else None
         run(loop, tensors(training, device), held_out, after, progress, patience)
+        loop.fabric.barrier()
         folder.record("finished")
         if main:
             loop.states.clear()
+        loop.fabric.barrier()
     except BaseException:
         folder.record("stopped")
         raise
@@ -759,10 +762,10 @@ def set_up(
     if precision == "16-mixed" and Fabric(accelerator=accelerator, devices=1).device.type == "cpu":
         raise ValueError('Expected precision "32-true" or "bf16-mixed" on a CPU; got "16-mixed".')
     kinds: dict[str, Any] = {"accelerator": accelerator, "precision": precision, "loggers": list(loggers)}
-    fabric = Fabric(**kinds, devices=devices, num_nodes=nodes, strategy=strategy)
+    step = Step(model, objective)
+    fabric = Fabric(**kinds, devices=devices, num_nodes=nodes, strategy=strategy_of(strategy, devices * nodes, step))
     if devices * nodes > 1:
         fabric.launch()
-    step = Step(model, objective)
     made = [optimizer_of(optimizer, phase)(list(phase.parameters(model))) for phase in step.phases]
     home = model.device
     wrapped, *optimizers = fabric.setup(step, *made)
@@ -784,6 +787,15 @@ def set_up(
         on_step=on_step,
         states=states or States(None),
     )
+
+
+def strategy_of(strategy: str, processes: int, step: Step) -> Any:
+    """By default data parallel training, in which a phase may leave out what another one moves."""
+    if strategy != "auto" or processes == 1:
+        return strategy
+    from lightning_fabric.strategies import DDPStrategy
+
+    return DDPStrategy(find_unused_parameters=len(step.phases) > 1)
 
 
 def optimizer_of(optimizer: Any, phase: Phase) -> Callable[[list[nn.Parameter]], Optimizer]:
