@@ -2,8 +2,8 @@
 
     python benchmarks/engine_overhead.py --rounds 7 --out benchmarks/results/engine_overhead
 
-Both train the reference network by the same objective, on the same batches with the same noise, at batch 128. The bare loop has
-nothing else: no Fabric, no schedules, no totals, no training states, no files. `fit` keeps all of them.
+Both train the reference network by the same objective, on the same batches with the same noise, at batch 128. The bare
+loop has nothing else: no Fabric, no schedules, no totals, no training states, no files. `fit` keeps all of them.
 """
 
 import argparse

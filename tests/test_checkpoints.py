@@ -19,6 +19,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import condgen
+import condgen.checkpoints
+import condgen.cli
 from condgen import checkpoints, conditioners, likelihoods, priors, reparameterizers
 from condgen.checkpoints import build, describe, load, save
 from condgen.encoders import ConvEncoder
@@ -773,3 +775,39 @@ class TestShipped:
         assert condgen.load("cells").conditioner.dim == 3
         with pytest.raises(FileNotFoundError, match="No model in nowhere"):
             condgen.load("nowhere")
+
+
+class TestShipped:
+    """The model that comes with the package."""
+
+    def test_it_draws_what_it_is_asked_for_out_of_the_box(self):
+        assert condgen.checkpoints.shipped() == ["bloodmnist"]
+        model = condgen.load("bloodmnist")
+        assert len(model.class_names) == 8
+        images = model.sample(["neutrophil", "platelet"], seed=0)
+        assert images.shape == (2, 3, 28, 28)
+        neutrophil, platelet = (1 - image.mean(0) for image in images)
+        centre = slice(9, 19)
+        assert neutrophil[centre, centre].mean() > neutrophil[:3].mean() + 0.2  # a dark cell on light ground
+        assert (neutrophil > 0.5).sum() > 2 * (platelet > 0.5).sum()  # and a large one
+
+    def test_its_file_is_small_and_has_a_card(self):
+        folder = condgen.checkpoints.SHIPPED / "bloodmnist"
+        assert (folder / "model.safetensors").stat().st_size < 8e6
+        card = (folder / "README.md").read_text(encoding="utf-8")
+        for said in ("CC BY 4.0", "Not for clinical use", "near copies", "recognised", "seed"):
+            assert said in card, said
+        assert "FIGURES" not in card
+
+    def test_a_folder_of_the_name_goes_first(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        mine = condgen.conditional_vae((1, 8, 8), num_classes=2, latent=2, width=4)
+        condgen.save(mine, "bloodmnist")
+        assert condgen.load("bloodmnist").image_shape == (1, 8, 8)
+        assert condgen.load(condgen.checkpoints.SHIPPED / "bloodmnist").image_shape == (3, 28, 28)
+
+    def test_the_command_line_finds_it(self, tmp_path, monkeypatch, capsys):
+        monkeypatch.chdir(tmp_path)
+        assert condgen.cli.main(["sample", "bloodmnist", "--per-class", "2", "--out", "cells.png"]) == 0
+        assert (tmp_path / "cells.png").stat().st_size > 5000
+        assert "16 images" in capsys.readouterr().out
