@@ -777,7 +777,7 @@ class TestShipped:
             condgen.load("nowhere")
 
 
-class TestShipped:
+class TestTheShippedModel:
     """The model that comes with the package."""
 
     def test_it_draws_what_it_is_asked_for_out_of_the_box(self):
@@ -795,7 +795,7 @@ class TestShipped:
         folder = condgen.checkpoints.SHIPPED / "bloodmnist"
         assert (folder / "model.safetensors").stat().st_size < 8e6
         card = (folder / "README.md").read_text(encoding="utf-8")
-        for said in ("CC BY 4.0", "Not for clinical use", "near copies", "recognised", "seed"):
+        for said in ("CC BY 4.0", "Not for clinical use", "Near copies", "ecognised", "seed"):
             assert said in card, said
         assert "FIGURES" not in card
 
