@@ -66,6 +66,7 @@ ORDER = [
     "evaluation.report",
     "evaluation.run",
     "evaluation",
+    "rebalancing",
     "cli",
     "__main__",
 ]

@@ -1,7 +1,7 @@
 """condgen: conditional generative models for small labelled image sets, composed from parts.
 
-The names below stand in the order of the pipeline: data, model, training, sampling, files, evaluation. Each is
-imported when it is first asked for, so that a command answers, and can be stopped, from its first moment.
+The names below stand in the order of the pipeline: data, model, training, sampling, files, evaluation, balancing. Each
+is imported when it is first asked for, so that a command answers, and can be stopped, from its first moment.
 """
 
 __version__ = "0.1.0"
@@ -17,16 +17,19 @@ if TYPE_CHECKING:
     from condgen.evaluation import Evaluation, evaluate
     from condgen.fitting import fit_prior
     from condgen.readers import load_data, load_folder, load_medmnist, load_npz
+    from condgen.rebalancing import Balancer, balance
     from condgen.runs import History
     from condgen.smears import load_smears
     from condgen.training import fit
     from condgen.trimming import trim
 
 __all__ = [
+    "Balancer",
     "ConditionalVAE",
     "Evaluation",
     "History",
     "LabelledImages",
+    "balance",
     "conditional_vae",
     "evaluate",
     "fit",
@@ -48,6 +51,7 @@ HOMES = {
     "data": ("LabelledImages",),
     "evaluation": ("Evaluation", "evaluate"),
     "fitting": ("fit_prior",),
+    "rebalancing": ("Balancer", "balance"),
     "readers": ("load_data", "load_folder", "load_medmnist", "load_npz"),
     "smears": ("load_smears",),
     "runs": ("History",),

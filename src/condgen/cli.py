@@ -1,6 +1,6 @@
-"""The command line: `condgen demo | train | sample | reconstruct | evaluate | compare | benchmark`."""
+"""The command line: `condgen demo | train | sample | reconstruct | evaluate | compare | balance | benchmark`."""
 
-__all__ = ["benchmark", "compare", "demo", "evaluate", "main", "reconstruct", "sample", "train"]
+__all__ = ["balance", "benchmark", "compare", "demo", "evaluate", "main", "reconstruct", "sample", "train"]
 
 import inspect
 import json
@@ -31,6 +31,7 @@ from condgen.cvae import ConditionalVAE
 from condgen.data import LabelledImages
 from condgen.evaluation import evaluate as evaluate_images
 from condgen.evaluation import read_evaluation
+from condgen.evaluation.judge import load_judge
 from condgen.evaluation.report import apart, comparison_page, comparison_table
 from condgen.evaluation.run import PARTS
 from condgen.figures import check_png, curves, save_grid, write_figure
@@ -38,6 +39,8 @@ from condgen.files import check_writable, read_json, write_atomically
 from condgen.layers import FiLM
 from condgen.priors import FlowMatching, LabelNormal
 from condgen.readers import load_data, medmnist_folder
+from condgen.rebalancing import balance as rebalance
+from condgen.rebalancing import write_balanced
 from condgen.recipes import RECIPES
 from condgen.runs import check_free, read_history
 from condgen.sampling import class_names, num_classes, pairs, write_samples
@@ -454,6 +457,65 @@ def compare(runs: list[Path], out: Path | None = None) -> None:
         say(f"Wrote {out}.")
 
 
+def balance(
+    run: Path,
+    out: Path | None = None,
+    data: str | None = None,
+    strategy: Literal["auto", "minority", "not minority", "not majority", "all"] = "auto",
+    counts: list[str] | None = None,
+    judge: bool = False,
+    refuse_copies: bool = False,
+    seed: int = 0,
+    accelerator: Accelerator = "auto",
+) -> None:
+    """Fill rare classes of a set up with generated images; a table says which image is what.
+
+    Args:
+        run: folder of a trained model, or the name of one that comes with condgen.
+        out: an .npz file in MedMNIST's layout, or a folder with one subfolder for each split and class; by default
+            balanced.npz in the run.
+        data: as for train; by default what the run was trained on. Only its training images gain any.
+        strategy: which classes are filled up to the largest: auto (all others), minority (the smallest alone), "not
+            minority", "not majority" or all.
+        counts: images that single classes are to have, instead of a strategy, e.g. [platelet=3000,basophil=2000].
+        judge: draw samples again that a classifier of the real images does not take for their class.
+        refuse_copies: draw near copies of training images again.
+        seed: of the samples.
+        accelerator: where to draw.
+    """
+    out = out or (run if run.exists() else Path()) / "balanced.npz"
+    if out.suffix == ".npz" and out.exists():
+        raise ValueError(f"{out} is there already. Choose another file (out=).")
+    model = on(accelerator, load(run))
+    if data is None and not (run / "run.json").is_file():
+        raise ValueError(f"Expected --data: {run} does not tell what it was trained on.")
+    labelled = load_run_data(run, data) if run.exists() else load_data(str(data))
+    own = (
+        load_judge(labelled.ordered(model.class_names), cache=beside(data or about_run(run)["data"])) if judge else None
+    )
+    wanted = counted(counts) if counts is not None else strategy
+    say(f"Drawing what {labelled.name} lacks.")
+    balanced, provenance = rebalance(labelled, model, wanted, seed=seed, judge=own, refuse_copies=refuse_copies)
+    table = write_balanced(balanced, provenance, out)
+    say(f"{provenance}\nWrote {out}, and what each training image is to {table}.")
+
+
+def counted(counts: Sequence[str]) -> dict[Any, int]:
+    """Class → count, of class=count.
+
+    Example:
+        >>> counted(["platelet=300", "2=50"])
+        {'platelet': 300, 2: 50}
+    """
+    found: dict[Any, int] = {}
+    for text in counts:
+        name, _, number = text.rpartition("=")
+        if not name or not number.isdigit():
+            raise ValueError(f"Expected --counts as [class=count,…]; got {text!r}.")
+        found[int(name) if name.isdigit() else name] = int(number)
+    return found
+
+
 def on(accelerator: Accelerator, model: ConditionalVAE) -> ConditionalVAE:
     """The model on the device of this kind."""
     return model.to(kind_of(accelerator))
@@ -822,7 +884,8 @@ def bounded(command: Callable[..., None]) -> Callable[..., None]:
 
 
 COMMANDS: dict[str, Any] = {
-    command.__name__: bounded(command) for command in (demo, train, sample, reconstruct, evaluate, compare, benchmark)
+    command.__name__: bounded(command)
+    for command in (demo, train, sample, reconstruct, evaluate, compare, balance, benchmark)
 }
 OPTIONS = sorted({name for command in COMMANDS.values() for name in inspect.signature(command).parameters})
 LEFT = {

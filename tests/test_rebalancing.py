@@ -1,0 +1,260 @@
+"""Rebalancing: exact counts, originals first and untouched, every generated image written down for what it is."""
+
+import csv
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+import condgen
+from condgen.cli import main
+from condgen.data import LabelledImages
+from condgen.rebalancing import Balancer, balance, wanted, write_balanced
+from condgen.sampling import to_uint8
+
+NAMES = ("round", "lobed", "dark")
+
+
+@pytest.fixture(scope="module")
+def model():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        found = condgen.conditional_vae((1, 8, 8), 3, latent=4, width=4).eval()
+    found.class_names = NAMES
+    return found
+
+
+@pytest.fixture(scope="module")
+def cells():
+    labels = np.repeat([0, 1, 2], [60, 20, 40])
+    images = np.random.default_rng(0).integers(0, 256, (120, 1, 8, 8), dtype=np.uint8)
+    return LabelledImages(images, labels, NAMES, name="cells").split(0.1, 0.1)
+
+
+class Sure:
+    """A judge that takes an image for the class that its brightness says, a third each."""
+
+    class_names = NAMES
+
+    def embed(self, images):
+        level = torch.as_tensor(images).float().mean((1, 2, 3))
+        rank = level.argsort().argsort() * 3 // max(len(level), 1)
+        return type("Seen", (), {"probabilities": 0.7 * torch.eye(3)[rank] + 0.1})()
+
+
+class TestStrategies:
+    """Against imbalanced-learn's definitions."""
+
+    COUNTS = np.array([5, 2, 3])
+
+    @pytest.mark.parametrize(
+        ("strategy", "expected"),
+        [
+            ("auto", {1: 3, 2: 2}),
+            ("not majority", {1: 3, 2: 2}),
+            ("all", {1: 3, 2: 2}),
+            ("minority", {1: 3}),
+            ("not minority", {2: 2}),
+            ({1: 4, 0: 9}, {0: 4, 1: 2}),
+            ({1: 2}, {}),
+            (lambda labels: {2: len(labels)}, {2: 7}),
+        ],
+    )
+    def test_what_each_asks_for(self, strategy, expected):
+        assert wanted(strategy, self.COUNTS, np.repeat([0, 1, 2], self.COUNTS), int) == expected
+
+    def test_a_share_of_two_classes(self):
+        assert wanted(0.5, np.array([100, 20]), np.zeros(120), int) == {1: 30}
+        with pytest.raises(ValueError, match="two classes"):
+            wanted(0.5, self.COUNTS, np.zeros(10), int)
+
+    def test_no_class_shrinks(self):
+        with pytest.raises(ValueError, match="class 0 has 5, not 4"):
+            wanted({0: 4}, self.COUNTS, np.zeros(10), int)
+
+    def test_a_class_without_images_is_no_minority(self):
+        assert wanted("auto", np.array([5, 0, 3]), np.zeros(8), int) == {2: 2}
+        assert wanted({1: 4}, np.array([5, 0, 3]), np.zeros(8), int) == {1: 4}
+
+    def test_another_word(self, unchecked):
+        with pytest.raises(ValueError, match="Expected auto, minority"):
+            wanted("most", self.COUNTS, np.zeros(10), int)
+
+
+class TestBalancer:
+    @settings(max_examples=20, deadline=None)
+    @given(counts=st.lists(st.integers(1, 12), min_size=3, max_size=3), seed=st.integers(0, 3))
+    def test_counts_are_exact_and_originals_stay(self, model, counts, seed):
+        X, y = np.random.default_rng(1).integers(0, 256, (sum(counts), 1, 8, 8), np.uint8), np.repeat([2, 0, 1], counts)
+        before = X.copy()
+        images, labels = Balancer(model, seed=seed).fit_resample(X, y)
+        assert np.bincount(labels).tolist() == [max(counts)] * 3
+        assert np.array_equal(images[: len(X)], before)
+        assert np.array_equal(X, before)
+        assert np.array_equal(labels[: len(y)], y)
+        assert images.dtype == np.uint8
+
+    def test_every_sample_can_be_drawn_again_from_what_is_written_down(self, model, cells):
+        balancer = Balancer(model, seed=4)
+        images, labels = balancer.fit_resample(cells.images, cells.labels)
+        kept = balancer.provenance_
+        assert kept.synthetic.sum() == len(images) - len(cells)
+        for place in np.flatnonzero(kept.synthetic)[::7]:
+            again = model.sample([labels[place]], seed=kept.seed, start=int(kept.number[place]))
+            assert np.array_equal(to_uint8(again)[0].numpy(), images[place])
+        assert len(np.unique(kept.number[kept.synthetic])) == kept.synthetic.sum()
+
+    def test_kinds_of_input_come_back(self, model, cells):
+        names = np.array(NAMES)[cells.labels]
+        rows = cells.images.reshape(len(cells), -1) / np.float32(255)
+        X, y = Balancer(model).fit_resample(rows, names)
+        assert X.dtype == np.float32
+        assert X.shape[1:] == (64,)
+        assert X.max() <= 1
+        assert sorted(np.unique(y, return_counts=True)[1]) == [60, 60, 60]
+        assert set(y) == set(NAMES)
+
+    def test_what_the_judge_does_not_believe_is_drawn_again(self, model, cells):
+        balancer = Balancer(model, {"lobed": 60}, judge=Sure())
+        images, labels = balancer.fit_resample(cells.images, cells.labels)
+        assert (labels == 1).sum() == 60
+        name = "lobed"
+        assert balancer.provenance_.drawn[name] - 40 == balancer.provenance_.refused[name] > 0
+        assert "turned down" in str(balancer.provenance_)
+        assert len(images) == 160
+
+    def test_where_none_is_believed_the_least_doubtful_fill_up(self, model, cells):
+        class Never(Sure):
+            def embed(self, images):
+                return type("Seen", (), {"probabilities": torch.eye(3)[torch.zeros(len(images), dtype=torch.int64)]})()
+
+        with pytest.warns(UserWarning, match="of 'lobed' 40 of 40 are still"):
+            _, labels = Balancer(model, {"lobed": 60}, judge=Never()).fit_resample(cells.images, cells.labels)
+        assert (labels == 1).sum() == 60
+
+    def test_near_copies_are_refused(self, cells):
+        class Copying:
+            """Draws the training images of the class, every other one with its own noise."""
+
+            image_shape, class_names, device = (1, 8, 8), NAMES, "cpu"
+
+            def __init__(self):
+                self.conditioner = condgen.conditioners.OneHot(3)
+
+            def state_dict(self):
+                return {}
+
+            def sample(self, labels, seed, start):
+                own = cells.train.images[cells.train.labels == labels[0]]
+                generator = np.random.default_rng(start)
+                fresh = generator.integers(0, 256, (len(labels), 1, 8, 8))
+                place = np.arange(start, start + len(labels))
+                copied = (place % 2 == 0)[:, None, None, None]
+                return torch.as_tensor(np.where(copied, own[place % len(own)], fresh) / 255)
+
+        balancer = Balancer(Copying(), {"lobed": 60}, data=cells)
+        images, _ = balancer.fit_resample(cells.train.images, cells.train.labels)
+        made = images[len(cells.train) :]
+        assert not (made[:, None] == cells.train.images[None]).all((2, 3, 4)).any()
+        assert balancer.provenance_.refused["lobed"] > 10
+
+    def test_scikit_learn_can_copy_it(self, model):
+        from sklearn.base import clone
+
+        again = clone(Balancer(model, "minority", seed=3))
+        assert (again.sampling_strategy, again.seed) == ("minority", 3)
+        assert again.set_params(seed=5).seed == 5
+        with pytest.raises(ValueError, match="Expected arguments among"):
+            again.set_params(sed=5)
+
+    def test_wrong_input(self, model, cells):
+        with pytest.raises(ValueError, match="and a label each"):
+            Balancer(model).fit_resample(cells.images[:5], cells.labels[:4])
+        with pytest.raises(ValueError, match=r"Expected classes in \[0, 3\)"):
+            Balancer(model).fit_resample(cells.images, cells.labels + 1)
+        with pytest.raises(ValueError, match="Expected a class among round"):
+            Balancer(model, {"oval": 9}).fit_resample(cells.images, cells.labels)
+
+
+class TestSets:
+    def test_only_training_images_gain(self, model, cells):
+        balanced, provenance = balance(cells, model, seed=2)
+        assert len(set(balanced.train.class_counts.values())) == 1
+        for part in ("validation", "test"):
+            assert np.array_equal(getattr(balanced, part).images, getattr(cells, part).images)
+        assert len(provenance.synthetic) == len(balanced.train)
+        assert np.array_equal(balanced.train.images[: len(cells.train)], cells.train.images)
+
+    def test_names_decide_which_class_is_which(self, model, cells):
+        order = ("dark", "round", "lobed")
+        other = cells.ordered(order)
+        images = [balance(data, model, seed=2)[0].ordered(NAMES) for data in (cells, other)]
+        for name in NAMES:
+            one, two = (part.train.images[part.train.labels == NAMES.index(name)] for part in images)
+            assert np.array_equal(one, two)
+
+    def test_labels_that_are_no_classes(self, model, cells):
+        with pytest.raises(ValueError, match="class labels to balance"):
+            balance(cells.with_labels(np.zeros((len(cells), 2))), model)
+
+    def test_npz_in_the_layout_of_medmnist(self, model, cells, tmp_path):
+        balanced, provenance = balance(cells, model)
+        table = write_balanced(balanced, provenance, tmp_path / "cells.npz")
+        again = condgen.load_npz(tmp_path / "cells.npz")
+        for part in ("train", "validation", "test"):
+            assert np.array_equal(getattr(again, part).images, getattr(balanced, part).images)
+            assert np.array_equal(getattr(again, part).labels, getattr(balanced, part).labels)
+        rows = list(csv.DictReader(table.read_text().splitlines()))
+        assert [row["kind"] for row in rows] == ["synthetic" if made else "real" for made in provenance.synthetic]
+        assert {row["class"] for row in rows} == set(NAMES)
+        with np.load(tmp_path / "cells.npz") as file:
+            assert file["train_labels"].shape == (len(balanced.train), 1)
+
+    def test_the_medmnist_package_loads_it(self, tmp_path):
+        from medmnist import BloodMNIST
+
+        cells = condgen.load_smears(80)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            drawer = condgen.conditional_vae(cells.image_shape, 8, latent=4, width=4)
+        balanced, provenance = balance(cells, drawer)
+        write_balanced(balanced, provenance, tmp_path / "bloodmnist.npz")
+        found = BloodMNIST(split="train", root=str(tmp_path))
+        assert len(found.imgs) == len(balanced.train)  # its own len() insists on the official number of images
+        image, label = found[len(found.imgs) - 1]
+        assert np.array_equal(np.moveaxis(np.asarray(image), -1, 0), balanced.train.images[-1])
+        assert int(label[0]) == balanced.train.labels[-1]
+
+    def test_a_folder_names_what_is_generated(self, model, cells, tmp_path):
+        balanced, provenance = balance(cells, model)
+        write_balanced(balanced, provenance, tmp_path / "cells")
+        files = list((tmp_path / "cells" / "train").rglob("*.png"))
+        assert sum(file.name.startswith("synthetic") for file in files) == provenance.synthetic.sum()
+        assert not list((tmp_path / "cells" / "test").rglob("synthetic*"))
+        place = int(np.flatnonzero(provenance.synthetic)[0])
+        name = NAMES[balanced.train.labels[place]]
+        with Image.open(tmp_path / "cells" / "train" / name / f"synthetic-{place:06d}.png") as image:
+            assert np.array_equal(np.asarray(image), balanced.train.images[place][0])
+        with pytest.raises(ValueError, match="holds other files"):
+            write_balanced(balanced, provenance, tmp_path / "cells")
+
+
+def test_the_command_line(tmp_path, capsys):
+    small = ["--size", "16", "--images", "120", "--width", "4", "--latent", "4", "--epochs", "1"]
+    run, out = tmp_path / "run", tmp_path / "balanced.npz"
+    assert main(["train", *small, "--out", str(run)]) == 0
+    assert main(["balance", str(run), "--out", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert "generated images beside" in said
+    assert "balanced.provenance.csv" in said
+    assert len(set(condgen.load_npz(out).train.class_counts.values())) == 1
+    assert main(["balance", str(run), "--out", str(out)]) == 1
+    assert "is there already" in capsys.readouterr().err
+    counts = ["--counts", "[platelet=30,neutrophil=40]"]
+    assert main(["balance", str(run), *counts, "--out", str(tmp_path / "some.npz")]) == 0
+    assert condgen.load_npz(tmp_path / "some.npz").train.class_counts["platelet"] == 30
+    assert main(["balance", str(run), "--counts", "[platelet]", "--out", str(tmp_path / "x.npz")]) == 1
+    assert "class=count" in capsys.readouterr().err
