@@ -35,14 +35,13 @@ def cells():
 
 
 class Sure:
-    """A judge that takes an image for the class that its brightness says, a third each."""
+    """A judge that takes an image for the class that the sum of its pixels says, a third each."""
 
     class_names = NAMES
 
     def embed(self, images):
-        level = torch.as_tensor(images).float().mean((1, 2, 3))
-        rank = level.argsort().argsort() * 3 // max(len(level), 1)
-        return type("Seen", (), {"probabilities": 0.7 * torch.eye(3)[rank] + 0.1})()
+        seen = torch.as_tensor(images).long().sum((1, 2, 3)) % 3
+        return type("Seen", (), {"probabilities": 0.7 * torch.eye(3)[seen] + 0.1})()
 
 
 class TestStrategies:

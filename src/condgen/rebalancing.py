@@ -354,8 +354,9 @@ def write_balanced(data: LabelledImages, provenance: Provenance, path: str | Pat
         data: from :func:`balance`.
         provenance: from the same call.
         path: an `.npz` file in MedMNIST's layout, which the `medmnist` package loads under the name of its own file (but
-            its `len()` insists on the official number of images), or a folder with a subfolder for each split and class. The table is `NAME.provenance.csv`, or `provenance.csv`
-            in the folder; the names of generated files begin with "synthetic".
+            its `len()` insists on the official number of images), or a folder with a subfolder for each split and
+            class. The table is `NAME.provenance.csv`, or `provenance.csv` in the folder; the names of generated files
+            begin with "synthetic".
 
     Returns:
         The table's path.
