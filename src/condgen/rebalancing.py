@@ -8,6 +8,7 @@ __all__ = ["Balancer", "Provenance", "balance", "write_balanced"]
 
 import csv
 import io
+import math
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -211,32 +212,29 @@ class Balancer:
 
     def of_class(self, label: int, count: int) -> tuple[np.ndarray, np.ndarray, int, int]:
         """So many images of a class that nothing speaks against, in the order of their numbers."""
-        kept, numbers, start = [], [], label * CLASS_SHARE
-        rest: list[tuple[float, np.ndarray, int]] = []
-        missing, drawn = count, 0
-        for _ in range(ROUNDS if self.judge or self.data else 1):
-            if not missing:
-                break
-            images = to_uint8(self.model.sample([label] * missing, seed=self.seed, start=start)).cpu().numpy()
+        first, good, bad = label * CLASS_SHARE, [], []
+        size, drawn = count, 0
+        for _ in range(ROUNDS if self.judge is not None or self.data is not None else 1):
+            images = to_uint8(self.model.sample([label] * size, seed=self.seed, start=first + drawn)).cpu().numpy()
             doubt = self.doubt(images, label)
-            good = doubt < 1
-            kept.append(images[good])
-            numbers.append(start + np.flatnonzero(good))
-            rest += [(doubt[k], images[k], start + int(k)) for k in np.flatnonzero(~good)]
-            start, drawn = start + missing, drawn + missing
-            missing -= int(good.sum())
-        if missing:
-            name = class_names(self.model)[label]
+            found = [(doubt[k], first + drawn + k, image) for k, image in enumerate(images)]
+            good += [one for one in found if one[0] < 1]
+            bad += [one for one in found if one[0] >= 1]
+            drawn += size
+            if len(good) >= count:
+                break
+            # A few more than are missing, at the rate of what was believed so far.
+            size = math.ceil(1.2 * (count - len(good)) * min(drawn / max(len(good), 1), 5)) + 2
+        refused, missing = len(bad), count - len(good)
+        if missing > 0:
             warnings.warn(
-                f"After {drawn:,} samples of {name!r} {missing:,} of {count:,} are still such as the judge does not "
-                "believe or that are near copies; the least doubtful of these fill it up.",
+                f"After {drawn:,} samples of {class_names(self.model)[label]!r} {missing:,} of {count:,} are still such as "
+                "the judge does not believe or that are near copies; the least doubtful of these fill it up.",
                 stacklevel=4,
             )
-            rest.sort(key=lambda one: one[0])
-            kept.append(np.stack([image for _, image, _ in rest[:missing]]))
-            numbers.append(np.array([number for _, _, number in rest[:missing]]))
-        images, order = np.concatenate(kept), np.argsort(np.concatenate(numbers))
-        return images[order], np.concatenate(numbers)[order], drawn - count, drawn
+            good += sorted(bad, key=lambda one: one[0])[:missing]
+        kept = sorted(good[:count], key=lambda one: one[1])
+        return np.stack([one[2] for one in kept]), np.array([one[1] for one in kept]), refused, drawn
 
     def doubt(self, images: UInt8[np.ndarray, "n ..."], label: int) -> np.ndarray:
         """How much speaks against each image: below 1 nothing does, from 2 up it is a copy."""
@@ -353,10 +351,10 @@ def write_balanced(data: LabelledImages, provenance: Provenance, path: str | Pat
     Args:
         data: from :func:`balance`.
         provenance: from the same call.
-        path: an `.npz` file in MedMNIST's layout, which the `medmnist` package loads under the name of its own file (but
-            its `len()` insists on the official number of images), or a folder with a subfolder for each split and
-            class. The table is `NAME.provenance.csv`, or `provenance.csv` in the folder; the names of generated files
-            begin with "synthetic".
+        path: an `.npz` file in MedMNIST's layout, which the `medmnist` package loads under the name of its own file
+            (though its `len()` insists on the official number of images), or a folder with a subfolder for each split
+            and class. The table is `NAME.provenance.csv`, or `provenance.csv` in the folder; the names of generated
+            files begin with "synthetic".
 
     Returns:
         The table's path.
