@@ -165,7 +165,8 @@ class Balancer:
             )
         labels = self.numbers(y)
         counts = np.bincount(labels, minlength=num_classes(self.model))
-        self.sampling_strategy_ = wanted(self.sampling_strategy, counts, labels, self.number_of)
+        strategy: Any = self.sampling_strategy
+        self.sampling_strategy_ = wanted(strategy, counts, labels, self.number_of)
         made = np.repeat(list(self.sampling_strategy_), list(self.sampling_strategy_.values())).astype(np.int64)
         images, number, refused, drawn = self.draw()
         own = images.reshape(len(images), *X.shape[1:])
@@ -228,8 +229,8 @@ class Balancer:
         refused, missing = len(bad), count - len(good)
         if missing > 0:
             warnings.warn(
-                f"After {drawn:,} samples of {class_names(self.model)[label]!r} {missing:,} of {count:,} are still such as "
-                "the judge does not believe or that are near copies; the least doubtful of these fill it up.",
+                f"After {drawn:,} samples of {class_names(self.model)[label]!r} {missing:,} of {count:,} are still "
+                "such as the judge does not believe or that are near copies; the least doubtful of these fill it up.",
                 stacklevel=4,
             )
             good += sorted(bad, key=lambda one: one[0])[:missing]
@@ -385,7 +386,7 @@ def write_balanced(data: LabelledImages, provenance: Provenance, path: str | Pat
             arrays[f"{short}_images"] = images[..., 0] if images.shape[-1] == 1 else images
             arrays[f"{short}_labels"] = part.labels[:, None].astype(np.uint8)
         with replacing(path) as temporary, temporary.open("wb") as file:
-            np.savez_compressed(file, **arrays)
+            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
     else:
         if path.exists() and any(path.iterdir()):
             raise ValueError(f"{path} holds other files. Choose another folder.")
@@ -399,9 +400,10 @@ def write_images(part: LabelledImages, synthetic: Bool[np.ndarray, " n"], folder
     """One PNG an image, in a subfolder for each class; generated ones say so in their names."""
     from PIL import Image
 
-    for name in part.class_names:
+    names = list(part.class_names)
+    for name in names:
         (folder / name).mkdir(parents=True, exist_ok=True)
     for place, (image, label) in enumerate(zip(part.images, part.labels, strict=True)):
         kind = "synthetic" if synthetic[place] else "real"
         array = image[0] if len(image) == 1 else np.moveaxis(image, 0, -1)
-        Image.fromarray(array).save(folder / part.class_names[label] / f"{kind}-{place:06d}.png")
+        Image.fromarray(array).save(folder / names[label] / f"{kind}-{place:06d}.png")
