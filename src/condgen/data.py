@@ -326,7 +326,8 @@ def batches(
         prepare: makes x of what lies in `images`; by default :func:`image_tensor`.
         balance: weight of each image: the pass draws as many images as there are, with replacement, in proportion.
         start: batches that are left out at the beginning.
-        part: (k, n): every n-th image of each batch, from the k-th on, for one of n devices.
+        part: (k, n): every n-th image of each batch, from the k-th on, for one of n devices. One that has no share in a
+            small batch gets its first image, which is not to count.
 
     Yields:
         Batches with x in [0, 1].
@@ -345,7 +346,7 @@ def batches(
         order = torch.arange(n, device=device) if epoch is None else permutation(n, seed, epoch, device)
     places = torch.arange(start * batch_size, max(n, start * batch_size), device=device)
     for whole in places.split(batch_size) if len(places) else ():
-        place = whole[part[0] :: part[1]]
+        place = whole[part[0] :: part[1]] if part[0] < len(whole) else whole[:1]
         index = order[place]
         # An image drawn twice gets noise of its own each time.
         numbers = index if balance is None else place

@@ -322,9 +322,14 @@ class Loop:
         return getattr(self.fabric.strategy.precision, "scaler", None)
 
     def keep(self) -> None:
-        """Keep a training state, unless a step is under way or the loss was lost."""
-        if self.whole and self.fabric.is_global_zero:
+        """Keep a training state, unless a step is under way or a loss was not finite."""
+        sound = all(float(lost[0]) < 0 for _, lost in self.lost.values())
+        if self.whole and sound and self.fabric.is_global_zero:
             self.states.write(self.state())
+
+    def share_of(self, images: int) -> int:
+        """How many images of a batch are this device's."""
+        return len(range(self.fabric.global_rank, images, self.fabric.world_size))
 
     def train_epoch(self, train: tuple[Tensor, Tensor]) -> dict[str, float]:
         """The rest of a pass over the training images; its mean terms, read back from the device once at the end."""
@@ -342,12 +347,13 @@ class Loop:
             share, group = self.plan.share(epoch + k / steps), k // self.accumulate
             groups = -(-steps // self.accumulate)
             images = min(self.batch_size, len(train[0]) - k * self.batch_size)  # on all devices together
+            own = self.share_of(images)
             for number, phase in enumerate(self.step.phases):
                 if share >= phase.start and (epoch * groups + group) % phase.every == 0:
-                    weight = len(x) * self.fabric.world_size / images  # devices' gradients are averaged
+                    weight = own * self.fabric.world_size / images  # devices' gradients are averaged
                     terms = self.take(number, phase, share, (x, y, noise), scheduled, k, steps, weight)
                     self.watch(number, terms, k)
-                    self.total.add(terms, len(x))
+                    self.total.add(terms, own)
                     if self.on_step and not number:
                         self.on_step(epoch, k, terms)
             if self.averaged and self.last_of_group(k, steps):
@@ -461,13 +467,14 @@ class Loop:
         step.eval()
         total, scheduled = Totals("validation"), self.scheduled(None)
         part = (self.fabric.global_rank, self.fabric.world_size)
-        for index, x, y in batches(*held_out, self.batch_size, prepare=self.prepare, part=part):
+        for k, (index, x, y) in enumerate(batches(*held_out, self.batch_size, prepare=self.prepare, part=part)):
+            own = self.share_of(min(self.batch_size, len(held_out[0]) - k * self.batch_size))
             x = x.to(self.step.model.dtype)
             noise = normals(self.step.model.noise_shapes, self.seed, index, Use.VALIDATION, 0, x.dtype)
             with self.fabric.autocast():
                 terms = step(0, x, y, noise, **scheduled)
             terms.pop("output", None)
-            total.add(terms, len(x))
+            total.add(terms, own)
             self.show.advance(0)
         return total.means(self.fabric)
 
