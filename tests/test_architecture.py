@@ -67,6 +67,7 @@ ORDER = [
     "evaluation.run",
     "evaluation",
     "rebalancing",
+    "export",
     "cli",
     "__main__",
 ]

@@ -1,6 +1,6 @@
-"""The command line: `condgen demo | train | sample | reconstruct | evaluate | compare | balance | benchmark`."""
+"""The command line: `condgen demo | train | sample | reconstruct | evaluate | compare | balance | export | benchmark`."""
 
-__all__ = ["balance", "benchmark", "compare", "demo", "evaluate", "main", "reconstruct", "sample", "train"]
+__all__ = ["balance", "benchmark", "compare", "demo", "evaluate", "export", "main", "reconstruct", "sample", "train"]
 
 import inspect
 import json
@@ -34,6 +34,7 @@ from condgen.evaluation import read_evaluation
 from condgen.evaluation.judge import load_judge
 from condgen.evaluation.report import apart, comparison_page, comparison_table
 from condgen.evaluation.run import PARTS
+from condgen.export import export as export_model
 from condgen.figures import check_png, curves, save_grid, write_figure
 from condgen.files import check_writable, read_json, write_atomically
 from condgen.layers import FiLM
@@ -500,6 +501,18 @@ def balance(
     say(f"{provenance}\nWrote {out}, and what each training image is to {table}.")
 
 
+def export(run: Path, out: Path | None = None, to: Literal["onnx", "torch-export"] = "onnx") -> None:
+    """Write a model as graphs that run without condgen: noise and labels to images, images and labels to latents.
+
+    Args:
+        run: folder of a trained model, or the name of one that comes with condgen.
+        out: folder for draw and encode, and export.json, which says what they take; by default export/ in the run.
+        to: onnx (for ONNX Runtime; needs the packages onnx and onnxscript) or torch-export (for torch.export.load).
+    """
+    out = out or (run if run.exists() else Path()) / "export"
+    say(f"Wrote {export_model(load(run), out, to)}.")
+
+
 def counted(counts: Sequence[str]) -> dict[Any, int]:
     """Class → count, of class=count.
 
@@ -885,7 +898,7 @@ def bounded(command: Callable[..., None]) -> Callable[..., None]:
 
 COMMANDS: dict[str, Any] = {
     command.__name__: bounded(command)
-    for command in (demo, train, sample, reconstruct, evaluate, compare, balance, benchmark)
+    for command in (demo, train, sample, reconstruct, evaluate, compare, balance, export, benchmark)
 }
 OPTIONS = sorted({name for command in COMMANDS.values() for name in inspect.signature(command).parameters})
 LEFT = {

@@ -91,7 +91,7 @@ class MultiLabel(Part):
 
     def forward(self, y: Shaped[Tensor, "batch *labels"]) -> Float[Tensor, "batch dim"]:
         """(batch, num_labels) of 0 and 1 → the same as floats."""
-        return y.reshape(len(y), self.columns).to(torch.get_default_dtype())
+        return y.reshape(y.shape[0], self.columns).to(torch.get_default_dtype())
 
     def check(self, y: Tensor) -> None:
         """Raise ValueError unless y is (batch, num_labels) of 0 and 1."""
@@ -140,7 +140,7 @@ class Continuous(Part):
 
     def forward(self, y: Shaped[Tensor, "batch *columns"]) -> Float[Tensor, "batch dim"]:
         """(batch, columns) → (batch, columns)."""
-        return (y.reshape(len(y), self.columns) - self.mean) / self.std
+        return (y.reshape(y.shape[0], self.columns) - self.mean) / self.std
 
     def check(self, y: Tensor) -> None:
         """Raise ValueError unless y is (batch, columns) and finite."""
@@ -183,7 +183,7 @@ class Joint(Part):
             part.check(own)  # type: ignore[operator]
 
     def _columns(self, y: Tensor) -> list[tuple[nn.Module, Tensor]]:
-        own = y.reshape(len(y), self.columns).split([part.columns for part in self.conditioners], dim=1)  # type: ignore[misc]
+        own = y.reshape(y.shape[0], self.columns).split([part.columns for part in self.conditioners], dim=1)  # type: ignore[misc]
         return [(p, part[:, 0] if p.columns == 1 else part) for p, part in zip(self.conditioners, own, strict=True)]
 
 
@@ -199,7 +199,7 @@ class Unconditional(Part):
 
     def forward(self, y: Shaped[Tensor, "batch ..."]) -> Float[Tensor, "batch 0"]:
         """Any labels → (batch, 0)."""
-        return torch.zeros(len(y), 0, device=y.device)
+        return torch.zeros(y.shape[0], 0, device=y.device)
 
     def check(self, y: Tensor) -> None:
         """Every label is fine; none is looked at."""

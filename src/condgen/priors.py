@@ -328,7 +328,7 @@ class GaussianMixture(Part):
     def _groups(self, c: Tensor) -> Int64[Tensor, " batch"]:
         """The class of each condition: the nearest that was fitted."""
         if not self.conditions.shape[1]:
-            return torch.zeros(len(c), dtype=torch.int64, device=c.device)
+            return torch.zeros(c.shape[0], dtype=torch.int64, device=c.device)
         apart = (c[:, None].to(self.conditions) - self.conditions).square().sum(2)
         return apart.argmin(1)
 
@@ -669,7 +669,7 @@ class FlowMatching(Part):
             component = self.source.choose(c, noise[:, 0])
             z = self.source.draw_of(component, noise[:, self.choices :])
         else:
-            z, component = self.source.draw(c, noise), torch.zeros(len(c), dtype=torch.int64, device=c.device)
+            z, component = self.source.draw(c, noise), torch.zeros(c.shape[0], dtype=torch.int64, device=c.device)
         z, dt = self.scale(z), 1 / self.steps
         for k in range(self.steps):
             slope = self.field(z, k * dt, c, component)
@@ -680,7 +680,7 @@ class FlowMatching(Part):
 
     def field(self, z: Tensor, t: float, c: Tensor, component: Tensor) -> Tensor:
         """The velocity in standardised coordinates, guided."""
-        time, known = z.new_full((len(z),), t), z.new_zeros(len(z))
+        time, known = z.new_full(z.shape[:1], t), z.new_zeros(z.shape[:1])
         if not self.guidance:
             return self.velocity(z, time, c, component, known)
         pairs = [torch.cat(pair) for pair in ((z, z), (time, time), (c, c), (component, component), (known, known + 1))]

@@ -1,0 +1,96 @@
+"""Export: graphs that give condgen's images without condgen, for batches of any size."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import condgen
+from condgen.cli import main
+from condgen.export import graphs
+from condgen.priors import Levels, StandardNormal
+
+SCRIPT = """
+import json, sys
+import numpy as np
+import torch
+import condgen
+from condgen.conditioners import MultiLabel
+from condgen.export import export
+from condgen.fitting import fit_prior
+from condgen.priors import FlowMatching, GaussianMixture
+
+torch.manual_seed(0)
+torch.set_num_threads(1)
+kind, to, folder = sys.argv[1:]
+cells = condgen.load_smears(200, size=16)
+model = condgen.conditional_vae(cells.image_shape, 8, latent=(2, 4, 4) if kind != "flat" else 4, width=8)
+model.class_names = cells.class_names
+if kind == "mixture":
+    fit_prior(model, cells, GaussianMixture((2, 4, 4), 8, 2), progress=False)
+if kind == "flow":
+    prior = FlowMatching((2, 4, 4), 8, GaussianMixture((2, 4, 4), 8, 2), guidance=0.5)
+    fit_prior(model, cells, prior, epochs=1, progress=False)
+model.eval()
+export(model, folder, to)
+worst = {}
+for n in (1, 2, 7):
+    noise = torch.randn(n, *model.sampling_noise_shapes["z"])
+    labels = torch.arange(n) % 8
+    images = torch.rand(n, 3, 16, 16)
+    with torch.no_grad():
+        q = model.posterior(images, labels)
+        ours = {"draw": [model.draw(labels, {"z": noise})], "encode": [q.mean, q.stddev]}
+    for name, inputs in (("draw", {"noise": noise, "labels": labels}), ("encode", {"images": images, "labels": labels})):
+        if to == "onnx":
+            import onnxruntime
+
+            session = onnxruntime.InferenceSession(f"{folder}/{name}.onnx")
+            theirs = session.run(None, {key: value.numpy() for key, value in inputs.items()})
+        else:
+            found = torch.export.load(f"{folder}/{name}.pt2").module()(**inputs)
+            theirs = found if isinstance(found, tuple) else [found]
+        for one, other in zip(ours[name], theirs, strict=True):
+            assert one.shape == tuple(other.shape), (name, one.shape, other.shape)
+            worst[name] = max(worst.get(name, 0), float((one - torch.as_tensor(other)).abs().max()))
+print(json.dumps(worst))
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "to"), [("flat", "onnx"), ("flat", "torch-export"), ("mixture", "onnx"), ("flow", "onnx")]
+)
+def test_graphs_give_the_same_images(kind, to, tmp_path):
+    """In a process of its own: a graph cannot be traced through the type checks that tests run under."""
+    if to == "onnx":
+        pytest.importorskip("onnxruntime")
+    source = str(Path(importlib.util.find_spec("condgen").origin).parents[1])
+    environment = {**os.environ, "PYTHONPATH": source, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    command = [sys.executable, "-c", SCRIPT, kind, to, str(tmp_path / "graphs")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    worst = json.loads(done.stdout.strip().splitlines()[-1])
+    assert max(worst.values()) < 1e-5, worst
+    card = json.loads((tmp_path / "graphs" / "export.json").read_text())
+    assert card["graphs"]["draw"]["inputs"]["labels"] == {"dtype": "int64", "shape": ["batch"]}
+    assert len(card["class_names"]) == 8
+
+
+def test_what_cannot_be_exported():
+    model = condgen.conditional_vae((1, 8, 8), 2, latent=4)
+    model.sampler = Levels([StandardNormal(4), StandardNormal(2)])
+    with pytest.raises(ValueError, match="one level of latents"):
+        graphs(model)
+
+
+def test_without_onnx_it_says_what_to_install(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    model = condgen.conditional_vae((1, 8, 8), 2, latent=4)
+    condgen.save(model, tmp_path / "run")
+    assert main(["export", str(tmp_path / "run")]) == 1
+    assert "pip install onnx onnxscript" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "export").exists()
