@@ -45,7 +45,8 @@ for n in (1, 2, 7):
     with torch.no_grad():
         q = model.posterior(images, labels)
         ours = {"draw": [model.draw(labels, {"z": noise})], "encode": [q.mean, q.stddev]}
-    for name, inputs in (("draw", {"noise": noise, "labels": labels}), ("encode", {"images": images, "labels": labels})):
+    asked = {"draw": {"noise": noise, "labels": labels}, "encode": {"images": images, "labels": labels}}
+    for name, inputs in asked.items():
         if to == "onnx":
             import onnxruntime
 

@@ -684,7 +684,7 @@ class FlowMatching(Part):
         if not self.guidance:
             return self.velocity(z, time, c, component, known)
         pairs = [torch.cat(pair) for pair in ((z, z), (time, time), (c, c), (component, component), (known, known + 1))]
-        of_class, of_none = self.velocity(*pairs).chunk(2)
+        of_class, of_none = self.velocity(*pairs).unflatten(0, (2, z.shape[0])).unbind(0)
         return of_class + self.guidance * (of_class - of_none)
 
     def forward(self, c: Float[Tensor, "batch dim"]) -> "Carried":
