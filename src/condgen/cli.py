@@ -1,4 +1,4 @@
-"""The command line, `condgen COMMAND`: demo, train, sample, reconstruct, evaluate, compare, balance, export, benchmark."""
+"""The command line: condgen demo, train, sample, reconstruct, evaluate, compare, balance, export, benchmark."""
 
 __all__ = ["balance", "benchmark", "compare", "demo", "evaluate", "export", "main", "reconstruct", "sample", "train"]
 
