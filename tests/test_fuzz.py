@@ -172,3 +172,17 @@ class TestBoundedMemory:
             (tmp_path / "evaluation.json").write_text(text)
             with pytest.raises(ValueError, match=r"evaluation\.json"):
                 read_evaluation(tmp_path)
+
+
+def test_a_full_disk_is_named_with_the_file(tmp_path, monkeypatch):
+    import os
+
+    from condgen.files import write_atomically
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=r"No space left on device: .*cells\.txt"):
+        write_atomically(tmp_path / "cells.txt", b"some")
+    assert list(tmp_path.iterdir()) == []

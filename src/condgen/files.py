@@ -29,7 +29,7 @@ def write_atomically(path: Path, content: bytes) -> None:
         ...     os.listdir(folder)
         ['a.txt']
     """
-    with undisturbed():
+    with undisturbed(), naming(path):
         try:
             descriptor = os.open(path.parent, os.O_TMPFILE | os.O_WRONLY, 0o666)
         except (AttributeError, OSError):  # another system, or a file system without them
@@ -47,6 +47,17 @@ def write_atomically(path: Path, content: bytes) -> None:
                 temporary.replace(path)
             finally:
                 temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Have errors of the system name the file, which a full disk's do not."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            raise type(error)(error.errno, error.strerror, str(path)) from error
+        raise
 
 
 @contextmanager
