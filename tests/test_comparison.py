@@ -69,7 +69,7 @@ class TestIntervals:
         n, runs, inside, half_widths = 40, 200, 0, []
         for seed in range(runs):
             x = normal(n, seed, mean=3.0)
-            low, high = level_of(x[:1], x, seed=seed).interval
+            low, high = level_of(x[:20], x, seed=seed).interval
             inside += low < 3 < high
             half_widths.append((high - low) / 2 / float(x.std()))
             assert (low + high) / 2 == pytest.approx(float(x.mean()), rel=1e-6)

@@ -17,6 +17,7 @@ from torch import Tensor
 from condgen.evaluation.records import Measure, Unmeasurable, about
 from condgen.evaluation.statistics import Interval, half_samples, members, two_spreads
 
+LEAST = 20  # images of a set whose halves say how far a figure may be off
 Samples = Tensor | tuple[Tensor, ...]
 Function = Callable[[Any, Any], Mapping[str, Any]]
 Found = dict[str, float | None]
@@ -53,7 +54,7 @@ def compare(
         classes: names of the classes.
         suffix: to the names of the measures, such as "_early".
         within: the overall value is the mean over classes, so that distances between classes do not enter.
-        subsamples: half-samples for the intervals; under three there are none.
+        subsamples: half-samples for the intervals; under three there are none, nor for fewer than 20 images.
         seed: of the half-samples.
 
     Raises:
@@ -140,7 +141,7 @@ class Comparison:
         sets = [real, generated]
         if held_out is not None and any(number is not None for number in floor.values()):
             sets.append(held_out)
-        known = any(number is not None for number in value.values())
+        known = min(map(size, sets)) >= LEAST and any(number is not None for number in value.values())
         halves = list(self.halves(sets, labels or (None,) * len(sets))) if known else []
         interval = {name: two_spreads(value[name], [half[name] for half, _ in halves]) for name in self.names}
         beyond = {name: [minus(half[name], base[name]) for half, base in halves] for name in self.names}

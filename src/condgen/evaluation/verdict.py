@@ -8,6 +8,7 @@ picture. How often each sentence is wrong was measured: docs/evaluation.md.
 
 __all__ = ["Finding", "Verdict", "judge_measures"]
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -28,6 +29,7 @@ MISLABELLED, DOUBTFUL = 0.6, 0.92  # of the judge's accuracy on real images
 BLURRED, SOFT, NOISY = 0.5, 0.8, 1.5  # of the fine detail of real images
 FAR, OFF = 10.0, 3.0  # times the floor
 UNLIKE, MISSING = 0.5, 0.5  # of what held-out real images reach
+WIDER = 1.5  # intervals of single classes: three spreads instead of two
 AS_GOOD, NEARLY = 0.95, 0.85  # of the accuracy after training on real images
 MARKS = {"bad": "✗", "warn": "!", "open": "?", "good": "✓"}  # worst first
 
@@ -142,7 +144,8 @@ def collapse(measures: Measures) -> Iterator[Finding]:
         text = f"images of {mixed[-1]} differ {share[mixed[-1]]:.1f} times as much as real ones do."
         yield Finding("warn", "diversity", "Too much variety", text)
     elif (doubted := ranges[worst[0]])[0] < UNIFORM:
-        text = f"images of {worst[0]} differ by {doubted[0]:.0%} of what real ones do, or up to {doubted[2]:.0%}."
+        reach = f"; it may be {doubted[2]:.0%}" if math.isfinite(doubted[2]) else ""
+        text = f"the few images of {worst[0]} differ by {doubted[0]:.0%} of what real ones do{reach}."
         yield Finding("open", "diversity", "Too few images to tell their variety", text)
     else:
         yield Finding("good", "diversity", "Variety", "images of a class differ about as much as real ones do.")
@@ -222,7 +225,7 @@ def likeness(measures: Measures) -> Iterator[Finding]:
             yield Finding("good", "fid", "Like real images as a set", text)
     elif known(measures, "kid") and (excess := measures["kid"].excess) is not None:
         text = f"KID is {excess[0]:.3g} to {excess[1]:.3g} above that of held-out real images."
-        if excess[0] > 0:
+        if excess[0] > (excess[1] - excess[0]) / 4:  # three spreads: of few images they are estimated too small
             yield Finding("warn", "kid", "Unlike real images as a set", text)
         else:
             text += " There are too few images for an FID."
@@ -312,9 +315,14 @@ def known(measures: Measures, name: str) -> bool:
 
 
 def around(measure: Measure) -> tuple[float, float, float]:
-    """Value and ends of its interval; the value itself three times where there is none."""
+    """Value and ends of its interval. Where others have one and it has none, nothing is certain of it."""
     value = measure.overall or 0.0
-    return (value, *(measure.interval or (value, value)))
+    return (value, *(measure.interval or without(measure, value)))
+
+
+def without(measure: Measure, value: float) -> Interval:
+    """What stands for an interval that is not there."""
+    return (-math.inf, math.inf) if measure.per_class_interval else (value, value)
 
 
 def of_floor(measure: Measure) -> tuple[float, float, float]:
@@ -325,8 +333,8 @@ def of_floor(measure: Measure) -> tuple[float, float, float]:
 
 
 def class_range(measure: Measure, name: str) -> tuple[float, float, float]:
-    """The same of one class. Without an interval nothing is certain, unless there is none for any class."""
+    """The same of one class; of many classes some stray by chance, so intervals are half as wide again."""
     value, floor = measure.per_class.get(name) or 0.0, measure.per_class_floor.get(name) or 1.0
-    none: Interval = (0.0, float("inf")) if measure.per_class_interval else (value, value)
-    low, high = measure.per_class_interval.get(name) or none
+    low, high = measure.per_class_interval.get(name) or without(measure, value)
+    low, high = value + WIDER * (low - value), value + WIDER * (high - value)
     return value / floor, low / floor, high / floor
