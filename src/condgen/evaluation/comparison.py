@@ -212,7 +212,11 @@ def average(parts: Sequence[Compared]) -> Compared:
     def around(middle: Found, found: Sequence[Mapping[str, Interval | None]]) -> dict[str, Interval | None]:
         pairs = {name: [pair for one in found if (pair := one[name]) is not None] for name in names}
         reach = {name: math.hypot(*((b - a) / 2 for a, b in own)) / max(len(own), 1) for name, own in pairs.items()}
-        there = {name: m for name, m in middle.items() if m is not None and pairs[name]}
+        # Of classes that have a value and no interval nothing is known, and so nothing of their mean.
+        counts = {name: sum(part.value[name] is not None for part in parts) for name in names}
+        there = {
+            name: m for name, m in middle.items() if m is not None and pairs[name] and len(pairs[name]) == counts[name]
+        }
         return {
             name: (there[name] - reach[name], there[name] + reach[name]) if name in there else None for name in names
         }

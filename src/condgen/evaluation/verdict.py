@@ -119,8 +119,9 @@ def collapse(measures: Measures) -> Iterator[Finding]:
         return
     classes = [name for name in found[0].per_class if all(m.per_class.get(name) is not None for m in found)]
     # Where one of the two still sees variety it may be colour alone, or one picture moved about: the smaller counts.
-    ranges = {name: min(class_range(m, name) for m in found) for name in classes}
-    ranges["any kind"] = min(of_floor(m) for m in found)
+    # Diversity is a share of that of real images already, and the floor, of few images, may stray from 1 by itself.
+    ranges = {name: min(class_range(m, name, most=1.0) for m in found) for name in classes}
+    ranges["any kind"] = min(of_floor(m, most=1.0) for m in found)
     share = {name: value for name, (value, _, _) in ranges.items()}
     worst = sorted(share, key=lambda name: share[name])
     gone = [name for name in worst if share[name] < COLLAPSED and ranges[name][2] < UNIFORM]
@@ -325,16 +326,16 @@ def without(measure: Measure, value: float) -> Interval:
     return (-math.inf, math.inf) if measure.per_class_interval else (value, value)
 
 
-def of_floor(measure: Measure) -> tuple[float, float, float]:
-    """The same as shares of what real images reach; as they are where that is not known."""
+def of_floor(measure: Measure, most: float = math.inf) -> tuple[float, float, float]:
+    """The same as shares of what real images reach, or of the most they should; as they are where that is not known."""
     value, low, high = around(measure)
-    floor = measure.floor or 1.0
+    floor = min(measure.floor or 1.0, most)
     return value / floor, low / floor, high / floor
 
 
-def class_range(measure: Measure, name: str) -> tuple[float, float, float]:
+def class_range(measure: Measure, name: str, most: float = math.inf) -> tuple[float, float, float]:
     """The same of one class; of many classes some stray by chance, so intervals are half as wide again."""
-    value, floor = measure.per_class.get(name) or 0.0, measure.per_class_floor.get(name) or 1.0
+    value, floor = measure.per_class.get(name) or 0.0, min(measure.per_class_floor.get(name) or 1.0, most)
     low, high = measure.per_class_interval.get(name) or without(measure, value)
     low, high = value + WIDER * (low - value), value + WIDER * (high - value)
     return value / floor, low / floor, high / floor
