@@ -445,3 +445,15 @@ class TestLatentMeasures:
         alone = latent_measures(latent_health(model, cells.images[:3], cells.labels[:3]))
         assert alone["aggregate_mismatch"].overall is None
         assert alone["aggregate_mismatch"].reason
+
+
+def test_a_mass_is_of_grey_levels_not_of_what_lies_between_them(cells):
+    """Images a third of a level off are rounded first: the code length is that of the levels."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = condgen.conditional_vae((3, 16, 16), 8, latent=4, width=8, likelihood=DiscretizedLogistic()).eval()
+    x = torch.as_tensor(cells.images[:8]).float() / 255
+    off = (x + torch.where(x < 0.5, 1, -1) / (3 * 255)).clamp(0, 1)
+    one, other = (model.bits_per_dimension(images, cells.labels[:8], samples=2) for images in (x, off))
+    assert torch.equal(one, other)
+    assert not torch.equal(x, off)
