@@ -566,7 +566,7 @@ class TestEvaluate:
         run, _ = evaluated
         assert main(["compare", str(run), str(run), "--out", str(tmp_path / "both.html")]) == 0
         assert "FID" in capsys.readouterr().out
-        assert (tmp_path / "both.html").read_text().count("class='verdict") == 2
+        assert (tmp_path / "both.html").read_text().count('class="verdict') == 2
         assert main(["compare", str(tmp_path)]) == 1
         assert "condgen evaluate" in capsys.readouterr().err
 
