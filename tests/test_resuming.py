@@ -112,7 +112,7 @@ def whole(tmp_path_factory):
 
 class TestBitForBit:
     @pytest.mark.parametrize("kind", KINDS)
-    @pytest.mark.parametrize("at", [1, 4, STEPS, STEPS + 1, 2 * STEPS + 3])
+    @pytest.mark.parametrize("at", [1, STEPS, 2 * STEPS + 3])
     @pytest.mark.parametrize("how", ["killed", "signalled"])
     def test_stopped_and_resumed_equals_never_stopped(self, kind, at, how, whole, tmp_path):
         """Killed: nothing is kept at the end, the last state is that of the step before. Signalled: the step's own."""

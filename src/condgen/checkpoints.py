@@ -357,6 +357,8 @@ def read_config(weights: Path) -> dict[str, Any]:
         if config["format"] < 2:
             config["weights"] = config.get("sha256")
         config["assembly"].items()
+        if not isinstance(config["weights"], str | None):
+            raise TypeError("weights is no hash")
         if not isinstance(config["class_names"], list) or not all(isinstance(n, str) for n in config["class_names"]):
             raise TypeError("class_names is not a list of names")
         if not isinstance(config.get("provenance", {}), dict):

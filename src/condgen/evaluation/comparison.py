@@ -80,8 +80,10 @@ def compare(
         for label, name in enumerate(classes):
             others = None if held_out is None else rows(held_out, members(floor_labels, label))
             parts[name] = of(rows(real, members(real_labels, label)), rows(generated, members(labels, label)), others)
-    given = (real_labels, labels, floor_labels)
-    whole = average(list(parts.values())) if within and parts else of(real, generated, held_out, *given)
+    if within and parts:
+        whole = average(list(parts.values()))
+    else:
+        whole = of(real, generated, held_out, (real_labels, labels, floor_labels))
     return {
         f"{name}{suffix}": Measure(
             overall=whole.value[name],
@@ -131,15 +133,15 @@ class Comparison:
     seed: int
 
     def __call__(
-        self, real: Samples, generated: Samples, held_out: Samples | None, *labels: np.ndarray | Tensor | None
+        self, real: Samples, generated: Samples, held_out: Samples | None, labels: Sequence[Any] | None = None
     ) -> Compared:
-        """Value, floor, and intervals of the value and of what it exceeds the floor by."""
+        """Value, floor and the value's interval; with labels of whole sets, the interval of what exceeds the floor."""
         value, reason = self.taken(real, generated)
         floor, floor_reason = dict.fromkeys(self.names), dict.fromkeys(self.names, "there are no held-out images")
         if held_out is not None:
             floor, floor_reason = self.taken(real, held_out)
         sets = [real, generated]
-        if held_out is not None and any(number is not None for number in floor.values()):
+        if labels is not None and held_out is not None and any(number is not None for number in floor.values()):
             sets.append(held_out)
         known = min(map(size, sets)) >= LEAST and any(number is not None for number in value.values())
         halves = list(self.halves(sets, labels or (None,) * len(sets))) if known else []
@@ -226,7 +228,7 @@ def average(parts: Sequence[Compared]) -> Compared:
         value,
         floor,
         around(value, [part.interval for part in parts]),
-        around({name: minus(value[name], floor[name]) for name in names}, [part.excess for part in parts]),
+        dict.fromkeys(names),
         {name: parts[0].reason[name] for name in names if value[name] is None},
         {name: parts[0].floor_reason[name] for name in names if floor[name] is None},
     )
