@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import torch
 
 import condgen
 from condgen.evaluation.judge import load_judge
@@ -57,4 +58,4 @@ print(float(abs(again[0] * 255 - balanced.train.images[place]).max()), "grey lev
 # The first generated cells of the classes that gained any.
 made = [k for k in range(8) if (provenance.labels[provenance.synthetic] == k).sum() >= 6]
 shown = [balanced.train.images[(provenance.labels == k) & provenance.synthetic][:6] for k in made]
-figure = class_grid(np.stack(shown) / 255, [cells.class_names[k] for k in made])
+figure = class_grid(torch.from_numpy(np.stack(shown)) / 255, [cells.class_names[k] for k in made])
