@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from notes import keep
 
 import condgen
-from condgen.benchmarking import machine
 from condgen.data import batches
 from condgen.elbo import ELBO
 from condgen.noise import Use, normals
@@ -73,12 +73,7 @@ def main() -> None:
         f"{ratios[-1] - 1:+.1%}); bare {statistics.median(b for b, _ in pairs):.2f} s, {options.images:,} images, "
         f"{options.epochs} epoch(s)."
     )
-    print(result)
-    if options.out:
-        about = ", ".join(f"{key} {value}" for key, value in machine().items())
-        command = f"python benchmarks/engine_overhead.py --rounds {options.rounds} --images {options.images}"
-        text = f"# What the engine costs\n\n{about}.\n\n    {command}\n\n{result}\n"
-        options.out.with_suffix(".md").write_text(text)
+    keep(options.out, "What the engine costs", result)
 
 
 if __name__ == "__main__":

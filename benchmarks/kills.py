@@ -18,10 +18,10 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from notes import keep
 
 import condgen
 from condgen.augmentations import Augmentation
-from condgen.benchmarking import machine
 from condgen.parts import weights_hash
 from condgen.states import States
 from condgen.training import WarmupDecay, adamw
@@ -143,11 +143,7 @@ def main() -> None:
         f"killed, bit for bit, without a lost or damaged state or a leftover file; {len(kills)} kills "
         f"({', '.join(f'{n} {what}' for what, n in places.items())}; {alive} came after the end)."
     )
-    print(result)
-    if options.out:
-        command = f"python benchmarks/kills.py --runs {options.runs} --seed {options.seed}"
-        about = ", ".join(f"{key} {value}" for key, value in machine().items())
-        options.out.with_suffix(".md").write_text(f"# Runs that were killed\n\n{about}.\n\n    {command}\n\n{result}\n")
+    keep(options.out, "Runs that were killed", result)
 
 
 if __name__ == "__main__":

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from notes import keep
 
 import condgen
-from condgen.benchmarking import machine
 
 
 def anonymous() -> float:
@@ -55,13 +55,7 @@ def main() -> None:
         f"{max(seen):.0f} MB at most during an epoch, {max(seen) - before:+.0f} MB; "
         f"{history['images_per_second'][0]:,.0f} images/s."
     )
-    print(result)
-    if options.out:
-        about = ", ".join(f"{key} {value}" for key, value in machine().items())
-        command = f"python benchmarks/large_data.py --images {n}"
-        options.out.with_suffix(".md").write_text(
-            f"# Data larger than memory\n\n{about}.\n\n    {command}\n\n{result}\n"
-        )
+    keep(options.out, "Data larger than memory", result)
 
 
 if __name__ == "__main__":
