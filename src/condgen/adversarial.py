@@ -159,7 +159,11 @@ class Adversarial(nn.Module):
 def pull_of(inference: Inference) -> Float[Tensor, ""]:
     """How strongly the likelihood pulls at the decoder's output, nats per unit of it, summed over an image."""
     (slope,) = torch.autograd.grad(inference.log_likelihood.sum(), inference.output, retain_graph=True)  # type: ignore[arg-type]
-    return slope.detach().abs().flatten(1).sum(1).mean()
+    pull = slope.detach().abs().flatten(1).sum(1).mean()
+    if torch.distributed.is_available() and torch.distributed.is_initialized():  # one weight on all devices
+        torch.distributed.all_reduce(pull)
+        pull /= torch.distributed.get_world_size()
+    return pull
 
 
 @contextmanager
