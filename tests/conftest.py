@@ -1,5 +1,6 @@
 """What several test files share."""
 
+import shutil
 import signal
 
 import pytest
@@ -16,3 +17,17 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 def unchecked(monkeypatch):
     """Without the run-time shape checks of the test run, users meet our own messages."""
     monkeypatch.setattr(config, "jaxtyping_disable", True)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium, without a window."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    executable = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if executable is None:
+        pytest.skip("no Chromium on this machine")
+    quiet = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]
+    with sync_api.sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=executable, args=[*quiet, "--disable-component-update"])
+        yield opened
+        opened.close()

@@ -67,11 +67,22 @@ ORDER = [
     "evaluation.run",
     "evaluation",
     "rebalancing",
+    "explorer",
     "export",
     "cli",
     "__main__",
 ]
-HEAVY = ["jsonargparse", "lightning_fabric", "matplotlib", "medmnist", "rich", "sklearn", "torchmetrics", "torchvision"]
+HEAVY = [
+    "gradio",
+    "jsonargparse",
+    "lightning_fabric",
+    "matplotlib",
+    "medmnist",
+    "rich",
+    "sklearn",
+    "torchmetrics",
+    "torchvision",
+]
 
 
 def place(name):

@@ -1,7 +1,6 @@
 """The page of an evaluation: self-contained, well-formed, escaped, and looked at in a browser."""
 
 import re
-import shutil
 from html.parser import HTMLParser
 
 import numpy as np
@@ -176,19 +175,6 @@ def test_figures_of_many_classes_and_of_one():
             for name in names
         ]
         assert figures.png(figures.precision_recall(points))
-
-
-@pytest.fixture(scope="module")
-def browser():
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    executable = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if executable is None:
-        pytest.skip("no Chromium on this machine")
-    quiet = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]
-    with sync_api.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=executable, args=[*quiet, "--disable-component-update"])
-        yield opened
-        opened.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -223,6 +223,13 @@ class TestStates:
         again = unpack(json.loads(json.dumps(pack(value, tensors))), tensors)
         assert repr(again) == repr(value)  # NaN is NaN, a tuple is a tuple, 1 is not 1.0
 
+    def test_a_kill_in_the_middle_of_a_write_leaves_nothing_in_the_end(self, tmp_path):
+        states = States(tmp_path / "state")
+        states.write({"epoch": 1})
+        (tmp_path / "state" / ".state-000002.safetensors.0123").write_bytes(b"half")
+        states.clear()
+        assert not (tmp_path / "state").exists()
+
     def test_what_cannot_be_kept_is_named(self):
         with pytest.raises(TypeError, match=r"optimizers/0/hook is"):
             pack({"optimizers": [{"hook": object()}]}, {})

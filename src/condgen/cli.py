@@ -1,6 +1,18 @@
-"""The command line: condgen demo, train, sample, reconstruct, evaluate, compare, balance, export, benchmark."""
+"""The command line: demo, train, sample, reconstruct, evaluate, compare, balance, explore, export, benchmark."""
 
-__all__ = ["balance", "benchmark", "compare", "demo", "evaluate", "export", "main", "reconstruct", "sample", "train"]
+__all__ = [
+    "balance",
+    "benchmark",
+    "compare",
+    "demo",
+    "evaluate",
+    "explore",
+    "export",
+    "main",
+    "reconstruct",
+    "sample",
+    "train",
+]
 
 import inspect
 import json
@@ -34,6 +46,7 @@ from condgen.evaluation import read_evaluation
 from condgen.evaluation.judge import load_judge
 from condgen.evaluation.report import apart, comparison_page, comparison_table
 from condgen.evaluation.run import PARTS
+from condgen.explorer import explore as open_page
 from condgen.export import export as export_model
 from condgen.figures import check_png, curves, save_grid, write_figure
 from condgen.files import check_writable, read_json, write_atomically
@@ -304,6 +317,8 @@ def sample(
         if value is not None:
             setattr(model.sampler, name, value)
     classes = num_classes(model) if model.conditioner.columns <= 1 and not continuous(model) else 0
+    if classes and labels is None and out.suffix.lower() == ".png":  # before there are as many labels
+        check_png(out, classes, per_class, model.image_shape or (0, 1, 1))
     if labels is not None:
         wanted = model.labels([label_number(model, label) for label in labels])
     elif classes:
@@ -511,6 +526,34 @@ def export(run: Path, out: Path | None = None, to: Literal["onnx", "torch-export
     """
     out = out or (run if run.exists() else Path()) / "export"
     say(f"Wrote {export_model(load(run), out, to)}.")
+
+
+def explore(
+    run: Path,
+    data: str | None = None,
+    judge: bool = False,
+    port: int | None = None,
+    inbrowser: bool = True,
+    accelerator: Accelerator = "auto",
+) -> None:
+    """Open a page on this machine to play with a model: pick cells, move latents, swap labels, look at an image.
+
+    Args:
+        run: folder of a trained model, or the name of one that comes with condgen.
+        data: for the judge; as for train, by default what the run was trained on.
+        judge: a classifier of the real images tells what it takes your image for; trained once where there is none.
+        port: of the page; by default the first free one from 7860 on.
+        inbrowser: open it in a browser.
+        accelerator: where to draw.
+    """
+    model, own = on(accelerator, load(run)), None
+    if judge:
+        if data is None and not (run / "run.json").is_file():
+            raise ValueError(f"Expected --data: {run} does not tell what it was trained on.")
+        labelled = load_run_data(run, data) if run.exists() else load_data(str(data))
+        place = beside(data or about_run(run)["data"])
+        own = load_judge(labelled.ordered(model.class_names), cache=place, progress=True)
+    open_page(model, own, port=port, title=f"condgen: {run.name}", inbrowser=inbrowser, say=say)
 
 
 def counted(counts: Sequence[str]) -> dict[Any, int]:
@@ -898,7 +941,7 @@ def bounded(command: Callable[..., None]) -> Callable[..., None]:
 
 COMMANDS: dict[str, Any] = {
     command.__name__: bounded(command)
-    for command in (demo, train, sample, reconstruct, evaluate, compare, balance, export, benchmark)
+    for command in (demo, train, sample, reconstruct, evaluate, compare, balance, explore, export, benchmark)
 }
 OPTIONS = sorted({name for command in COMMANDS.values() for name in inspect.signature(command).parameters})
 LEFT = {

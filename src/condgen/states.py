@@ -91,8 +91,9 @@ class States:
         return None
 
     def clear(self) -> None:
-        """Remove all states, when a run is done."""
-        for file in self.files():
+        """Remove all states, when a run is done, and what a process that was killed left of one."""
+        left = self.folder.glob(".state-*") if self.folder else ()
+        for file in (*self.files(), *left):
             file.unlink(missing_ok=True)
         if self.folder and self.folder.is_dir() and not any(self.folder.iterdir()):
             self.folder.rmdir()
