@@ -69,6 +69,7 @@ ORDER = [
     "rebalancing",
     "explorer",
     "export",
+    "hub",
     "cli",
     "__main__",
 ]

@@ -516,16 +516,25 @@ def balance(
     say(f"{provenance}\nWrote {out}, and what each training image is to {table}.")
 
 
-def export(run: Path, out: Path | None = None, to: Literal["onnx", "torch-export"] = "onnx") -> None:
-    """Write a model as graphs that run without condgen: noise and labels to images, images and labels to latents.
+def export(run: Path, out: Path | None = None, to: Literal["onnx", "torch-export", "hub"] = "onnx") -> None:
+    """Take a model elsewhere: as graphs that run without condgen, or in the layout of the Hugging Face hub.
 
     Args:
         run: folder of a trained model, or the name of one that comes with condgen.
-        out: folder for draw and encode, and export.json, which says what they take; by default export/ in the run.
-        to: onnx (for ONNX Runtime; needs the packages onnx and onnxscript) or torch-export (for torch.export.load).
+        out: folder for what is written; by default export/ in the run.
+        to: onnx (for ONNX Runtime; needs the packages onnx and onnxscript) or torch-export (for torch.export.load):
+            draw and encode as graphs, and export.json, which says what they take. hub (needs huggingface_hub):
+            weights, config.json and a card written from the run and its evaluation.
     """
-    out = out or (run if run.exists() else Path()) / "export"
-    say(f"Wrote {export_model(load(run), out, to)}.")
+    out, model = out or (run if run.exists() else Path()) / "export", load(run)
+    if to == "hub":
+        from condgen.hub import Pretrained
+
+        check_writable(out)
+        Pretrained(model, run if run.exists() else None).save_pretrained(out)
+    else:
+        export_model(model, out, to)
+    say(f"Wrote {out}.")
 
 
 def explore(
