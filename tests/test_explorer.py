@@ -59,6 +59,9 @@ def test_a_cell_as_every_class_is_itself_as_its_own(explorer):
     assert every.shape == (8, 16, 16, 3)
     close(every[2], explorer.draw(2, 4)[3])
     assert not np.array_equal(every[2], every[5])
+    anew = explorer.drawn_as_every_class(cell)
+    for label in (2, 7):
+        close(anew[label], explorer.draw(label, 4)[3])
 
 
 def test_the_way_between_two_cells_ends_at_them(explorer):
@@ -219,6 +222,7 @@ def test_every_control_of_the_page_works(browser, address, tmp_path):
     open_tab("Classes")
     view.wait_for_selector("#every img")
     assert view.locator("#every img").count() == 8
+    assert view.locator("#anew img").count() == 8
     open_tab("Between")
     view.locator("#walk").click()
     assert "Take as first" in view.locator(".toast-body").first.inner_text()

@@ -160,6 +160,12 @@ class Explorer:
         z = self.latent(cell)
         return self._decoded(z[None].expand(len(classes), *z.shape), self.model.labels(classes))
 
+    def drawn_as_every_class(self, cell: Cell) -> Pictures:
+        """The noise of a cell, drawn anew as each class: of maps, the label works on the latent as much as after it."""
+        y = self.model.labels(torch.arange(len(self.names)))
+        z = self._latents(y, cell.seed, torch.full((len(y),), cell.index))
+        return self._decoded(z, y)
+
     def between(self, first: Cell, second: Cell, steps: int = 8) -> Pictures:
         """The way from one cell to another, both included; the label changes in the middle."""
         ends = self.latent(first), self.latent(second)
@@ -309,7 +315,8 @@ def page(explorer: Explorer, title: str = "condgen") -> Any:
         cell = cell_of(drawn, index)
         every = shown(explorer.as_every_class(cell), names)
         text = f"Cell {index + 1} of class {names[cell.label]} (sample {index} of seed {cell.seed})"
-        return cell, text, enlarged(explorer.moved(cell, ()), 224), every, *[0.0] * len(knobs)
+        anew = shown(explorer.drawn_as_every_class(cell), names)
+        return cell, text, enlarged(explorer.moved(cell, ()), 224), every, anew, *[0.0] * len(knobs)
 
     def picked(drawn: Any, event: Any) -> tuple[Any, ...]:
         return pick(drawn, event.index)
@@ -374,6 +381,7 @@ def page(explorer: Explorer, title: str = "condgen") -> Any:
                 ]
         with gr.Tab("Classes"):
             every = gr.Gallery(label="The same latent as each class", elem_id="every", **small)
+            anew = gr.Gallery(label="The same noise, drawn anew as each class", elem_id="anew", **small)
         with gr.Tab("Between"):
             with gr.Row():
                 first_button = gr.Button("Take as first", elem_id="first")
@@ -398,7 +406,7 @@ def page(explorer: Explorer, title: str = "condgen") -> Any:
                     buttons=[],
                 )
                 look_button.click(look, [upload, truth], [back, code, verdict])
-        chosen = [cell, about, one, every, *sliders]
+        chosen = [cell, about, one, every, anew, *sliders]
         draw_button.click(draw, [kind, count, seed], [cells, drawn, *chosen])
         blocks.load(draw, [kind, count, seed], [cells, drawn, *chosen])
         cells.select(picked, [drawn], chosen)

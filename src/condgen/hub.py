@@ -152,6 +152,6 @@ def evaluation(model: Any, run: Path | None) -> list[str]:
     return [
         *lines,
         "",
-        f"Of {settings['images']} generated images, {found['date']}, condgen {found['condgen']}; what the measures mean, "
-        "and why FID in a judge's own features may not be compared with published FID: condgen's documentation.",
+        f"Of {settings['images']} generated images, {found['date']}, condgen {found['condgen']}; what the measures "
+        "mean, and why FID in a judge's own features may not be compared with published FID: condgen's documentation.",
     ]
