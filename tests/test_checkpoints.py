@@ -320,7 +320,7 @@ class TestOwnParts:
             save(Mine(**parts), tmp_path)
 
     def test_something_else_is_refused(self, tmp_path, unchecked):
-        with pytest.raises(TypeError, match=r"Expected a ConditionalVAE.*got Linear"):
+        with pytest.raises(TypeError, match=r"Expected a model of condgen.*got Linear"):
             save(nn.Linear(1, 1), tmp_path)
 
 

@@ -13,8 +13,9 @@ from torch.distributions import Categorical, Independent, MixtureSameFamily, Nor
 
 from condgen import likelihoods
 from condgen.conditioners import Continuous, Embedding, Joint, LabelDropout, MultiLabel, OneHot, Unconditional
-from condgen.cvae import BLOCK, PIECE, ConditionalVAE, conditional_vae, label_log_likelihood
-from condgen.elbo import ELBO, dequantize
+from condgen.cvae import ConditionalVAE, conditional_vae
+from condgen.elbo import ELBO, dequantize, label_log_likelihood
+from condgen.generator import BLOCK, PIECE
 from condgen.layers import ChannelNorm, FiLM
 from condgen.noise import Use, normal, normals, stream, uniform
 from condgen.priors import LabelNormal, StandardNormal

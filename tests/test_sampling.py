@@ -16,8 +16,8 @@ from torch import nn
 
 import condgen
 from condgen import conditioners, sampling
-from condgen.cvae import BLOCK
 from condgen.figures import class_grid, curves, image_rows, save_grid, write_figure
+from condgen.generator import BLOCK
 from condgen.runs import History
 from condgen.sampling import class_names, interpolate, pairs, per_class, to_uint8, transfer, write_samples
 

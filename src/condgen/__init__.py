@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from condgen import recipes
+    from condgen.cflow import ConditionalFlow, conditional_flow
+    from condgen.cgan import ConditionalGAN, conditional_gan
     from condgen.checkpoints import load, save
     from condgen.cvae import ConditionalVAE, conditional_vae
     from condgen.data import LabelledImages
@@ -25,11 +27,15 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Balancer",
+    "ConditionalFlow",
+    "ConditionalGAN",
     "ConditionalVAE",
     "Evaluation",
     "History",
     "LabelledImages",
     "balance",
+    "conditional_flow",
+    "conditional_gan",
     "conditional_vae",
     "evaluate",
     "fit",
@@ -46,6 +52,8 @@ __all__ = [
 ]
 
 HOMES = {
+    "cflow": ("ConditionalFlow", "conditional_flow"),
+    "cgan": ("ConditionalGAN", "conditional_gan"),
     "checkpoints": ("load", "save"),
     "cvae": ("ConditionalVAE", "conditional_vae"),
     "data": ("LabelledImages",),

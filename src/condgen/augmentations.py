@@ -4,7 +4,7 @@ Contract: `augmentation(x, seed, index, epoch) → x`, images in [0, 1] on their
 function of (seed, epoch, image number) alone: it repeats, in any batch.
 """
 
-__all__ = ["Augmentation", "symmetries", "turned"]
+__all__ = ["NUMBERS", "Augmentation", "symmetries", "turned"]
 
 import math
 from dataclasses import dataclass, fields
@@ -17,6 +17,7 @@ from torch import Tensor
 from condgen.noise import Use, stream, uniform
 
 Images = Float[Tensor, "batch channels height width"]
+NUMBERS = 13  # of an image
 LUMINANCE = (0.299, 0.587, 0.114)
 
 
@@ -65,7 +66,10 @@ class Augmentation:
 
     def __call__(self, x: Images, seed: int, index: Int64[Tensor, " batch"], epoch: int) -> Images:
         """Change each image by the numbers of its own."""
-        u = uniform(seed, index, stream(Use.AUGMENTATION, epoch), (13,)).to(x.dtype)
+        return self.apply(x, uniform(seed, index, stream(Use.AUGMENTATION, epoch), (NUMBERS,)).to(x.dtype))
+
+    def apply(self, x: Images, u: Float[Tensor, "batch numbers"]) -> Images:
+        """Change each image by these numbers in (0, 1); gradients pass through all but the choice of numbers."""
         if self.flips or self.quarter_turns:
             flips, turns = (u[:, 0] < 0.5) * self.flips, (u[:, 1] * symmetries(*x.shape[2:]) / 2) * self.quarter_turns
             x = turned(x, 2 * turns.long() + flips.long())

@@ -14,6 +14,7 @@ import math
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,9 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 import condgen
-from condgen.cvae import ConditionalVAE
 from condgen.files import read_json, undisturbed, write_atomically
-from condgen.parts import REGISTERED, Part, evaluating, weights_hash
+from condgen.generator import Generator
+from condgen.parts import FAMILIES, REGISTERED, Part, evaluating, weights_hash
 
 FORMAT = 2
 WEIGHTS, HEADER = "model.safetensors", "condgen"
@@ -43,14 +44,14 @@ SAFETENSORS = {torch.int64: "I64", torch.int32: "I32", torch.uint8: "U8", torch.
 SHIPPED = Path(__file__).parent / "weights"  # models that come with the package
 
 
-def save(model: ConditionalVAE, path: str | Path, *, half: bool = False) -> Path:
+def save(model: Generator, path: str | Path, *, half: bool = False) -> Path:
     """Write a model to a folder, which is made where it is missing, as the one file `model.safetensors`.
 
     Before anything is written the description is built again without memory, and every name and shape compared.
     The file takes the place of an earlier one at once.
 
     Args:
-        model: a `ConditionalVAE` from any parts. Parts that cannot be described (a user's own modules) are noted
+        model: of any family, from any parts. Parts that cannot be described (a user's own modules) are noted
             by their place and handed over again at :func:`load`.
         path: of the folder.
         half: store numbers in half precision, in half the space; they are read back as float32, and images change
@@ -60,7 +61,7 @@ def save(model: ConditionalVAE, path: str | Path, *, half: bool = False) -> Path
         The folder.
 
     Raises:
-        TypeError: if this is no `ConditionalVAE`, or a subclass, whose code would not be stored.
+        TypeError: if this is no model of condgen, or a subclass, whose code would not be stored.
         ValueError: if the description does not give the same layers, names and shapes.
 
     Warns:
@@ -101,11 +102,11 @@ def shipped() -> list[str]:
     return sorted(file.parent.name for file in SHIPPED.glob(f"*/{WEIGHTS}"))
 
 
-def to_file(model: ConditionalVAE, half: bool = False) -> bytes:
+def to_file(model: Generator, half: bool = False) -> bytes:
     """The content of the file that :func:`save` writes."""
-    if type(model) is not ConditionalVAE:
+    if not isinstance(model, Generator) or REGISTERED.get(model.registered) is not type(model):
         raise TypeError(
-            f"Expected a ConditionalVAE, not a subclass, whose code would not be stored; got {type(model).__name__}. "
+            f"Expected a model of condgen, not a subclass, whose code would not be stored; got {type(model).__name__}. "
             "Put what is new into a part."
         )
     external: dict[str, nn.Module] = {}
@@ -135,7 +136,7 @@ def to_file(model: ConditionalVAE, half: bool = False) -> bytes:
     return to_bytes(weights, {HEADER: json.dumps(config)})
 
 
-def load(path: str | Path, parts: Mapping[str, nn.Module] | None = None) -> ConditionalVAE:
+def load(path: str | Path, parts: Mapping[str, nn.Module] | None = None) -> Any:
     """A model from its folder, on the CPU and in evaluation mode.
 
     Nothing of the size that a description claims is allocated before it is known to fit the weights.
@@ -163,8 +164,8 @@ def load(path: str | Path, parts: Mapping[str, nn.Module] | None = None) -> Cond
         raise ValueError(f"{weights}: {error}") from error
     except Exception as error:  # whatever a tampered description makes a constructor raise
         raise ValueError(f"{weights} is damaged: {error!r}.") from error
-    if not isinstance(model, ConditionalVAE):
-        raise ValueError(f"Expected a ConditionalVAE in {weights}; got {type(model).__name__}.")
+    if not isinstance(model, Generator):
+        raise ValueError(f"Expected a model in {weights}; got {type(model).__name__}.")
     if external:
         raise ValueError(f"This model has no part of yours at {', '.join(external)}. Leave it out of parts=.")
     check_header(weights, model)
@@ -273,6 +274,9 @@ def find_class(name: Any) -> type[nn.Module]:
     if isinstance(name, str):
         # Format 1 wrote "condgen.likelihoods.Gaussian".
         short = name.removeprefix("condgen.")
+        if short not in REGISTERED:  # the families bring all parts with them
+            for family in FAMILIES:
+                import_module(f"condgen.{family}")
         cls = REGISTERED.get(short) or getattr(nn, name.removeprefix("torch.nn."), None)
         with suppress(TypeError):
             if isinstance(cls, type) and class_name(cls) == short:
@@ -391,7 +395,7 @@ def check_header(weights: Path, model: nn.Module) -> None:
         raise ValueError(f"{weights} does not fit its description; first differences: {differ}.")
 
 
-def check_sizes(weights: Path, model: ConditionalVAE) -> None:
+def check_sizes(weights: Path, model: Generator) -> None:
     """Raise if what weights do not tell, such as a plain prior's latents, is beyond any use."""
     shapes = {"image": model.image_shape or (), "condition": (model.conditioner.dim,), **model.noise_shapes}
     shapes |= {f"sampler's {name}": shape for name, shape in model.sampling_noise_shapes.items()}
@@ -400,7 +404,7 @@ def check_sizes(weights: Path, model: ConditionalVAE) -> None:
             raise ValueError(f"{weights} is damaged: it describes a {name} of shape {tuple(shape)}.")
 
 
-def check_assembly(weights: Path, model: ConditionalVAE) -> None:
+def check_assembly(weights: Path, model: Generator) -> None:
     """Raise unless the parts fit together: one image goes through them."""
     if model.image_shape is None:
         return
@@ -412,16 +416,16 @@ def check_assembly(weights: Path, model: ConditionalVAE) -> None:
                 {name: torch.zeros(1, *shape, **kinds) for name, shape in shapes.items()}
                 for shapes in (model.noise_shapes, model.sampling_noise_shapes)
             )
-            terms = model.infer(torch.zeros(1, *model.image_shape, **kinds), y, noise)
+            tried = model.trial(torch.zeros(1, *model.image_shape, **kinds), y, noise)
             drawn = model.draw(y, drawing).shape[1:]
-        if tuple(drawn) != model.image_shape or terms.log_likelihood.shape != (1,):
+        if tuple(drawn) != model.image_shape or tried.shape != (1,):
             raise ValueError(f"it draws images of {tuple(drawn)}, not of {model.image_shape}")
     except Exception as error:  # torch has its own words for every misfit
         reason = " ".join(str(error).split())
         raise ValueError(f"{weights} is damaged: its parts do not fit together ({reason}).") from error
 
 
-def check_names(weights: Path, model: ConditionalVAE, names: list[str]) -> None:
+def check_names(weights: Path, model: Generator, names: list[str]) -> None:
     """Raise unless there is a name of its own for every class, or none at all."""
     classes = getattr(getattr(model.conditioner, "conditioner", model.conditioner), "num_classes", len(names))
     if names and (len(set(names)) < len(names) or len(names) != classes):

@@ -39,7 +39,6 @@ from condgen.benchmarking import NETWORKS, cells, grid, imported, machine, markd
 from condgen.benchmarking import benchmark as time_variants
 from condgen.checkpoints import WEIGHTS, load, read_config
 from condgen.conditioners import Continuous, Embedding, MultiLabel
-from condgen.cvae import ConditionalVAE
 from condgen.data import LabelledImages
 from condgen.evaluation import evaluate as evaluate_images
 from condgen.evaluation import read_evaluation
@@ -50,6 +49,7 @@ from condgen.explorer import explore as open_page
 from condgen.export import export as export_model
 from condgen.figures import check_png, curves, save_grid, write_figure
 from condgen.files import check_writable, read_json, write_atomically
+from condgen.generator import Generator
 from condgen.layers import FiLM
 from condgen.priors import FlowMatching, LabelNormal
 from condgen.readers import load_data, medmnist_folder
@@ -167,8 +167,7 @@ def train(
         data: smears (built in), a MedMNIST name such as bloodmnist, an .npz file, or a folder with one subfolder
             of images per class.
         recipe: default, fast (ten minutes), sharp (half an hour), latent_map (without a discriminator),
-            bloodmnist_reference or smears_demo. It says what is not
-            said here.
+            bloodmnist_reference, smears_demo, or another family: gan, flow, diffusion. It says what is not said here.
         out: folder for the run: the best model, last/ (the last one), metrics.csv, run.json, curves.png, samples.png.
         epochs: passes over the training images.
         batch_size: images a step.
@@ -311,11 +310,12 @@ def sample(
         accelerator: where to draw.
     """
     model, out = on(accelerator, load(run)), out or (run if run.exists() else Path()) / "samples.png"
+    flow = next((own for own in model.children() if isinstance(own, FlowMatching)), None)
     for name, value in (("steps", steps), ("guidance", guidance)):
-        if value is not None and not isinstance(model.sampler, FlowMatching):
+        if value is not None and flow is None:
             raise ValueError(f"Expected a model that samples by flow matching for --{name}; {run} does not.")
         if value is not None:
-            setattr(model.sampler, name, value)
+            setattr(flow, name, value)
     classes = num_classes(model) if model.conditioner.columns <= 1 and not continuous(model) else 0
     if classes and labels is None and out.suffix.lower() == ".png":  # before there are as many labels
         check_png(out, classes, per_class, model.image_shape or (0, 1, 1))
@@ -359,6 +359,8 @@ def reconstruct(
         accelerator: where to reconstruct.
     """
     model, out = on(accelerator, load(run)), out or run / "reconstructions.png"
+    if not hasattr(model, "encode"):
+        raise ValueError(f"Expected a model with an encoder; {run} holds a {type(model).__name__}, which only draws.")
     check_png(out)
     check_writable(out.parent)
     images = getattr(load_run_data(run, data).ordered(model.class_names), split)
@@ -581,7 +583,7 @@ def counted(counts: Sequence[str]) -> dict[Any, int]:
     return found
 
 
-def on(accelerator: Accelerator, model: ConditionalVAE) -> ConditionalVAE:
+def on(accelerator: Accelerator, model: Generator) -> Generator:
     """The model on the device of this kind."""
     return model.to(kind_of(accelerator))
 
@@ -595,7 +597,7 @@ def kind_of(accelerator: Accelerator) -> str:
     return kind
 
 
-def continuous(model: ConditionalVAE) -> bool:
+def continuous(model: Generator) -> bool:
     """Whether the model's labels are no classes though they have one column."""
     return isinstance(getattr(model.conditioner, "conditioner", model.conditioner), Continuous | MultiLabel)
 
@@ -661,7 +663,7 @@ def benchmark(
         say(f"Wrote {out.with_suffix('.md')}, .json and .png.")
 
 
-def label_number(model: ConditionalVAE, label: Any) -> Any:
+def label_number(model: Generator, label: Any) -> Any:
     """The number of a class name; a number is itself, unless a class has it for its name; several are themselves."""
     if isinstance(label, list):
         return label
@@ -676,7 +678,7 @@ def check_recipe(recipe: str) -> None:
 
 def build_model(
     recipe: str, data: LabelledImages, options: dict[str, Any], seed: int, conditional: bool = True
-) -> ConditionalVAE:
+) -> Generator:
     """The recipe's model for this data, with weights from this seed and the global generator left as it was."""
     named, prior = options.pop("conditioner", None), options.pop("prior", None)
     with torch.random.fork_rng():

@@ -18,25 +18,28 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from condgen.conditioners import OneHot, Unconditional
-from condgen.data import image_tensor
 from condgen.decoders import DeconvDecoder, ResNetDecoder
-from condgen.elbo import Inference, bits_per_dimension, dequantize, importance_weighted, kl_per_latent
+from condgen.elbo import (
+    ELBO,
+    Inference,
+    bits_per_dimension,
+    dequantize,
+    importance_weighted,
+    kl_per_latent,
+    label_log_likelihood,
+)
 from condgen.encoders import ConvEncoder, ResNetEncoder
-from condgen.latents import Latent, gathered, latent_noise, latent_shapes, levels, tempered
+from condgen.generator import Generator, Images, Labels, shape
+from condgen.latents import Latent, gathered, latent_noise, latent_shapes, levels
 from condgen.layers import Modulation, Norm, halvings
 from condgen.likelihoods import Bernoulli
-from condgen.memory import keep_freed_memory
 from condgen.noise import Use, normals, stream, uniform
-from condgen.parts import Part, evaluating
+from condgen.parts import evaluating
 from condgen.priors import StandardNormal
 from condgen.reparameterizers import Gaussian
 
-BLOCK = 64  # images decoded at once when sampling; fixed, so that a sample's bits never depend on the request
-PIECE = 8  # images decoded at once for a small request, where that gives the bits of a whole block
-Labels = Sequence[Any] | np.ndarray | Tensor
 
-
-class ConditionalVAE(Part):
+class ConditionalVAE(Generator):
     r"""A conditional variational autoencoder assembled from parts that honour the contracts of their shelves.
 
     Args:
@@ -81,8 +84,6 @@ class ConditionalVAE(Part):
           likelihood      Bernoulli        (1, 8, 8) → x (1, 8, 8)           0
     """
 
-    # Any module that honours a shelf's contract is welcome, so the type checker is told no more than that.
-    conditioner: Any
     encoder: Any
     reparameterizer: Any
     prior: Any
@@ -103,29 +104,18 @@ class ConditionalVAE(Part):
         output_labels: bool = False,
         image_shape: tuple[int, int, int] | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(conditioner, image_shape or getattr(encoder, "image_shape", None))
         if output_labels and not isinstance(conditioner, OneHot):
             raise ValueError(
                 f"Expected OneHot to redraw label planes; got {type(conditioner).__name__}. Pass output_labels=False."
             )
-        self.conditioner, self.encoder, self.reparameterizer = conditioner, encoder, reparameterizer
+        self.encoder, self.reparameterizer = encoder, reparameterizer
         self.prior, self.decoder, self.likelihood, self.sampler = prior, decoder, likelihood, sampler
         self.output_labels = output_labels
-        self.image_shape = tuple(image_shape or getattr(encoder, "image_shape", ())) or None
-        if self.image_shape and not (len(self.image_shape) == 3 and min(self.image_shape) >= 1):
-            raise ValueError(f"Expected image_shape as (channels, height, width), each at least 1; got {image_shape}.")
-        self._tried: tuple[Any, bool] = (None, False)  # of `_divisible`
-        self.class_names: tuple[str, ...] = ()
-        self.provenance: dict[str, Any] = {}  # where the weights come from: data, run, epoch; goes into files
 
     # The model as mathematics: tensors on the model's device, no checks, one pass.
 
-    def infer(
-        self,
-        x: Float[Tensor, "batch channels height width"],
-        y: Shaped[Tensor, "batch ..."],
-        noise: dict[str, Tensor],
-    ) -> Inference:
+    def infer(self, x: Images, y: Shaped[Tensor, "batch ..."], noise: dict[str, Tensor]) -> Inference:
         """The terms of the bound for a batch.
 
         Args:
@@ -152,7 +142,7 @@ class ConditionalVAE(Part):
 
     forward = infer
 
-    def posterior(self, x: Float[Tensor, "batch channels height width"], y: Shaped[Tensor, "batch ..."]) -> Any:
+    def posterior(self, x: Images, y: Shaped[Tensor, "batch ..."]) -> Any:
         """q(z | x, c), a distribution, or a tuple of them for several levels."""
         return self.reparameterizer(self.encoder(x, self.condition(y)))
 
@@ -164,9 +154,7 @@ class ConditionalVAE(Part):
         """p(x | z, c) from a condition, which may lie between those of labels."""
         return self.likelihood(self._split(self.decoder(z, c))[0])
 
-    def draw(
-        self, y: Shaped[Tensor, "batch ..."], noise: dict[str, Tensor]
-    ) -> Float[Tensor, "batch channels height width"]:
+    def draw(self, y: Shaped[Tensor, "batch ..."], noise: dict[str, Tensor]) -> Images:
         """Labels and noise → images in [0, 1], the mean of p(x | z, c) at z drawn from the sampler, or the prior."""
         c = self.condition(y)
         return self.decode_from(self.source.draw(c, latent_noise(noise)), c).mean
@@ -176,17 +164,23 @@ class ConditionalVAE(Part):
         """What samples are drawn from: the sampler, where one was fitted, else the prior."""
         return self.prior if self.sampler is None else self.sampler
 
-    def condition(self, y: Shaped[Tensor, "batch ..."], noise: Tensor | None = None) -> Float[Tensor, "batch dim"]:
-        """C of these labels, in the precision of the weights; noise only for conditioners that use it."""
-        return (self.conditioner(y) if noise is None else self.conditioner(y, noise)).to(self.dtype)
+    @property
+    def choices(self) -> int:
+        """Leading numbers of a sample's noise that choose, such as a mixture's component."""
+        return getattr(self.source, "choices", 0)
+
+    def objective(self) -> ELBO:
+        """The bound."""
+        return ELBO()
+
+    def trial(self, x: Images, y: Shaped[Tensor, "batch ..."], noise: dict[str, Tensor]) -> Float[Tensor, " batch"]:
+        """The log-likelihood, nats per image."""
+        return self.infer(x, y, noise).log_likelihood
 
     @property
     def noise_shapes(self) -> dict[str, tuple[int, ...]]:
         """Name → shape of the noise that inference about one image needs."""
-        shapes = latent_shapes(self.prior.noise_shape)
-        if hasattr(self.conditioner, "noise_shape"):
-            shapes["label"] = tuple(self.conditioner.noise_shape)
-        return shapes
+        return latent_shapes(self.prior.noise_shape) | self.label_noise
 
     @property
     def sampling_noise_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -195,10 +189,8 @@ class ConditionalVAE(Part):
 
     def _check_latents(self, q: Any) -> None:
         """Raise unless prior and posterior agree: a single latent would be broadcast over the others."""
-        found, expected = (
-            [tuple(own.event_shape) for own in levels(q)],
-            [*latent_shapes(self.prior.noise_shape).values()],
-        )
+        found = [tuple(own.event_shape) for own in levels(q)]
+        expected = [*latent_shapes(self.prior.noise_shape).values()]
         if found != expected:
             raise ValueError(
                 f"Expected an encoder for the prior's z of shape {', '.join(map(shape, expected))}; got a posterior of "
@@ -223,57 +215,6 @@ class ConditionalVAE(Part):
 
     # The model in use: labels of any kind, checked; deterministic; no gradients.
 
-    def labels(self, y: Labels) -> Tensor:
-        """Labels as a tensor on the model's device: integers, class names, arrays of shape (n,) or (n, 1).
-
-        Raises:
-            ValueError: for labels the conditioner does not take, or names the model does not know.
-
-        Example:
-            >>> conditional_vae((1, 8, 8), num_classes=2).labels([[1], [0]])
-            tensor([1, 0])
-        """
-        if isinstance(y, str) or np.ndim(y) == 0:
-            raise ValueError(f"Expected a sequence of labels; got {y!r}. Pass one per image, e.g. [{y!r}] * 10.")
-        if not isinstance(y, Tensor) and np.asarray(y).dtype.kind in "USO":
-            unknown = sorted({str(name) for name in y} - set(self.class_names))
-            if unknown:
-                known = ", ".join(self.class_names) or "no names; pass integers"
-                raise ValueError(f"Expected class names among {known}; got {', '.join(unknown)}.")
-            y = [self.class_names.index(str(name)) for name in y]
-        if isinstance(y, np.ndarray) and y.dtype.kind == "u":  # torch computes with signed integers
-            y = y.astype(np.int64)
-        labels = torch.as_tensor(y, device=self.device)
-        if labels.ndim == 2 and labels.shape[1] == 1:
-            labels = labels[:, 0]
-        self.conditioner.check(labels)
-        return labels
-
-    def images(self, x: np.ndarray | Tensor) -> Float[Tensor, "batch channels height width"]:
-        """Images as floats in [0, 1] on the model's device, from uint8 or floats.
-
-        Raises:
-            ValueError: if the shape is not the model's, or values leave [0, 1].
-        """
-        x = image_tensor(torch.as_tensor(x, device=self.device)).to(self.dtype)
-        if x.ndim != 4 or (self.image_shape and tuple(x.shape[1:]) != self.image_shape):
-            expected = ("batch", *(self.image_shape or ("channels", "height", "width")))
-            raise ValueError(
-                f"Expected images of shape {shape(expected)}; got {tuple(x.shape)}. Resize or reorder them."
-            )
-        return x
-
-    def pair(self, x: np.ndarray | Tensor, y: Labels) -> tuple[Tensor, Tensor]:
-        """Images and their labels, as many of each.
-
-        Raises:
-            ValueError: as :meth:`images` and :meth:`labels`, or if their numbers differ.
-        """
-        images, labels = self.images(x), self.labels(y)
-        if len(images) != len(labels):
-            raise ValueError(f"Expected a label for each of {len(images)} images; got {len(labels)}.")
-        return images, labels
-
     @torch.no_grad()
     def encode(self, x: np.ndarray | Tensor, y: Labels) -> Latent:
         """The posterior's mean: deterministic, in training mode and out of it; a tuple for several levels."""
@@ -281,76 +222,10 @@ class ConditionalVAE(Part):
             return gathered([q.mean for q in levels(self.posterior(*self.pair(x, y)))])
 
     @torch.no_grad()
-    def reconstruct(self, x: np.ndarray | Tensor, y: Labels) -> Float[Tensor, "batch channels height width"]:
+    def reconstruct(self, x: np.ndarray | Tensor, y: Labels) -> Images:
         """Images through the posterior's mean and back: deterministic."""
         with evaluating(self):
             return self.decode(self.encode(x, y), self.labels(y)).mean
-
-    def sample(
-        self, y: Labels, *, seed: int = 0, start: int = 0, temperature: float = 1.0
-    ) -> Float[Tensor, "batch channels height width"]:
-        """One new image for every label, in order, in [0, 1].
-
-        Sample i of seed s is one image: image k of the result is sample `start + k`, bit for bit the same however
-        a request is sliced (on one machine with one number of threads; within one grey level elsewhere).
-
-        Args:
-            y: labels; their number is the number of images.
-            seed: in [0, 2**64).
-            start: number of the first sample.
-            temperature: scales the noise; below 1 images are more typical and less varied.
-
-        Raises:
-            ValueError: for no labels, labels the model does not know, a negative start or temperature.
-
-        Example:
-            >>> model = conditional_vae((1, 8, 8), num_classes=2)
-            >>> whole, part = model.sample([0, 1, 1, 0]), model.sample([1, 0], start=2)
-            >>> torch.equal(whole[2:], part)
-            True
-        """
-        return torch.cat(list(self.sample_blocks(y, seed=seed, start=start, temperature=temperature)))
-
-    def sample_blocks(
-        self, y: Labels, *, seed: int = 0, start: int = 0, temperature: float = 1.0
-    ) -> Iterator[Float[Tensor, "block channels height width"]]:
-        """The images of :meth:`sample` as they are made, at most 64 at a time."""
-        if not (0 <= start < 2**62 and 0 <= temperature <= 100):
-            raise ValueError(
-                f"Expected start in [0, 2**62) and temperature in [0, 100]; got {start} and {temperature}."
-            )
-        labels = self.labels(y)
-        if not len(labels):
-            raise ValueError("Expected at least one label; got none.")
-        keep_freed_memory()
-        block = PIECE if len(labels) <= BLOCK // 2 and self._divisible(labels[:1]) else BLOCK
-        for first in range(start // block * block, start + len(labels), block):
-            index = torch.arange(first, first + block, device=self.device)
-            asked = (index >= start) & (index < start + len(labels))
-            # Places of the block that were not asked for are filled with any label and thrown away.
-            images = self._drawn(labels[(index - start).clamp(0, len(labels) - 1)], index, seed, temperature)
-            yield images[asked]
-
-    def _drawn(self, y: Tensor, index: Tensor, seed: int, temperature: float) -> Tensor:
-        """The samples of these numbers, drawn at once."""
-        noise = normals(self.sampling_noise_shapes, seed, index, Use.SAMPLING, dtype=self.dtype)
-        noise = tempered(noise, temperature, getattr(self.source, "choices", 0))
-        # Not as a decorator: one on a generator ends before it begins where another wraps the function.
-        with torch.no_grad(), evaluating(self):
-            return self.draw(y, noise)
-
-    def _divisible(self, label: Tensor) -> bool:
-        """Whether a block drawn in pieces has the bits of the whole; tried once for parts, device and threads.
-
-        Which algorithm a layer takes depends on the shape of its input alone: what holds for one block holds for all.
-        """
-        key = (id(self.decoder), id(self.source), self.device, self.dtype, torch.get_num_threads())
-        if self._tried[0] != key:
-            index = torch.arange(BLOCK, device=self.device)
-            pieces = [self._drawn(label.repeat_interleave(PIECE, 0), own, 0, 1.0) for own in index.split(PIECE)]
-            whole = self._drawn(label.repeat_interleave(BLOCK, 0), index, 0, 1.0)
-            self._tried = (key, torch.equal(torch.cat(pieces), whole))
-        return self._tried[1]
 
     @torch.no_grad()
     def log_likelihood(
@@ -428,24 +303,15 @@ class ConditionalVAE(Part):
         return bits_per_dimension(log_likelihood, measure, dimensions)
 
     @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return next((p.device for p in self.parameters()), torch.device("cpu"))
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the weights."""
-        return next((p.dtype for p in self.parameters()), torch.get_default_dtype())
-
-    def __repr__(self) -> str:
+    def flows(self) -> dict[str, str]:
+        """Name of each part → what goes in and comes out."""
         latents = latent_shapes(self.prior.noise_shape).values()
-        z = ", ".join(map(shape, latents))
-        c = f"c ({self.conditioner.dim})" if self.conditioner.dim else "no c"
+        z, c = ", ".join(map(shape, latents)), self.condition_text
         x = self.image_shape or ("?",)
         q, p = self.reparameterizer.params, self.likelihood.params
         out = (p * x[0] + (self.conditioner.dim if self.output_labels else 0), *x[1:]) if self.image_shape else x
         parameters = ", ".join(shape((q * own[0], *own[1:])) for own in latents)
-        flows = {
+        return {
             "conditioner": f"y → {c}",
             "encoder": f"x {shape(x)}, {c} → {parameters}",
             "reparameterizer": f"{parameters} → z {z}",
@@ -454,28 +320,6 @@ class ConditionalVAE(Part):
             "likelihood": f"{shape(out)} → x {shape(x)}{' and label planes' if self.output_labels else ''}",
             **({} if self.sampler is None else {"sampler": f"{c} → z {z}"}),
         }
-        lines, width = [f"{type(self).__name__}: {count(self):,} parameters"], max(map(len, flows.values()))
-        for name, flow in flows.items():
-            part = getattr(self, name)
-            lines.append(f"  {name:<15} {type(part).__name__:<16} {flow:<{width}} {count(part):>10,}")
-        return "\n".join(lines)
-
-
-def label_log_likelihood(
-    logits: Float[Tensor, "batch classes height width"], c: Float[Tensor, "batch classes"]
-) -> Tensor:
-    """Bernoulli log-likelihood of one-hot label planes, summed over planes, nats per image."""
-    return Bernoulli()(logits).log_prob(c[:, :, None, None].expand_as(logits))
-
-
-def count(module: nn.Module) -> int:
-    """Number of trainable and other parameters."""
-    return sum(p.numel() for p in module.parameters())
-
-
-def shape(sizes: Sequence[Any]) -> str:
-    """(3, 28, 28) as it is written, without the comma of a single size."""
-    return f"({', '.join(map(str, sizes))})"
 
 
 def conditional_vae(

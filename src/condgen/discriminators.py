@@ -2,10 +2,12 @@
 
 Contract: `discriminator(x, c) → (scores, features)`, with x (batch, channels, height, width) in [0, 1] or a little
 beyond, c (batch, dim), scores of any shape with the batch first (higher: more real) and features, a tuple of maps, for
-losses that match them. It belongs to an objective (:class:`condgen.adversarial.Adversarial`), not to a model.
+losses that match them. One that judges patches goes beside a
+likelihood (:class:`condgen.adversarial.Adversarial`), one that judges whole images into a
+:class:`condgen.cgan.ConditionalGAN`.
 """
 
-__all__ = ["ConvDiscriminator"]
+__all__ = ["ConvDiscriminator", "ResNetDiscriminator"]
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -82,3 +84,73 @@ class ConvDiscriminator(Part):
         if self.projection is not None:
             scores = scores + (self.projection(c)[:, :, None, None] * h).sum(1)
         return scores, tuple(features)
+
+
+class ResNetDiscriminator(Part):
+    r"""Residual blocks on ever smaller maps: one score for each image, the condition by projection.
+
+    .. math:: s(x, c) = w^\top h + (V c)^\top h
+
+    with h the mean of the last map's features over its places.
+
+    Args:
+        image_shape: (channels, height, width), from 8x8 up.
+        condition_dim: width of c; 0: no projection.
+        widths: channels of each map, the first at half the image's size, each further one halved again.
+        spectral: normalise all layers by their spectral norm, so that no score changes faster than the image does.
+        slope: of the leaky rectifiers.
+
+    Raises:
+        ValueError: for an image smaller than 8x8, or no widths.
+
+    References:
+        cGANs with projection discriminator (Miyato & Koyama, 2018), https://arxiv.org/abs/1802.05637; spectral
+        normalization for generative adversarial networks (Miyato et al., 2018), https://arxiv.org/abs/1802.05957
+
+    Example:
+        >>> import torch
+        >>> discriminator = ResNetDiscriminator((3, 28, 28), condition_dim=8, widths=(8, 16, 16))
+        >>> scores, features = discriminator(torch.zeros(2, 3, 28, 28), torch.eye(8)[:2])
+        >>> scores.shape, [tuple(f.shape[1:]) for f in features]
+        (torch.Size([2]), [(8, 14, 14), (16, 7, 7), (16, 4, 4)])
+    """
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        condition_dim: int,
+        widths: Sequence[int] = (48, 96, 192),
+        spectral: bool = True,
+        slope: float = 0.2,
+    ) -> None:
+        super().__init__()
+        if min(image_shape[1:]) < 8 or not widths:
+            raise ValueError(f"Expected images of at least 8x8 and a width or more; got {image_shape} and {widths}.")
+        self.slope = slope
+        normed = spectral_norm if spectral else nn.Identity()
+        self.first = normed(nn.Conv2d(4 * image_shape[0], widths[0], 3, padding=1))
+        pairs = [(widths[0], widths[0]), *pairwise(widths)]
+        self.inner = nn.ModuleList(normed(nn.Conv2d(i, o, 3, padding=1)) for i, o in pairs)
+        self.outer = nn.ModuleList(normed(nn.Conv2d(o, o, 3, padding=1)) for _, o in pairs)
+        self.around = nn.ModuleList(normed(nn.Conv2d(i, o, 1, bias=False)) for i, o in pairs)
+        self.score = normed(nn.Linear(widths[-1], 1))
+        self.projection = normed(nn.Linear(condition_dim, widths[-1], bias=False)) if condition_dim else None
+
+    def forward(
+        self, x: Float[Tensor, "batch channels height width"], c: Float[Tensor, "batch dim"]
+    ) -> tuple[Float[Tensor, " batch"], tuple[Tensor, ...]]:
+        """(x, c) → one score an image, and the map of features after each block."""
+        h = F.pad(2 * x - 1, (0, x.shape[3] % 2, 0, x.shape[2] % 2), mode="replicate")
+        h, features = self.first(F.pixel_unshuffle(h, 2)), []
+        for k, (inner, outer, around) in enumerate(zip(self.inner, self.outer, self.around, strict=True)):
+            h = outer(self.active(inner(self.active(h)))) + around(h)
+            features.append(h := F.avg_pool2d(h, 2, ceil_mode=True) if k else h)
+        pooled = self.active(h).mean((2, 3))
+        scores = self.score(pooled)[:, 0]
+        if self.projection is not None:
+            scores = scores + (self.projection(c) * pooled).sum(1)
+        return scores, tuple(features)
+
+    def active(self, h: Tensor) -> Tensor:
+        """Leaky rectified."""
+        return F.leaky_relu(h, self.slope)

@@ -30,7 +30,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal, kl_divergence
 
-from condgen.likelihoods import Measure
+from condgen.likelihoods import Bernoulli, Measure
 
 
 @dataclass(frozen=True)
@@ -345,3 +345,10 @@ def bits_per_dimension(
         )
     bits = -log_likelihood / (dimensions * math.log(2))
     return bits + 8 if measure == "density" else bits
+
+
+def label_log_likelihood(
+    logits: Float[Tensor, "batch classes height width"], c: Float[Tensor, "batch classes"]
+) -> Tensor:
+    """Bernoulli log-likelihood of one-hot label planes, summed over planes, nats per image."""
+    return Bernoulli()(logits).log_prob(c[:, :, None, None].expand_as(logits))

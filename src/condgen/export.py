@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 import condgen
 from condgen.files import check_writable, write_atomically
-from condgen.latents import latent_noise, levels
+from condgen.latents import levels
 from condgen.parts import weights_hash
 
 CARD = "export.json"  # beside the graphs: inputs, class names, what model they are of
@@ -36,10 +36,8 @@ class Draw(nn.Module):
     def forward(
         self, noise: Float[Tensor, "batch *numbers"], labels: Shaped[Tensor, "batch ..."]
     ) -> Float[Tensor, "batch channels height width"]:
-        """The mean image at the latent that the noise stands for."""
-        c = self.model.condition(labels)
-        z = self.model.source.draw(c, latent_noise({NUMBERS: noise}))
-        return self.model.decode_from(z, c).mean
+        """The image that the noise stands for."""
+        return self.model.draw(labels, {NUMBERS: noise})
 
 
 class Encode(nn.Module):
@@ -75,10 +73,10 @@ def graphs(model: Any) -> dict[str, tuple[nn.Module, dict[str, Tensor]]]:
     labels = torch.zeros((3, columns) if columns > 1 else (3,), dtype=torch.int64)
     noise = torch.zeros(3, *model.sampling_noise_shapes[NUMBERS])
     images = torch.zeros(3, *model.image_shape)
-    return {
-        "draw": (Draw(model), {"noise": noise, "labels": labels}),
-        "encode": (Encode(model), {"images": images, "labels": labels}),
-    }
+    found: dict[str, tuple[nn.Module, dict[str, Tensor]]] = {"draw": (Draw(model), {"noise": noise, "labels": labels})}
+    if hasattr(model, "posterior"):
+        found["encode"] = (Encode(model), {"images": images, "labels": labels})
+    return found
 
 
 def constant(model: Any) -> Any:
@@ -94,7 +92,7 @@ def export(model: Any, path: str | Path, to: Literal["onnx", "torch-export"] = "
     """Write `draw` and `encode` as graphs, and what they take as `export.json`.
 
     Args:
-        model: any conditional VAE with one level of latents.
+        model: of any family; of a conditional VAE, with one level of latents.
         path: a folder, made where it is missing.
         to: "onnx" (`draw.onnx`, for ONNX Runtime; needs the packages onnx and onnxscript) or "torch-export"
             (`draw.pt2`, for `torch.export.load`).

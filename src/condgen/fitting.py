@@ -19,6 +19,7 @@ from condgen.augmentations import turned
 from condgen.cvae import ConditionalVAE
 from condgen.data import LabelledImages, batches
 from condgen.noise import Use, normals
+from condgen.objectives import Matching
 from condgen.parts import evaluating
 from condgen.states import States
 from condgen.training import WarmupDecay, adamw, resolve_splits, run, set_up, tensors
@@ -198,13 +199,9 @@ class Density(nn.Module):
         weight = next(prior.parameters())
         self.device, self.dtype = weight.device, weight.dtype
 
-
-class Matching(nn.Module):
-    """A flow's matching error as an objective; the last column of a label is the component."""
-
-    def loss(self, model: Density, x: Tensor, y: Tensor, noise: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Mean over the batch, of squared standardised velocities."""
-        return {"loss": model.prior.matching(x, y[:, :-1], y[:, -1].long(), noise).mean()}  # type: ignore[operator]
+    def matching(self, z: Tensor, y: Tensor, noise: dict[str, Tensor]) -> Tensor:
+        """A flow's error; the last column of a label is the component."""
+        return self.prior.matching(z, y[:, :-1], y[:, -1].long(), noise)  # type: ignore[operator]
 
 
 class Likelihood(nn.Module):

@@ -13,7 +13,7 @@ A term called "output" is no number: the decoder's output, which the loop hands 
 Networks of an objective's own are trained, saved and reloaded with the run.
 """
 
-__all__ = ["Phase", "phases_of", "schedules_of", "selection_of"]
+__all__ = ["Matching", "Phase", "phases_of", "schedules_of", "selection_of"]
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -56,6 +56,23 @@ class Phase:
     def __post_init__(self) -> None:
         if self.every < 1 or not 0 <= self.start < 1:
             raise ValueError(f"Expected every of 1 or more and start in [0, 1); got {self.every} and {self.start}.")
+
+
+class Matching(nn.Module):
+    """What a model says it misses its target by (`model.matching(x, y, noise)`, one number an image), on average.
+
+    Example:
+        >>> import condgen
+        >>> from condgen.cflow import conditional_flow
+        >>> images = condgen.load_smears(32, size=16)
+        >>> model = conditional_flow(images.image_shape, images.num_classes, widths=(8, 8), depth=1)
+        >>> condgen.fit(model, images, objective=Matching(), epochs=1, progress=False).rows[0]["train_loss"] > 0
+        True
+    """
+
+    def loss(self, model: Any, x: Tensor, y: Tensor, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Mean over the batch."""
+        return {"loss": model.matching(x, y, noise).mean()}
 
 
 def phases_of(objective: Any) -> Sequence[Phase]:

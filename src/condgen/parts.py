@@ -1,6 +1,6 @@
 """What every part has in common: it remembers what it was built from, and comes back in the mode it was lent in."""
 
-__all__ = ["REGISTERED", "Part", "evaluating", "keeping_modes", "weights_hash"]
+__all__ = ["FAMILIES", "REGISTERED", "Part", "evaluating", "keeping_modes", "weights_hash"]
 
 import functools
 import hashlib
@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+FAMILIES = ("cvae", "cgan", "cflow")  # of models, each in a file of its name that brings its parts with it
 REGISTERED: dict[str, type["Part"]] = {}  # the name that files use → the class
 
 

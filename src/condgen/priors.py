@@ -556,10 +556,14 @@ class FlowMatching(Part):
     .. math:: \frac{dz_t}{dt} = v(z_t, t, c, k), \qquad z_0 \sim p_0(z \mid c, k), \quad z_1 = z
               \qquad \min_v \mathbb E \, \| v((1 - t) z_0 + t z_1, t, c, k) - (z_1 - z_0) \|^2
 
-    in standardised coordinates. From a fitted mixture the way is short: source and target of a pair belong to the same
-    component k, so the field only has to mend what Gaussians cannot say, and two Heun steps do. From a standard normal
-    it is the usual flow matching. Drawing is deterministic given the source's draw. :func:`condgen.fit_prior` fits the
-    source, pairs latents with components and trains the field.
+    in standardised coordinates. Along the cosine path, :math:`z_t = \cos(\pi t / 2) z_0 + \sin(\pi t / 2) z_1`, from a
+    standard normal it is a diffusion model with a cosine schedule and v-prediction: the derivative of that path is
+    Salimans & Ho's v, but for sign and the factor :math:`\pi / 2`.
+
+    From a fitted mixture the way is short: source and target of a pair belong to one component k, so the field only
+    has to mend what Gaussians cannot say, and two Heun steps do. From a standard normal it is the usual flow matching.
+    Drawing is deterministic given the source's draw. :func:`condgen.fit_prior` fits the source, pairs latents with
+    components and trains the field.
 
     Args:
         latent: number of latents, or the shape of z.
@@ -571,6 +575,7 @@ class FlowMatching(Part):
         guidance: g; the field becomes :math:`v_c + g (v_c - v)` with v that of no condition, for truer labels at twice
             the cost; 0: none.
         drop: share of the training latents whose condition and component are hidden, so that guidance is possible.
+        path: from source to latent in training, "straight" or "cosine".
         density: whether `prior(c)` gives a distribution; its `log_prob` follows the field backwards from every
             component of the class, with the divergence, and takes long.
 
@@ -600,6 +605,7 @@ class FlowMatching(Part):
         guidance: float = 0.0,
         drop: float = 0.1,
         density: bool = False,
+        path: Literal["straight", "cosine"] = "straight",
     ) -> None:
         super().__init__()
         if steps < 1 or solver not in ("heun", "euler") or guidance < 0 or not 0 <= drop < 1:
@@ -607,6 +613,8 @@ class FlowMatching(Part):
                 'Expected steps of 1 or more, solver "heun" or "euler", guidance of 0 or more and drop in [0, 1); got '
                 f"{steps}, {solver!r}, {guidance} and {drop}."
             )
+        if path not in ("straight", "cosine"):
+            raise ValueError(f'Expected path "straight" or "cosine"; got {path!r}.')
         self.shape = shape_of(latent)
         self.source: Any = source if source is not None else StandardNormal(latent)
         self.noise_shape: tuple[int, ...] = tuple(self.source.noise_shape)
@@ -616,7 +624,7 @@ class FlowMatching(Part):
             velocity = ResNetVelocity(self.shape, condition_dim, components)
         self.velocity: Any = velocity or MLPVelocity(math.prod(self.shape), condition_dim, components)
         self.steps, self.solver, self.guidance = steps, solver, guidance
-        self.drop, self.density = drop, density
+        self.drop, self.density, self.path = drop, density, path
         self.scale = ChannelScale(self.shape)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -656,10 +664,17 @@ class FlowMatching(Part):
             else:
                 start = self.source.draw(c, noise["z"])
             start, end, t = self.scale(start), self.scale(z), noise["t"].to(z.dtype).sigmoid()
-        dropped = (noise["drop"] < math.sqrt(2) * torch.erfinv(torch.tensor(2 * self.drop - 1))).to(z.dtype)
-        at = start + t.reshape(-1, *[1] * len(self.shape)) * (end - start)
-        error = self.velocity(at, t, c, component, dropped) - (end - start)
+            dropped = (noise["drop"] < math.sqrt(2) * torch.erfinv(torch.tensor(2 * self.drop - 1))).to(z.dtype)
+            at, slope = self.between(start, end, t.reshape(-1, *[1] * len(self.shape)))
+        error = self.velocity(at, t, c, component, dropped) - slope
         return error.float().square().flatten(1).mean(1)
+
+    def between(self, start: Tensor, end: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Where the path is at a time, and its derivative."""
+        if self.path == "straight":
+            return start + t * (end - start), end - start
+        angle = math.pi / 2 * t
+        return angle.cos() * start + angle.sin() * end, math.pi / 2 * (angle.cos() * end - angle.sin() * start)
 
     def draw(
         self, c: Float[Tensor, "batch dim"], noise: Float[Tensor, "batch *numbers"]

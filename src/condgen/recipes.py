@@ -3,7 +3,7 @@
 __all__ = ["RECIPES", "Recipe", "bloodmnist_reference", "latent_map", "smears_demo"]
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,8 +12,10 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from condgen.adversarial import Adversarial
+from condgen.adversarial import Adversarial, Game
 from condgen.augmentations import Augmentation
+from condgen.cflow import conditional_flow
+from condgen.cgan import conditional_gan
 from condgen.checkpoints import load, save
 from condgen.conditioners import OneHot, Unconditional
 from condgen.cvae import ConditionalVAE, conditional_vae
@@ -25,6 +27,7 @@ from condgen.encoders import ConvEncoder
 from condgen.fitting import fit_prior
 from condgen.layers import halvings
 from condgen.likelihoods import Bernoulli, Laplace
+from condgen.objectives import Matching
 from condgen.priors import Flow, FlowMatching, GaussianMixture, StandardNormal
 from condgen.reparameterizers import Gaussian
 from condgen.runs import History
@@ -130,10 +133,10 @@ class Recipe:
         {'z': (4,)}
     """
 
-    model: Callable[..., ConditionalVAE]
+    model: Callable[..., Any]
     training: dict[str, Any]
 
-    def build(self, image_shape: tuple[int, int, int], num_classes: int, **options: Any) -> ConditionalVAE:
+    def build(self, image_shape: tuple[int, int, int], num_classes: int, **options: Any) -> Any:
         """The model for images of this shape with this many classes.
 
         Raises:
@@ -159,7 +162,7 @@ class Recipe:
         data: LabelledImages,
         out: str | Path | None = None,
         *,
-        model: ConditionalVAE | None = None,
+        model: Any = None,
         seed: int = 0,
         warmup: float = 0.0,
         free_bits: float = 0.0,
@@ -170,7 +173,7 @@ class Recipe:
         say: Callable[[str], object] = lambda _: None,
         resume: bool | Literal["auto"] = False,
         **chosen: Any,
-    ) -> tuple[ConditionalVAE, History]:
+    ) -> tuple[Any, History]:
         """Train as the recipe says, and fit the prior it samples from: the model to use, and what training recorded.
 
         Args:
@@ -198,10 +201,16 @@ class Recipe:
         """
         further = {name: chosen.pop(name) for name in set(chosen) - set(USUAL)}
         numbers = self.numbers(**chosen)
+        if numbers["objective"]:
+            given = {**chosen, "warmup": warmup or None, "free_bits": free_bits or None}
+            check_meaning(self.model.__name__, [name for name, value in given.items() if value is not None])
         if model is None:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
                 model = self.build(data.image_shape, data.num_classes)
+        for name in ("steps", "guidance"):  # of a flow of pixels; that of latents is built later
+            if hasattr(model, "flow") and chosen.get(name) is not None:
+                setattr(model.flow, name, chosen[name])
         by_epochs = chosen.get("epochs") is not None or numbers["minutes"] is None
         history = fit(
             model,
@@ -247,10 +256,22 @@ class Recipe:
         return model, history
 
 
-def objective_of(
-    numbers: Mapping[str, Any], model: ConditionalVAE, seed: int, warmup: float, free_bits: float
-) -> nn.Module:
+def check_meaning(model: str, given: Sequence[str]) -> None:
+    """Raise if something is given that a model without a bound and without latents has no use for.
+
+    Raises:
+        ValueError: naming it.
+    """
+    none = {"beta", "warmup", "free_bits", "adversarial", "matching", "critic_start", "sampler", "components", "em"}
+    none |= {"sampler_minutes", "sampler_epochs"} | (set() if "flow" in model else {"steps", "guidance"})
+    if useless := sorted(none & set(given)):
+        raise ValueError(f"{model} has no use for {', '.join(useless)}. Leave it out.")
+
+
+def objective_of(numbers: Mapping[str, Any], model: Any, seed: int, warmup: float, free_bits: float) -> nn.Module:
     """The bound, or with a discriminator beside it."""
+    if numbers["objective"]:
+        return numbers["objective"]()
     beta = LinearWarmup(warmup, numbers["beta"]) if warmup else numbers["beta"]
     if not numbers["adversarial"] and not numbers["matching"]:
         return ELBO(beta, free_bits)
@@ -264,7 +285,7 @@ def objective_of(
 
 
 def optimizer_of(numbers: Mapping[str, Any]) -> Any:
-    """What makes the optimizer of these numbers; a discriminator's learns half as fast."""
+    """What makes the optimizer of these numbers; a discriminator's learns at a rate of its own."""
 
     def of(rate: float) -> Any:
         if numbers["optimizer"] == "adam":
@@ -272,9 +293,9 @@ def optimizer_of(numbers: Mapping[str, Any]) -> Any:
         return partial(adamw, lr=rate, betas=numbers["betas"], decay=numbers["weight_decay"])
 
     rate = numbers["learning_rate"]
-    if not numbers["adversarial"] and not numbers["matching"]:
+    if not numbers["adversarial"] and not numbers["matching"] and numbers["objective"] is not Game:
         return of(rate)
-    return {"": of(rate), "discriminator": of(rate / 2)}
+    return {"": of(rate), "discriminator": of(rate * numbers["critic_rate"])}
 
 
 def schedule_of(rise: float, decay: float) -> WarmupDecay | None:
@@ -282,15 +303,16 @@ def schedule_of(rise: float, decay: float) -> WarmupDecay | None:
     return WarmupDecay(rise, decay) if rise or decay else None
 
 
-def sampler_of(numbers: Mapping[str, Any], model: ConditionalVAE, data: LabelledImages) -> nn.Module | None:
+def sampler_of(numbers: Mapping[str, Any], model: Any, data: LabelledImages) -> nn.Module | None:
     """The prior to be fitted to the model's latents; none where that is not asked for, or needs classes.
 
     Raises:
         ValueError: for an unknown name.
     """
-    kind, latent, dim = numbers["sampler"], model.prior.noise_shape, model.conditioner.dim
-    if kind == "none" or (kind == "mixture" and data.kind != "class"):
+    kind = numbers["sampler"]
+    if numbers["objective"] or kind == "none" or (kind == "mixture" and data.kind != "class"):
         return None
+    latent, dim = model.prior.noise_shape, model.conditioner.dim
     if kind == "flow":
         return Flow(latent, dim)
     mixture = None
@@ -308,7 +330,7 @@ USUAL = {
     **{"epochs": 50, "minutes": None, "batch_size": 128, "optimizer": "adam", "learning_rate": 1e-3},
     **{"weight_decay": 1e-3, "betas": (0.9, 0.99), "rise": 0.0, "decay": 0.0, "clip": None, "ema": None},
     **{"precision": "32-true", "beta": 1.0, "augment": None},
-    **{"adversarial": 0.0, "matching": 0.0, "critic_start": 0.25},
+    **{"adversarial": 0.0, "matching": 0.0, "critic_start": 0.25, "critic_rate": 0.5, "objective": None},
     **{"sampler": "none", "components": 16, "em": 0, "sampler_epochs": 20, "sampler_minutes": None},
     **{"steps": 2, "guidance": 0.0},
 }
@@ -320,6 +342,19 @@ LATENT_MAP = {
 }
 FAST = {**LATENT_MAP, "minutes": 8.5, "adversarial": 0.05, "matching": 0.5, "em": 5}
 SHARP = {**FAST, "minutes": 14.0, "sampler": "flow_matching", "components": 8, "sampler_minutes": 13.0}
+TURNS = Augmentation(flips=True, quarter_turns=True)
+GAN = {
+    **{"minutes": 15.0, "batch_size": 64, "optimizer": "adamw", "learning_rate": 4e-4, "betas": (0.0, 0.99)},
+    **{"weight_decay": 0.0, "rise": 0.02, "decay": 0.3, "ema": 0.999, "precision": "bf16-mixed", "augment": TURNS},
+    **{"objective": Game, "critic_rate": 1.0},
+}
+FLOW = {
+    **{"minutes": 15.0, "batch_size": 64, "optimizer": "adamw", "learning_rate": 1e-3, "betas": (0.9, 0.99)},
+    **{"weight_decay": 1e-2, "rise": 0.02, "decay": 0.5, "clip": 1.0, "ema": 0.999, "precision": "bf16-mixed"},
+    **{"objective": Matching, "augment": TURNS},
+}
+diffusion = partial(conditional_flow, path="cosine")
+diffusion.__name__ = "conditional_flow"  # type: ignore[attr-defined]
 RECIPES = {
     "default": Recipe(conditional_vae, {"epochs": 50, "batch_size": 128}),
     "bloodmnist_reference": Recipe(bloodmnist_reference, {"epochs": 300, "batch_size": 128}),
@@ -328,5 +363,10 @@ RECIPES = {
     "sharp": Recipe(latent_map, SHARP),
     "bloodmnist_fast": Recipe(latent_map, FAST),
     "bloodmnist_sharp": Recipe(latent_map, SHARP),
+    "gan": Recipe(conditional_gan, GAN),
+    "flow": Recipe(conditional_flow, FLOW),
+    "diffusion": Recipe(diffusion, FLOW),
+    "bloodmnist_gan": Recipe(conditional_gan, GAN),
+    "bloodmnist_diffusion": Recipe(diffusion, FLOW),
     "smears_demo": Recipe(smears_demo, {"epochs": 20, "batch_size": 128}),
 }

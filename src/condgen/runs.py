@@ -26,8 +26,8 @@ from torch.optim import Optimizer
 
 import condgen
 from condgen.checkpoints import WEIGHTS, save
-from condgen.cvae import ConditionalVAE
 from condgen.files import check_writable, read_json, undisturbed, write_atomically
+from condgen.generator import Generator
 
 OBJECTIVE = "objective.safetensors"
 
@@ -239,7 +239,7 @@ class RunFolder:
                 shutil.rmtree(out / folder)
         self.started = True
 
-    def keep(self, model: ConditionalVAE, history: History, objective: nn.Module) -> None:
+    def keep(self, model: Generator, history: History, objective: nn.Module) -> None:
         """Save the model after an epoch, as the last and, if it is, as the best, and the objective's own networks."""
         self.history = history
         model.provenance = {**self.provenance, "epoch": len(history)}

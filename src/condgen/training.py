@@ -19,10 +19,9 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from condgen.checkpoints import load
-from condgen.cvae import ConditionalVAE
 from condgen.data import Batch, LabelledImages, batches
-from condgen.elbo import ELBO
 from condgen.files import read_json, undisturbed
+from condgen.generator import Generator
 from condgen.memory import keep_freed_memory
 from condgen.noise import Use, normals
 from condgen.objectives import Phase, phases_of, schedules_of, selection_of
@@ -404,9 +403,9 @@ class Loop:
             if self.clip:
                 terms["gradient_norm"] = self.fabric.clip_gradients(self.step, optimizer, max_norm=self.clip)
             optimizer.step()
-        if output is not None and hasattr(self.step.model.likelihood, "observe"):
-            self.step.model.likelihood.observe(output, batch[0])
-            self.agree(self.step.model.likelihood)
+        if output is not None and hasattr(likelihood := self.step.model.likelihood, "observe"):
+            likelihood.observe(output, batch[0])
+            self.agree(likelihood)
         return {f"{phase.name}_{name}" if number else name: value for name, value in terms.items()}
 
     def agree(self, likelihood: nn.Module) -> None:
@@ -486,7 +485,7 @@ def step_seed(seed: int, epoch: int, step: int, rank: int = 0) -> int:
 
 
 def fit(
-    model: ConditionalVAE,
+    model: Generator,
     data: LabelledImages,
     *,
     validation: LabelledImages | None = None,
@@ -506,7 +505,7 @@ def fit(
     overwrite: bool = False,
     accelerator: str = "auto",
     progress: bool = True,
-    on_epoch: Callable[[int, ConditionalVAE, dict[str, float]], object] | None = None,
+    on_epoch: Callable[[int, Generator, dict[str, float]], object] | None = None,
     on_step: Callable[[int, int, dict[str, Tensor]], object] | None = None,
     accumulate: int = 1,
     balance: bool = False,
@@ -535,7 +534,7 @@ def fit(
         minutes: a budget of time instead: as many epochs as fit, planned after the first 20 steps and again when the
             rate changes. Schedules that go by the share of training follow that plan, which `run.json` keeps.
         batch_size: images a step; the last, smaller batch is kept.
-        objective: by default `ELBO()`; see :mod:`condgen.objectives` for what it may be.
+        objective: by default the model's own, of a VAE `ELBO()`; see :mod:`condgen.objectives` for what it may be.
         optimizer: parameters → optimizer, e.g. `functools.partial(adamw, lr=3e-4)`; for several phases one for all, or
             a dictionary by their names.
         learning_rate: share of training done → factor of the optimizers' rates, e.g. `WarmupDecay()`.
@@ -594,7 +593,7 @@ def fit(
         trim_weights(model)
     loop = set_up(
         model,
-        objective or ELBO(),
+        objective or model.objective(),
         len(training),
         epochs=epochs,
         minutes=minutes,
@@ -713,7 +712,7 @@ def check_same(earlier: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
         warnings.warn(f"The run goes on under another {said}: the last bits may differ.", stacklevel=3)
 
 
-def finished_run(model: ConditionalVAE, out: Path, history: History) -> History:
+def finished_run(model: Generator, out: Path, history: History) -> History:
     """A run that has nothing left to do: the last weights in the model, and its history."""
     model.load_state_dict(load(out / "last").state_dict())
     for row in (read_history(out) or History()).rows:
@@ -945,7 +944,7 @@ def check_numbers(
         raise ValueError(f"Expected a precision of {', '.join(PRECISIONS)}; got {precision!r}.")
 
 
-def check_fit(model: ConditionalVAE, data: LabelledImages, validation: LabelledImages | None) -> None:
+def check_fit(model: Generator, data: LabelledImages, validation: LabelledImages | None) -> None:
     """Raise unless data, labels and model fit together."""
     for split in (data, validation):
         if split is None:

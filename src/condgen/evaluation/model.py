@@ -266,6 +266,20 @@ def likelihood_measures(
     return found | {"bits_per_dimension": bits(model, x, labels, names, samples, seed, chunk)}
 
 
+def without_inference(family: str) -> dict[str, Measure]:
+    """Why a model that only draws has none of these measures."""
+    reasons = {
+        "it has no encoder, so no image can be drawn back": ("psnr", "ssim", "reconstruction_distance"),
+        "it tells no likelihood": ("elbo", "importance_weighted", "bits_per_dimension", "membership_auc"),
+        "it infers no latents from images": ("active_latents", "aggregate_mismatch"),
+    }
+    return {
+        name: Measure(None, reason=f"Not available for a {family}: {why}.", **about(name))
+        for why, names in reasons.items()
+        for name in names
+    }
+
+
 def density_unknown(model: Any, labels: Any) -> str:
     """Why the model cannot tell the likelihood of an image; nothing where it can."""
     try:

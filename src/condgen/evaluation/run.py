@@ -530,6 +530,7 @@ def of_model(
     """What the model itself keeps of images it has not met: reconstructions, likelihood, latents, membership."""
     generator, names = source.model, tuple(data.class_names) if source.labelled and data.kind == "class" else ()
     if not hasattr(generator, "infer"):
+        found.measures |= {} if generator is None else model.without_inference(type(generator).__name__)
         return
     test, train = some(data.test, MODEL_IMAGES, seed), some(data.train, MODEL_IMAGES, seed)
     asked = (generator, test.images, test.labels, names)
@@ -682,7 +683,7 @@ def origins(generator: Any, data: LabelledImages) -> Iterator[str]:
             "The model was trained on other images than the training split given here: it may have seen test images, "
             "and copies and memory of training images are not looked for where they would be."
         )
-    if provenance.get("objective", "ELBO") != "ELBO":
+    if hasattr(generator, "infer") and provenance.get("objective", "ELBO") != "ELBO":
         yield (
             f"The model was trained by {provenance['objective']}, not by the bound alone: the decoder has left the "
             "bound for sharpness, and its likelihood is lower than it could be."
