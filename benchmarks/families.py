@@ -1,0 +1,176 @@
+"""What each family of models costs and gives at equal budgets: reference CVAE, fast CVAE, GAN, pixel flow, diffusion.
+
+    python benchmarks/families.py --data bloodmnist --minutes 5 15 45 --seeds 3 --out benchmarks/results/families
+
+Minutes are of two free cores: at the start of each training its steps are timed, the fastest third of them counts, and
+the budget becomes a number of epochs, so that other work on the machine costs time and not quality. Each budget is a
+training of its own, with its own schedule of the learning rate. What is done already in `--runs` is not done again, so
+the benchmark can be stopped at any time. Figures are of generated images against real test images
+(`benchmarks/quality.py`), of a small classifier trained on generated images alone ("useful": its accuracy on real test
+images) and of drawing as many images as there are test images. A training whose loss is not finite counts as failed.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from notes import keep
+from quality import COLUMNS, measured, number
+
+import condgen
+from condgen.data import image_tensor
+from condgen.evaluation.classifier import ResidualClassifier, fit_classifier
+from condgen.evaluation.judge import load_judge
+from condgen.figures import save_grid
+from condgen.recipes import RECIPES
+from condgen.sampling import per_class, to_uint8
+
+PROBED = 120  # steps whose rate a budget is turned into epochs by
+STEPS = 500  # of the classifier
+NAMES = {"bloodmnist_reference": "reference CVAE", "fast": "CVAE, fast", "gan": "GAN", "flow": "pixel flow"}
+
+
+class EnoughError(Exception):
+    """Enough steps were timed."""
+
+
+def epochs_in(recipe: str, data: Any, minutes: float) -> int:
+    """Passes over the training images that so many minutes of free cores hold, by the fastest third of some steps."""
+    times: list[float] = []
+
+    def step(*_: Any) -> None:
+        times.append(time.perf_counter())
+        if len(times) > PROBED:
+            raise EnoughError
+
+    chosen: dict[str, Any] = {"critic_start": 0.0} if recipe == "fast" else {}
+    with suppress(EnoughError):
+        RECIPES[recipe].fit(data, epochs=10, progress=False, on_step=step, **chosen)
+    seconds = statistics.fmean(sorted(np.diff(times)[10:])[: PROBED // 3])
+    steps = -(-len(data.train) // RECIPES[recipe].numbers()["batch_size"])
+    return max(1, round(60 * minutes / (1.08 * seconds * steps)))
+
+
+def taught(images: Any, data: Any) -> float:
+    """Accuracy on real test images of a small classifier trained on these images alone, as many as there are real."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = ResidualClassifier(data.image_shape, data.num_classes, 8).float()
+    fit_classifier(network, images, data.train.labels, steps=STEPS, batch_size=32)
+    with torch.no_grad():
+        logits = network.eval()(image_tensor(torch.as_tensor(data.test.images)))
+    return float((logits.argmax(1).numpy() == data.test.labels).mean())
+
+
+def one(recipe: str, minutes: float, seed: int, data: Any, judge: Any, options: argparse.Namespace) -> dict[str, Any]:
+    """The figures of one training."""
+    folder = options.runs / f"{recipe}_{minutes:g}_{seed}"
+    file = folder / "quality.json"
+    if file.is_file():
+        return json.loads(file.read_text())
+    row: dict[str, Any] = {"model": NAMES.get(recipe, recipe), "minutes": minutes, "seed": seed}
+    if (folder / "run.json").is_file():
+        row["epochs"] = json.loads((folder / "run.json").read_text())["epochs"]
+    else:
+        row["epochs"] = epochs_in(recipe, data, minutes)
+    try:
+        RECIPES[recipe].fit(data, folder, epochs=row["epochs"], seed=seed, resume="auto")
+    except FloatingPointError as error:
+        row["failed"] = str(error)
+    else:
+        model, real, floor = condgen.load(folder), data.test, data.validation
+        model.sample(real.labels[:64])
+        started = time.perf_counter()
+        images = to_uint8(model.sample(real.labels, seed=seed)).numpy()
+        row["images_per_second"] = len(images) / (time.perf_counter() - started)
+        row["parameters"] = sum(p.numel() for name, p in model.named_parameters() if "discriminator" not in name)
+        row |= measured(judge, data, real, images, real.labels, floor)
+        row["useful"] = taught(to_uint8(model.sample(data.train.labels, seed=seed + 1)).numpy(), data)
+        save_grid(per_class(model, 10, seed=seed), folder / "samples.png", data.class_names)
+    folder.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(row, indent=1))
+    return row
+
+
+def table(rows: list[dict[str, Any]], real: dict[str, Any]) -> str:
+    """A row for each model and budget, means over seeds; spreads of FID beside."""
+    columns = [*(name for name in COLUMNS if name != "kid"), "useful"]
+    lines = [f"| model | minutes | seeds | failed | parameters | {' | '.join(c.replace('_', ' ') for c in columns)} |"]
+    lines += [f"|---|---|---|---|---{'|---' * len(columns)}|"]
+    lines += [f"| real images | | | | | {' | '.join(number(real.get(column)) for column in columns)} |"]
+    for model, minutes in dict.fromkeys((row["model"], row["minutes"]) for row in rows):
+        own = [row for row in rows if (row["model"], row["minutes"]) == (model, minutes)]
+        good = [row for row in own if "failed" not in row]
+        cells = [f"{model}", f"{minutes:g}", f"{len(own)}", f"{len(own) - len(good)}"]
+        cells.append(f"{good[0]['parameters']:,}" if good else "–")
+        for column in columns:
+            values = [row[column] for row in good if column in row]
+            text = number(statistics.fmean(values)) if values else "–"
+            if column in ("fid", "recognised") and len(values) > 1:
+                text += f" ({number(min(values))} to {number(max(values))})"
+            cells.append(text)
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def plot(rows: list[dict[str, Any]], real: dict[str, Any], path: Path) -> None:
+    """FID, truth to the label and variety over the budget."""
+    mpl.use("agg")
+    from matplotlib import pyplot as plt
+
+    shown = {"fid": "FID (log)", "macro": "recognised, mean over classes", "diversity": "variety within classes"}
+    figure, axes = plt.subplots(1, len(shown), figsize=(11, 3.4), layout="constrained")
+    for axis, (column, title) in zip(axes, shown.items(), strict=True):
+        for model in dict.fromkeys(row["model"] for row in rows):
+            own = [row for row in rows if row["model"] == model and column in row]
+            budgets = sorted({row["minutes"] for row in own})
+            means = [statistics.fmean(r[column] for r in own if r["minutes"] == budget) for budget in budgets]
+            (line,) = axis.plot(budgets, means, marker="o", markersize=4, label=model)
+            axis.scatter([r["minutes"] for r in own], [r[column] for r in own], s=8, color=line.get_color())
+        axis.axhline(real[column], color="0.6", linestyle=":", label="held-out real images")
+        axis.set(
+            title=title, xlabel="minutes on two cores", xscale="log", yscale="log" if column == "fid" else "linear"
+        )
+        ticks = sorted({row["minutes"] for row in rows})
+        axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axis.minorticks_off()
+    axes[0].legend(fontsize=7)
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="bloodmnist")
+    parser.add_argument("--recipes", nargs="+", default=["bloodmnist_reference", "fast", "gan", "flow", "diffusion"])
+    parser.add_argument("--minutes", type=float, nargs="+", default=[5.0, 15.0, 45.0])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--cache", type=Path, default=Path("runs/judges"))
+    parser.add_argument("--runs", type=Path, default=Path("runs/families"))
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    data = condgen.load_data(options.data)
+    judge = load_judge(data, cache=options.cache)
+    real = measured(judge, data, data.test, data.validation.images, data.validation.labels, data.validation)
+    real["useful"] = taught(data.train.images, data)
+    for minutes in options.minutes:
+        for seed in range(options.seeds):
+            for recipe in options.recipes:
+                row = one(recipe, minutes, seed, data, judge, options)
+                print(row, flush=True)
+    rows = [json.loads(file.read_text()) for file in sorted(options.runs.glob("*/quality.json"))]
+    order = [NAMES.get(recipe, recipe) for recipe in options.recipes]
+    rows.sort(key=lambda row: (order.index(row["model"]) if row["model"] in order else 99, row["minutes"], row["seed"]))
+    keep(options.out, "Families of models at equal budgets", table(rows, real))
+    if options.out:
+        options.out.with_suffix(".json").write_text(json.dumps({"real": real, "rows": rows}, indent=1) + "\n")
+        plot(rows, real, options.out.with_suffix(".png"))
+
+
+if __name__ == "__main__":
+    main()
