@@ -20,6 +20,7 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+import torch
 from notes import keep
 from quality import COLUMNS, measured, number
 
