@@ -109,7 +109,7 @@ def conditional_gan(
     num_classes: int,
     *,
     latent: int = 64,
-    width: int = 48,
+    width: int = 32,
     depth: int = 1,
     spectral: bool = True,
     conditioner: nn.Module | None = None,

@@ -119,7 +119,7 @@ class ResNetDiscriminator(Part):
         self,
         image_shape: tuple[int, int, int],
         condition_dim: int,
-        widths: Sequence[int] = (48, 96, 192),
+        widths: Sequence[int] = (32, 64, 128),
         spectral: bool = True,
         slope: float = 0.2,
     ) -> None:
@@ -130,9 +130,11 @@ class ResNetDiscriminator(Part):
         normed = spectral_norm if spectral else nn.Identity()
         self.first = normed(nn.Conv2d(4 * image_shape[0], widths[0], 3, padding=1))
         pairs = [(widths[0], widths[0]), *pairwise(widths)]
-        self.inner = nn.ModuleList(normed(nn.Conv2d(i, o, 3, padding=1)) for i, o in pairs)
+        strides = [1, *[2] * (len(widths) - 1)]
+        both = list(zip(pairs, strides, strict=True))
+        self.inner = nn.ModuleList(normed(nn.Conv2d(i, o, 3, stride, 1)) for (i, o), stride in both)
         self.outer = nn.ModuleList(normed(nn.Conv2d(o, o, 3, padding=1)) for _, o in pairs)
-        self.around = nn.ModuleList(normed(nn.Conv2d(i, o, 1, bias=False)) for i, o in pairs)
+        self.around = nn.ModuleList(normed(nn.Conv2d(i, o, 1, stride, bias=False)) for (i, o), stride in both)
         self.score = normed(nn.Linear(widths[-1], 1))
         self.projection = normed(nn.Linear(condition_dim, widths[-1], bias=False)) if condition_dim else None
 
@@ -142,9 +144,9 @@ class ResNetDiscriminator(Part):
         """(x, c) → one score an image, and the map of features after each block."""
         h = F.pad(2 * x - 1, (0, x.shape[3] % 2, 0, x.shape[2] % 2), mode="replicate")
         h, features = self.first(F.pixel_unshuffle(h, 2)), []
-        for k, (inner, outer, around) in enumerate(zip(self.inner, self.outer, self.around, strict=True)):
+        for inner, outer, around in zip(self.inner, self.outer, self.around, strict=True):
             h = outer(self.active(inner(self.active(h)))) + around(h)
-            features.append(h := F.avg_pool2d(h, 2, ceil_mode=True) if k else h)
+            features.append(h)
         pooled = self.active(h).mean((2, 3))
         scores = self.score(pooled)[:, 0]
         if self.projection is not None:
