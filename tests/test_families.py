@@ -2,6 +2,7 @@
 
 import inspect
 import itertools
+import re
 from functools import partial
 from importlib import import_module
 
@@ -18,6 +19,7 @@ from condgen.cgan import ConditionalGAN
 from condgen.cli import main
 from condgen.conditioners import LabelDropout, OneHot, Unconditional
 from condgen.discriminators import ResNetDiscriminator
+from condgen.evaluation.judge import train_judge
 from condgen.noise import Use, normal, normals, stream, uniform
 from condgen.parts import FAMILIES
 from condgen.priors import FlowMatching
@@ -185,8 +187,13 @@ class TestTraining:
         assert made.eval().sample([0]).shape == (1, 3, 16, 16)
 
 
-def test_evaluation_says_what_a_family_cannot(trained, cells, tmp_path):
-    found = condgen.evaluate(trained, cells, usefulness="none", judge_seed=0, cache=tmp_path, measure=("model",))
+@pytest.fixture(scope="module")
+def judge(cells):
+    return train_judge(cells, epochs=1, width=4)
+
+
+def test_evaluation_says_what_a_family_cannot(trained, cells, judge):
+    found = condgen.evaluate(trained, cells, usefulness="none", judge=judge, measure=("model",))
     reasons = {name: measure.reason for name, measure in found.measures.items() if measure.overall is None}
     if hasattr(trained, "infer"):
         assert found.measures["psnr"].overall is not None
@@ -469,3 +476,9 @@ def test_assemblers_are_short():
             quoted ^= quotes == 1
         assert code < 250, family
         assert code > 40, family
+
+
+@pytest.mark.parametrize("name", ["sampling", "checkpoints", "training", "runs", "evaluation.run", "evaluation.model"])
+def test_what_serves_all_families_names_none(name):
+    code = re.sub(r'""".*?"""', "", inspect.getsource(import_module(f"condgen.{name}")), flags=re.DOTALL)
+    assert not re.search(r"Conditional(VAE|GAN|Flow)|condgen\.(cvae|cgan|cflow)", code)

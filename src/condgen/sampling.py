@@ -1,7 +1,7 @@
 """What a trained model is used for: images per class, interpolation, label swap, reconstruction pairs, files.
 
-A model is anything with `labels`, `images`, `encode`, `decode`, `reconstruct`, `sample`, `sample_blocks`, `device` and
-`dtype`; which classes there are is read from its `conditioner` and `class_names`.
+A model is anything with `labels`, `images`, `sample`, `sample_blocks`, `device` and `dtype`, and for what begins with an
+image `encode`, `decode` and `reconstruct`; which classes there are is read from its `conditioner` and `class_names`.
 """
 
 __all__ = ["interpolate", "pairs", "per_class", "to_uint8", "transfer", "write_samples"]
@@ -94,7 +94,7 @@ def interpolate(
     """Images on the way between two images or two latents, ends included.
 
     Args:
-        model: any conditional VAE.
+        model: with an encoder and a decoder.
         first: one image of the model's shape (channels, height, width), or one latent of the shape of its z.
         last: the same.
         y: one label for all steps, or a pair of labels with which to encode `first` and `last`; the steps are then
@@ -147,7 +147,7 @@ def transfer(model: Any, x: Tensor | np.ndarray, y: Any, labels: Sequence[Any]) 
     """Label swap: the latent of each image, drawn again as each of `labels`.
 
     Args:
-        model: any conditional VAE.
+        model: with an encoder and a decoder.
         x: images.
         y: their own labels.
         labels: the labels to draw them as.
@@ -214,7 +214,7 @@ def write_samples(
     """Write one new image per label as they are drawn, in bounded memory.
 
     Args:
-        model: any conditional VAE.
+        model: of any family.
         y: labels, one an image.
         path: a `.npz` file (`images` uint8, channels last, and `labels`: what `load_npz` reads), or a folder, which
             gets one PNG an image in one subfolder per class (what `load_folder` reads) and `samples.json`, which says

@@ -534,7 +534,7 @@ def fit(
         minutes: a budget of time instead: as many epochs as fit, planned after the first 20 steps and again when the
             rate changes. Schedules that go by the share of training follow that plan, which `run.json` keeps.
         batch_size: images a step; the last, smaller batch is kept.
-        objective: by default the model's own, of a VAE `ELBO()`; see :mod:`condgen.objectives` for what it may be.
+        objective: by default the model's own; see :mod:`condgen.objectives` for what it may be.
         optimizer: parameters → optimizer, e.g. `functools.partial(adamw, lr=3e-4)`; for several phases one for all, or
             a dictionary by their names.
         learning_rate: share of training done → factor of the optimizers' rates, e.g. `WarmupDecay()`.

@@ -152,7 +152,7 @@ def reconstruction_measures(
     """How well images come back from their latents.
 
     Args:
-        model: any conditional VAE.
+        model: that infers latents (`infer`).
         images: real images (n, channels, height, width), uint8 or floats in [0, 1].
         labels: of each, what the model takes.
         names: of the classes, where labels are classes; none: nothing is said of single classes.
@@ -218,7 +218,7 @@ def likelihood_measures(
     `label_log_likelihood`; `samples` draws give `importance_weighted` and `bits_per_dimension`.
 
     Args:
-        model: any conditional VAE.
+        model: that infers latents (`infer`).
         images: real images (n, channels, height, width), uint8 or floats in [0, 1].
         labels: of each, what the model takes.
         names: of the classes, where labels are classes; none: nothing is said of single classes.
@@ -470,7 +470,7 @@ def latent_health(model: Any, images: np.ndarray | Tensor, labels: np.ndarray | 
     on the number), and by the moments of each latent.
 
     Args:
-        model: any conditional VAE. Latents of several levels, and of maps, are taken in a row. The prior is what
+        model: that infers latents. Latents of several levels, and of maps, are taken in a row. The prior is what
             samples are drawn from: the sampler, where one was fitted.
         images: real images (n, channels, height, width), uint8 or floats in [0, 1].
         labels: of each, what the model takes.

@@ -277,7 +277,7 @@ def membership_auc(
     held-out images of each class are compared, since some classes are more probable than others.
 
     Args:
-        model: any conditional VAE.
+        model: that infers latents (`infer`).
         train_images: that it was trained on, uint8 or floats in [0, 1].
         train_labels: class labels.
         held_out_images: real images that it was not trained on.
