@@ -1,7 +1,7 @@
 """What a trained model is used for: images per class, interpolation, label swap, reconstruction pairs, files.
 
-A model is anything with `labels`, `images`, `sample`, `sample_blocks`, `device` and `dtype`, and for what begins with an
-image `encode`, `decode` and `reconstruct`; which classes there are is read from its `conditioner` and `class_names`.
+A model is anything with `labels`, `images`, `sample`, `sample_blocks`, `device` and `dtype`, and for what begins with
+an image `encode`, `decode` and `reconstruct`; which classes there are is read from its `conditioner` and `class_names`.
 """
 
 __all__ = ["interpolate", "pairs", "per_class", "to_uint8", "transfer", "write_samples"]
