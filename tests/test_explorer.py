@@ -214,6 +214,14 @@ def test_every_control_of_the_page_works(browser, address, tmp_path):
     view.locator("#seed input").fill("3")
     changes("#cells", view.locator("#draw").click)
     view.wait_for_function("document.querySelectorAll('#cells img').length == 5")
+    view.locator("#class input").focus()
+    for _ in range(12):  # all of it is reached by the keyboard
+        if view.evaluate("document.activeElement.id") == "draw":
+            break
+        view.keyboard.press("Tab")
+    view.keyboard.press("Enter")
+    assert view.evaluate("document.activeElement.id") == "draw"
+    view.wait_for_timeout(300)
     changes("#moved", view.locator("#cells button.gallery-item, #cells button:has(img)").nth(2).click)
     assert "Cell 3 of class monocyte (sample 2 of seed 3)" in view.locator("#about").inner_text()
     for knob in range(5):
