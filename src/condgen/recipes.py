@@ -344,12 +344,26 @@ FAST = {**LATENT_MAP, "minutes": 8.5, "adversarial": 0.05, "matching": 0.5, "em"
 SHARP = {**FAST, "minutes": 14.0, "sampler": "flow_matching", "components": 8, "sampler_minutes": 13.0}
 TURNS = Augmentation(flips=True, quarter_turns=True)
 GAN = {
-    **{"minutes": 15.0, "batch_size": 64, "optimizer": "adamw", "learning_rate": 4e-4, "betas": (0.0, 0.99)},
+    **{
+        "epochs": 45,
+        "minutes": 15.0,
+        "batch_size": 64,
+        "optimizer": "adamw",
+        "learning_rate": 4e-4,
+        "betas": (0.0, 0.99),
+    },
     **{"weight_decay": 0.0, "rise": 0.02, "decay": 0.3, "ema": 0.999, "precision": "bf16-mixed", "augment": TURNS},
     **{"objective": Game, "critic_rate": 1.0},
 }
 FLOW = {
-    **{"minutes": 15.0, "batch_size": 64, "optimizer": "adamw", "learning_rate": 1e-3, "betas": (0.9, 0.99)},
+    **{
+        "epochs": 45,
+        "minutes": 15.0,
+        "batch_size": 64,
+        "optimizer": "adamw",
+        "learning_rate": 1e-3,
+        "betas": (0.9, 0.99),
+    },
     **{"weight_decay": 1e-2, "rise": 0.02, "decay": 0.5, "clip": 1.0, "ema": 0.999, "precision": "bf16-mixed"},
     **{"objective": Matching, "augment": TURNS},
 }
