@@ -296,6 +296,7 @@ def page(explorer: Explorer, title: str = "condgen") -> Any:
     """
     gr = gradio()
     names, knobs = list(explorer.names), explorer.knobs
+    explorer.draw(0, 16)  # what is done once is done before anybody waits
     folder = tempfile.TemporaryDirectory(prefix="condgen_")  # gone with the page
 
     def shown(images: Pictures, captions: Sequence[str] = ()) -> list[Any]:
