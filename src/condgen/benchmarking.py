@@ -22,12 +22,15 @@ import torch
 from torch import Tensor, nn
 
 import condgen
+from condgen.cflow import conditional_flow
+from condgen.cgan import conditional_gan
 from condgen.conditioners import OneHot
 from condgen.cvae import ConditionalVAE, conditional_vae
-from condgen.elbo import ELBO
+from condgen.generator import Generator
 from condgen.layers import halvings
 from condgen.likelihoods import Bernoulli
 from condgen.noise import Use, normals
+from condgen.objectives import phases_of
 from condgen.parts import evaluating
 from condgen.priors import StandardNormal
 from condgen.recipes import bloodmnist_reference
@@ -40,7 +43,7 @@ if TYPE_CHECKING:
 
 CLASSES, CHANNELS, LATENT = 8, 3, 128
 MAP_CHANNELS = 8
-NETWORKS = ("reference", "reference_untrimmed", "conv", "resnet", "resnet_map")
+NETWORKS = ("reference", "reference_untrimmed", "conv", "resnet", "resnet_map", "gan", "flow")
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 PRODUCT = 2048  # rows and columns of the matrix product
 
@@ -51,7 +54,7 @@ class Variant:
 
     Attributes:
         network: "reference" (trimmed), "reference_untrimmed", "conv", "resnet" (both to a vector of latents),
-            "resnet_map" (to a map), or "own".
+            "resnet_map" (to a map), the other families "gan" and "flow" (pixels), or "own".
         width: channels of the first map; the reference has its own.
         size: height and width of images.
         batch: images a step.
@@ -89,7 +92,7 @@ class Result:
     Attributes:
         variant: what was timed.
         parameters: of the model.
-        multiply_adds: of one image through encoder and decoder, forward.
+        multiply_adds: of one image, forward: through encoder and decoder, or all that a step of training asks for.
         training: images per second; None where the variant cannot run here.
         sampling: images per second of `model.sample`.
         memory: peak of the process while training, GiB (of the device on GPU).
@@ -180,9 +183,10 @@ def benchmark(
             yield Result(variant, reason=" ".join(str(error).split())[:200] or type(error).__name__)
 
 
-def build(variant: Variant, encoder: str | None = None, decoder: str | None = None) -> ConditionalVAE:
+def build(variant: Variant, encoder: str | None = None, decoder: str | None = None) -> Generator:
     """The model of a variant."""
     shape = (CHANNELS, variant.size, variant.size)
+    model: Generator
     if variant.network.startswith("reference"):
         model = bloodmnist_reference(True, shape, CLASSES)
         if variant.network == "reference":
@@ -200,6 +204,10 @@ def build(variant: Variant, encoder: str | None = None, decoder: str | None = No
             likelihood=Bernoulli(),
             image_shape=shape,
         )
+    elif variant.network == "gan":
+        model = conditional_gan(shape, CLASSES, latent=LATENT, width=variant.width)
+    elif variant.network == "flow":
+        model = conditional_flow(shape, CLASSES, widths=(variant.width, 2 * variant.width))
     else:
         map_shape = (MAP_CHANNELS, *halvings(shape[1:])[2])
         latent = map_shape if variant.network == "resnet_map" else LATENT
@@ -224,29 +232,32 @@ def imported(place: str) -> Any:
         sys.path.remove(str(Path.cwd()))
 
 
-def timed(variant: Variant, model: ConditionalVAE, product: float, seconds: float) -> Result:
+def timed(variant: Variant, model: Generator, product: float, seconds: float) -> Result:
     """All figures of one variant."""
     device, batch = model.device, variant.batch
     if variant.mode == "graphs" and device.type != "cuda":
         raise ValueError("CUDA graphs need a CUDA device.")
-    objective, optimizer, index = ELBO(), adam(model.parameters()), torch.arange(batch, device=device)
+    objective, index = model.objective().to(device), torch.arange(batch, device=device)
+    phases = phases_of(objective)
+    optimizers = [adam(list(phase.parameters(model))) for phase in phases]
     x = torch.rand(batch, *model.image_shape, device=device)  # type: ignore[misc]
     x = x.contiguous(memory_format=torch.channels_last) if variant.layout == "channels_last" else x
     y = index % CLASSES
 
-    def loss(noise: dict[str, Tensor]) -> Tensor:
-        return objective.loss(model, x, y, noise)["loss"]
+    def loss(number: int, noise: dict[str, Tensor]) -> Tensor:
+        return phases[number].loss(model, x, y, noise)["loss"]
 
     modes = {"compiled": "default", "graphs": "reduce-overhead"}
     compiled = torch.compile(loss, mode=modes[variant.mode]) if variant.mode in modes else loss
 
     def step() -> None:
         noise = normals(model.noise_shapes, 0, index, Use.TRAINING)
-        optimizer.zero_grad()
-        with torch.autocast(device.type, torch.bfloat16, enabled=variant.precision == "bfloat16"):
-            value = compiled(noise)
-        value.backward()
-        optimizer.step()
+        for number, optimizer in enumerate(optimizers):
+            optimizer.zero_grad()
+            with torch.autocast(device.type, torch.bfloat16, enabled=variant.precision == "bfloat16"):
+                value = compiled(number, noise)
+            value.backward()
+            optimizer.step()
 
     operations = multiply_adds(model)
     reset_peak(device)
@@ -295,22 +306,23 @@ def synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def calls(model: ConditionalVAE, batch: int) -> list[tuple[nn.Module, list[torch.Size]]]:
-    """The layers that multiply, and the shapes of their inputs, when one batch is inferred."""
+def calls(model: Generator, batch: int) -> list[tuple[nn.Module, list[torch.Size]]]:
+    """The layers that multiply, and the shapes of their inputs, in one step of training, forward."""
     seen: list[tuple[nn.Module, list[torch.Size]]] = []
     layers = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d | nn.Linear)]
     handles = [m.register_forward_pre_hook(lambda m, given: seen.append((m, [t.shape for t in given]))) for m in layers]
     index = torch.arange(batch, device=model.device)
     with torch.no_grad(), evaluating(model):
         x = torch.rand(batch, *model.image_shape, device=model.device)  # type: ignore[misc]
-        model.infer(x, index % CLASSES, normals(model.noise_shapes, 0, index, Use.TRAINING))
+        for phase in phases_of(model.objective().to(model.device)):
+            phase.loss(model, x, index % CLASSES, normals(model.noise_shapes, 0, index, Use.TRAINING))
     for handle in handles:
         handle.remove()
     return seen
 
 
-def multiply_adds(model: ConditionalVAE) -> int:
-    """Multiply-adds of one image through encoder and decoder, of convolutions and linear layers.
+def multiply_adds(model: Generator) -> int:
+    """Multiply-adds of one image in a step of training, forward, of convolutions and linear layers.
 
     A padded convolution counts as if its padding were read; label planes, which are convolved once a batch, not at all.
 
@@ -329,7 +341,7 @@ def multiply_adds(model: ConditionalVAE) -> int:
     return total
 
 
-def layers_seconds(model: ConditionalVAE, batch: int, variant: Variant, seconds: float) -> float:
+def layers_seconds(model: Generator, batch: int, variant: Variant, seconds: float) -> float:
     """Of all multiplying layers alone, forward and backward, one after the other on inputs of their shapes."""
     total, found = 0.0, calls(model, batch)
     for k, (layer, shapes) in enumerate(found):

@@ -620,7 +620,7 @@ def benchmark(
     """Time encoder and decoder variants on this machine: a training step and sampling, and what share of it they use.
 
     Args:
-        networks: reference (trimmed), reference_untrimmed, conv, resnet, resnet_map, own.
+        networks: reference (trimmed), reference_untrimmed, conv, resnet, resnet_map, gan, flow, own.
         widths: channels of the first map of conv and resnet.
         sizes: height and width of images.
         batches: images a step.
