@@ -242,8 +242,9 @@ class Game(nn.Module):
         if drawn is None:
             with torch.no_grad():
                 drawn = model.draw_from(c, noise)
-        both = torch.cat([self.changed(x, noise, 0), self.changed(drawn.to(x.dtype), noise, 1)])
-        real, false = model.discriminator(both, torch.cat([c, c]))[0].chunk(2)
+        # Apart, since a score may depend on the images beside it.
+        real, _ = model.discriminator(self.changed(x, noise, 0), c)
+        false, _ = model.discriminator(self.changed(drawn.to(x.dtype), noise, 1), c)
         loss = (1 - real).relu().mean() + (1 + false).relu().mean()
         terms = {"loss": loss, "real": real.mean().detach(), "drawn": false.mean().detach()}
         if self.r1 and self.step % self.every == 0:

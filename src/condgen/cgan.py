@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from condgen.adversarial import AUGMENTED, Game
 from condgen.conditioners import OneHot, Unconditional
-from condgen.decoders import ResNetDecoder
+from condgen.decoders import ResNetDecoder, SkipLatent
 from condgen.discriminators import ResNetDiscriminator
 from condgen.generator import Generator, Images, shape
 from condgen.latents import latent_noise, latent_shapes
@@ -142,7 +142,7 @@ def conditional_gan(
     return ConditionalGAN(
         conditioner=conditioner,
         prior=prior or StandardNormal(latent),
-        decoder=ResNetDecoder(image_shape, latent, dim, widths, depth),
+        decoder=SkipLatent(ResNetDecoder(image_shape, latent, dim + latent, widths, depth)),
         discriminator=ResNetDiscriminator(image_shape, dim, widths, spectral),
         image_shape=image_shape,
     )

@@ -12,6 +12,7 @@ __all__ = ["ConvDiscriminator", "ResNetDiscriminator"]
 from collections.abc import Sequence
 from itertools import pairwise
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -91,13 +92,15 @@ class ResNetDiscriminator(Part):
 
     .. math:: s(x, c) = w^\top h + (V c)^\top h
 
-    with h the mean of the last map's features over its places.
+    with h the sum of the last map's features over its places, of which one is how much images of the batch differ: a
+    decoder that draws one image only is easily told by it.
 
     Args:
         image_shape: (channels, height, width), from 8x8 up.
         condition_dim: width of c; 0: no projection.
         widths: channels of each map, the first at half the image's size, each further one halved again.
         spectral: normalise all layers by their spectral norm, so that no score changes faster than the image does.
+        groups: images whose spread is told to each of them, as a map (they follow each other in the batch); 0: none.
         slope: of the leaky rectifiers.
 
     Raises:
@@ -121,6 +124,7 @@ class ResNetDiscriminator(Part):
         condition_dim: int,
         widths: Sequence[int] = (32, 64, 128),
         spectral: bool = True,
+        groups: int = 8,
         slope: float = 0.2,
     ) -> None:
         super().__init__()
@@ -135,6 +139,8 @@ class ResNetDiscriminator(Part):
         self.inner = nn.ModuleList(normed(nn.Conv2d(i, o, 3, stride, 1)) for (i, o), stride in both)
         self.outer = nn.ModuleList(normed(nn.Conv2d(o, o, 3, padding=1)) for _, o in pairs)
         self.around = nn.ModuleList(normed(nn.Conv2d(i, o, 1, stride, bias=False)) for (i, o), stride in both)
+        self.groups = groups
+        self.last = normed(nn.Conv2d(widths[-1] + bool(groups), widths[-1], 3, padding=1))
         self.score = normed(nn.Linear(widths[-1], 1))
         self.projection = normed(nn.Linear(condition_dim, widths[-1], bias=False)) if condition_dim else None
 
@@ -147,7 +153,8 @@ class ResNetDiscriminator(Part):
         for inner, outer, around in zip(self.inner, self.outer, self.around, strict=True):
             h = outer(self.active(inner(self.active(h)))) + around(h)
             features.append(h)
-        pooled = self.active(h).mean((2, 3))
+        h = self.last(self.active(torch.cat([h, spread(h, self.groups)], 1) if self.groups else h))
+        pooled = self.active(h).sum((2, 3))
         scores = self.score(pooled)[:, 0]
         if self.projection is not None:
             scores = scores + (self.projection(c) * pooled).sum(1)
@@ -156,3 +163,21 @@ class ResNetDiscriminator(Part):
     def active(self, h: Tensor) -> Tensor:
         """Leaky rectified."""
         return F.leaky_relu(h, self.slope)
+
+
+def spread(h: Float[Tensor, "batch channels height width"], group: int) -> Float[Tensor, "batch 1 height width"]:
+    """How much the features of so many images that follow each other differ, one number, as a map for each of them.
+
+    References:
+        Progressive growing of GANs (Karras et al., 2018), section 3, https://arxiv.org/abs/1710.10196
+
+    Example:
+        >>> import torch
+        >>> spread(torch.ones(4, 2, 3, 3), 2).abs().max() < 1e-3
+        tensor(True)
+    """
+    maps = []
+    for part in h.split(group):
+        deviation = (part.var(0, unbiased=False) + 1e-8).sqrt().mean()
+        maps.append(deviation.expand(len(part), 1, *h.shape[2:]))
+    return torch.cat(maps)

@@ -353,7 +353,7 @@ GAN = {
         "betas": (0.0, 0.99),
     },
     **{"weight_decay": 0.0, "rise": 0.02, "decay": 0.3, "ema": 0.999, "precision": "bf16-mixed", "augment": TURNS},
-    **{"objective": Game, "critic_rate": 1.0},
+    **{"objective": Game, "critic_rate": 2.0},
 }
 FLOW = {
     **{
