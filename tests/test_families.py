@@ -18,7 +18,7 @@ from condgen.cflow import CENTRE, SPREAD, ConditionalFlow
 from condgen.cgan import ConditionalGAN
 from condgen.cli import main
 from condgen.conditioners import LabelDropout, OneHot, Unconditional
-from condgen.discriminators import ResNetDiscriminator
+from condgen.discriminators import ResNetDiscriminator, spread
 from condgen.evaluation.judge import train_judge
 from condgen.noise import Use, normal, normals, stream, uniform
 from condgen.parts import FAMILIES
@@ -313,6 +313,22 @@ class TestGame:
         steep, even = (ResNetDiscriminator((1, 8, 8), 2, widths=(8,), spectral=own) for own in (False, True))
         assert not any("parametrizations" in name for name, _ in steep.named_parameters())
         assert any("parametrizations" in name for name, _ in even.named_parameters())
+
+    def test_the_spread_of_each_group_by_hand(self):
+        h = torch.randn(10, 3, 2, 2)
+        found = spread(h, 4)
+        assert found.shape == (10, 1, 2, 2)
+        for part in (slice(0, 4), slice(4, 8), slice(8, 10)):
+            by_hand = h[part].std(0, unbiased=False).mean()
+            assert torch.allclose(found[part], by_hand.expand_as(found[part]), atol=1e-5)
+
+    def test_a_discriminator_knows_one_image_drawn_again_and_again(self):
+        torch.manual_seed(0)
+        x, c = torch.rand(8, 1, 8, 8), torch.zeros(8, 2)
+        for groups, told in ((8, True), (0, False)):
+            critic = ResNetDiscriminator((1, 8, 8), 2, widths=(8,), spectral=False, groups=groups)
+            among_others, repeated = critic(x, c)[0][0], critic(x[:1].expand(8, 1, 8, 8), c)[0][0]
+            assert torch.allclose(among_others, repeated, atol=1e-5) is not told
 
     @pytest.mark.parametrize("options", [{"r1": -1.0}, {"every": 0}])
     def test_numbers_out_of_range(self, options):

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from condgen.decoders import DeconvDecoder, ResNetDecoder
+from condgen.decoders import DeconvDecoder, ResNetDecoder, SkipLatent
 from condgen.encoders import ConvEncoder, ResNetEncoder
 from condgen.layers import (
     ChannelNorm,
@@ -80,6 +80,7 @@ DECODERS = {
     "deconv, norm and modulation": lambda: decoder(norm=ChannelNorm, modulation=FiLM),
     "resnet decoder": lambda: awake(ResNetDecoder((2, 9, 12), LATENT, LABELS, widths=(6, 8))),
     "resnet decoder, depth 2": lambda: awake(ResNetDecoder((2, 9, 12), LATENT, LABELS, widths=(6, 8), depth=2)),
+    "skip latent": lambda: SkipLatent(awake(ResNetDecoder((2, 9, 12), LATENT, LABELS + LATENT, widths=(6, 8)))),
     "concatenated": linear_decoder,
 }
 NETWORKS = {**ENCODERS, **DECODERS}
