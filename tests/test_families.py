@@ -399,8 +399,8 @@ class TestFlow:
             return float(prior.matching(z, torch.zeros(n, 0), torch.zeros(n, dtype=torch.int64), noise).mean())
 
         least = error(best)
-        for mean, spread in ((1.4, 0.5), (1.6, 0.5), (1.5, 0.4), (1.5, 0.6)):
-            assert error(Known(mean, spread, path)) > least
+        for mean, wide in ((1.4, 0.5), (1.6, 0.5), (1.5, 0.4), (1.5, 0.6)):
+            assert error(Known(mean, wide, path)) > least
 
     def test_pixels_are_standardised_and_come_back(self):
         model = flow()
