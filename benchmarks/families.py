@@ -6,7 +6,7 @@ Minutes are of two free cores: at the start of each training its steps are timed
 the budget becomes a number of epochs, so that other work on the machine costs time and not quality. Each budget is a
 training of its own, with its own schedule of the learning rate. What is done already in `--runs` is not done again, so
 the benchmark can be stopped at any time. Figures are of generated images against real test images
-(`benchmarks/quality.py`), of a small classifier trained on 3,000 generated images alone ("useful": its accuracy on real
+(`benchmarks/quality.py`), of a small classifier trained on 3,000 generated images alone ("useful": accuracy on real
 test images) and of drawing as many images as there are test images. A training whose loss is not finite counts as failed.
 """
 
