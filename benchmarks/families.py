@@ -7,7 +7,7 @@ the budget becomes a number of epochs, so that other work on the machine costs t
 training of its own, with its own schedule of the learning rate. What is done already in `--runs` is not done again, so
 the benchmark can be stopped at any time. Figures are of generated images against real test images
 (`benchmarks/quality.py`), of a small classifier trained on 3,000 generated images alone ("useful": accuracy on real
-test images) and of drawing as many images as there are test images. A training whose loss is not finite counts as failed.
+test images) and of drawing as many images as there are test images. Trainings whose loss is not finite have failed.
 """
 
 import argparse
