@@ -210,10 +210,9 @@ class ResidualBlock(nn.Module):
     def __init__(self, channels: int, condition_dim: int) -> None:
         super().__init__()
         self.norms = nn.ModuleList([ChannelNorm(channels), ChannelNorm(channels)])
-        self.convs = nn.ModuleList([nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2)])
+        first, second = (nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2))
+        self.convs = nn.ModuleList([first, silent(second)])
         self.film = FiLM(condition_dim, channels) if condition_dim else None
-        nn.init.zeros_(self.convs[1].weight)  # type: ignore[arg-type]
-        nn.init.zeros_(self.convs[1].bias)  # type: ignore[arg-type]
 
     def forward(
         self, h: Float[Tensor, "batch channels height width"], c: Float[Tensor, "batch dim"]
@@ -222,6 +221,18 @@ class ResidualBlock(nn.Module):
         inner = self.norms[1](self.convs[0](F.silu(self.norms[0](h))))
         inner = self.film(inner, c) if self.film is not None else inner
         return h + self.convs[1](F.silu(inner))
+
+
+def silent(layer: Any) -> Any:
+    """A layer whose weights start at zero, so that what it is added to starts unchanged.
+
+    Example:
+        >>> silent(nn.Linear(2, 3))(torch.ones(1, 2)).tolist()
+        [[0.0, 0.0, 0.0]]
+    """
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
 
 
 class Concatenate(Part):

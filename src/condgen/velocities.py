@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from condgen.layers import ChannelNorm, ResidualBlock
+from condgen.layers import ChannelNorm, ResidualBlock, silent
 from condgen.parts import Part
 
 FREQUENCIES = 32  # of time
@@ -101,9 +101,7 @@ class ResNetVelocity(Part):
         after = sorted({depth // 3, 2 * depth // 3}) if heads else []
         self.attention = nn.ModuleDict({str(k): SelfAttention(width, heads) for k in after})
         self.norm = ChannelNorm(width)
-        self.last = nn.Conv2d(width, channels, 3, padding=1)
-        nn.init.zeros_(self.last.weight)
-        nn.init.zeros_(self.last.bias)  # type: ignore[arg-type]
+        self.last = silent(nn.Conv2d(width, channels, 3, padding=1))
 
     def forward(
         self,
@@ -181,9 +179,7 @@ class UNetVelocity(Part):
         self.joined = nn.ModuleList(nn.Conv2d(2 * width, width, 1) for width in widths[:-1])
         self.up = nn.ModuleList(map(blocks, widths))
         self.norm = ChannelNorm(widths[0])
-        self.last = nn.Conv2d(widths[0], channels * patch**2, 3, padding=1)
-        nn.init.zeros_(self.last.weight)
-        nn.init.zeros_(self.last.bias)  # type: ignore[arg-type]
+        self.last = silent(nn.Conv2d(widths[0], channels * patch**2, 3, padding=1))
 
     def forward(
         self,
@@ -224,9 +220,7 @@ class SelfAttention(nn.Module):
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
         self.heads, self.norm = heads, ChannelNorm(channels)
-        self.inner, self.outer = nn.Linear(channels, 3 * channels), nn.Linear(channels, channels)
-        nn.init.zeros_(self.outer.weight)
-        nn.init.zeros_(self.outer.bias)
+        self.inner, self.outer = nn.Linear(channels, 3 * channels), silent(nn.Linear(channels, channels))
 
     def forward(self, h: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch channels height width"]:
         """Feature map → feature map."""
@@ -261,9 +255,7 @@ class MLPVelocity(Part):
             nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
             for _ in range(depth)
         )
-        self.last = nn.Linear(width, latent)
-        nn.init.zeros_(self.last.weight)
-        nn.init.zeros_(self.last.bias)
+        self.last = silent(nn.Linear(width, latent))
 
     def forward(
         self,
