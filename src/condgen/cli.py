@@ -505,9 +505,7 @@ def balance(
     if out.suffix == ".npz" and out.exists():
         raise ValueError(f"{out} is there already. Choose another file (out=).")
     model = on(accelerator, load(run))
-    if data is None and not (run / "run.json").is_file():
-        raise ValueError(f"Expected --data: {run} does not tell what it was trained on.")
-    labelled = load_run_data(run, data) if run.exists() else load_data(str(data))
+    labelled = data_for(run, data)
     own = (
         load_judge(labelled.ordered(model.class_names), cache=beside(data or about_run(run)["data"])) if judge else None
     )
@@ -559,9 +557,7 @@ def explore(
     """
     model, own = on(accelerator, load(run)), None
     if judge:
-        if data is None and not (run / "run.json").is_file():
-            raise ValueError(f"Expected --data: {run} does not tell what it was trained on.")
-        labelled = load_run_data(run, data) if run.exists() else load_data(str(data))
+        labelled = data_for(run, data)
         place = beside(data or about_run(run)["data"])
         own = load_judge(labelled.ordered(model.class_names), cache=place, progress=True)
     open_page(model, own, port=port, title=f"condgen: {run.name}", inbrowser=inbrowser, say=say)
@@ -723,6 +719,17 @@ def load_run_data(run: Path, data: str | None) -> LabelledImages:
         )
     warnings.warn(f"{data} is not what {run} was trained on; some of its images may have been.", stacklevel=2)
     return labelled
+
+
+def data_for(run: Path, data: str | None) -> LabelledImages:
+    """The data of a run, or those named for a model that comes with condgen.
+
+    Raises:
+        ValueError: if neither is known.
+    """
+    if data is None and not (run / "run.json").is_file():
+        raise ValueError(f"Expected --data: {run} does not tell what it was trained on.")
+    return load_run_data(run, data) if run.exists() else load_data(str(data))
 
 
 MACHINE = ("accelerator", "devices", "nodes", "strategy", "save_every")  # what may change when a run goes on
