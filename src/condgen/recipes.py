@@ -203,7 +203,7 @@ class Recipe:
         numbers = self.numbers(**chosen)
         if numbers["objective"]:
             given = {**chosen, "warmup": warmup or None, "free_bits": free_bits or None}
-            check_meaning(self.model.__name__, [name for name, value in given.items() if value is not None])
+            check_meaning(self.model, [name for name, value in given.items() if value is not None])
         if model is None:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
@@ -256,16 +256,14 @@ class Recipe:
         return model, history
 
 
-def check_meaning(model: str, given: Sequence[str]) -> None:
+def check_meaning(model: Callable[..., Any], given: Sequence[str]) -> None:
     """Raise if something is given that a model without a bound and without latents has no use for.
 
     Raises:
         ValueError: naming it.
     """
-    none = {"beta", "warmup", "free_bits", "adversarial", "matching", "critic_start", "sampler", "components", "em"}
-    none |= {"sampler_minutes", "sampler_epochs"} | (set() if "flow" in model else {"steps", "guidance"})
-    if useless := sorted(none & set(given)):
-        raise ValueError(f"{model} has no use for {', '.join(useless)}. Leave it out.")
+    if useless := sorted(OF_THE_BOUND & set(given) - set(inspect.signature(model).parameters)):
+        raise ValueError(f"{model.__name__} has no use for {', '.join(useless)}. Leave it out.")
 
 
 def objective_of(numbers: Mapping[str, Any], model: Any, seed: int, warmup: float, free_bits: float) -> nn.Module:
@@ -334,6 +332,8 @@ USUAL = {
     **{"sampler": "none", "components": 16, "em": 0, "sampler_epochs": 20, "sampler_minutes": None},
     **{"steps": 2, "guidance": 0.0},
 }
+OF_THE_BOUND = {"beta", "warmup", "free_bits", "adversarial", "matching", "critic_start"}  # and of priors fitted later:
+OF_THE_BOUND |= {"sampler", "components", "em", "sampler_minutes", "sampler_epochs", "steps", "guidance"}
 MATCHING = {"lr": 2e-3, "betas": (0.9, 0.95), "decay": 1e-2}  # of a velocity field's optimizer
 LATENT_MAP = {
     **{"epochs": 50, "batch_size": 64, "optimizer": "adamw", "learning_rate": 8e-4, "betas": (0.5, 0.95)},
