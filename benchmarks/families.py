@@ -1,10 +1,11 @@
-"""What each family of models costs and gives at equal budgets: reference CVAE, fast CVAE, GAN, pixel flow, diffusion.
+"""What each family of models costs and gives at equal budgets: reference and better CVAEs, GAN, pixel flow, diffusion.
 
     python benchmarks/families.py --data bloodmnist --minutes 5 15 45 --seeds 3 --out benchmarks/results/families
 
 Minutes are of two free cores: at the start of each training its steps are timed, the fastest third of them counts, and
-the budget becomes a number of epochs, so that other work on the machine costs time and not quality. Each budget is a
-training of its own, with its own schedule of the learning rate. What is done already in `--runs` is not done again, so
+the budget becomes a number of epochs, so that other work on the machine costs time and not quality (the prior of
+`sharp` is trained by the clock, for the share of the budget that its recipe gives it). Each budget is a training of its
+own, with its own schedule of the learning rate. What is done already in `--runs` is not done again, so
 the benchmark can be stopped at any time. Figures are of generated images against real test images
 (`benchmarks/quality.py`), of a small classifier trained on 3,000 generated images alone ("useful": accuracy on real
 test images) and of drawing as many images as there are test images. Trainings whose loss is not finite have failed.
@@ -34,7 +35,8 @@ from condgen.sampling import per_class, to_uint8
 
 PROBED = 120  # steps whose rate a budget is turned into epochs by
 STEPS, TAUGHT = 500, 3000  # of the classifier, and images it is trained on
-NAMES = {"bloodmnist_reference": "reference CVAE", "fast": "CVAE, fast", "gan": "GAN", "flow": "pixel flow"}
+NAMES = {"bloodmnist_reference": "reference CVAE", "fast": "CVAE, fast", "sharp": "CVAE, sharp"}
+NAMES |= {"gan": "GAN", "flow": "pixel flow"}
 
 
 class EnoughError(Exception):
@@ -50,7 +52,7 @@ def epochs_in(recipe: str, data: Any, minutes: float) -> int:
         if len(times) > PROBED:
             raise EnoughError
 
-    chosen: dict[str, Any] = {"critic_start": 0.0} if recipe == "fast" else {}
+    chosen: dict[str, Any] = {"critic_start": 0.0} if RECIPES[recipe].numbers()["adversarial"] else {}
     with suppress(EnoughError):
         RECIPES[recipe].fit(data, epochs=10, progress=False, on_step=step, **chosen)
     seconds = statistics.fmean(sorted(np.diff(times)[10:])[: PROBED // 3])
@@ -81,12 +83,16 @@ def one(recipe: str, minutes: float, seed: int, data: Any, judge: Any, options: 
     if file.is_file():
         return json.loads(file.read_text())
     row: dict[str, Any] = {"model": NAMES.get(recipe, recipe), "minutes": minutes, "seed": seed}
+    numbers, prior = RECIPES[recipe].numbers(), {}
+    if numbers["sampler_minutes"]:
+        share = numbers["sampler_minutes"] / (numbers["minutes"] + numbers["sampler_minutes"])
+        prior, minutes = {"sampler_minutes": minutes * share}, minutes * (1 - share)
     if (folder / "run.json").is_file():
         row["epochs"] = json.loads((folder / "run.json").read_text())["epochs"]
     else:
         row["epochs"] = epochs_in(recipe, data, minutes)
     try:
-        RECIPES[recipe].fit(data, folder, epochs=row["epochs"], seed=seed, resume="auto")
+        RECIPES[recipe].fit(data, folder, epochs=row["epochs"], seed=seed, resume="auto", **prior)
     except FloatingPointError as error:
         row["failed"] = str(error)
     else:
@@ -154,7 +160,7 @@ def plot(rows: list[dict[str, Any]], real: dict[str, Any], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="bloodmnist")
-    parser.add_argument("--recipes", nargs="+", default=["bloodmnist_reference", "fast", "gan", "flow", "diffusion"])
+    parser.add_argument("--recipes", nargs="+", default=[*NAMES, "diffusion"])
     parser.add_argument("--minutes", type=float, nargs="+", default=[5.0, 15.0, 45.0])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--cache", type=Path, default=Path("runs/judges"))

@@ -9,6 +9,7 @@ import torch
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
 import condgen
+from condgen import velocities
 from condgen.fitting import encode_latents
 from condgen.likelihoods import Laplace
 from condgen.priors import (
@@ -22,7 +23,7 @@ from condgen.priors import (
     packed,
     unpacked,
 )
-from condgen.velocities import MLPVelocity, ResNetVelocity
+from condgen.velocities import MLPVelocity, ResNetVelocity, attended
 
 
 def randn(*shape, seed=0):
@@ -309,6 +310,17 @@ class Wavy(torch.nn.Module):
     def forward(self, z, t, c, component, dropped):
         angle = z.flip(1) + t[:, None] + component[:, None] + c.sum(1, keepdim=True)
         return 0.5 * torch.sin(angle) * (1 - 0.7 * dropped[:, None])
+
+
+@pytest.mark.parametrize("places", [1, 49, velocities.FEW, velocities.FEW + 1])
+def test_attention_written_out_is_pytorchs(places):
+    """Values and slopes, on either side of the number of places where the way of computing it changes."""
+    q, k, v, wanted = (randn(2, 3, places, 8, seed=seed).requires_grad_(seed < 3) for seed in range(4))
+    own, theirs = attended(q, k, v), torch.nn.functional.scaled_dot_product_attention(q, k, v)
+    torch.testing.assert_close(own, theirs, atol=1e-10, rtol=0)
+    slopes = (torch.autograd.grad(out, (q, k, v), wanted) for out in (own, theirs))
+    for slope, other in zip(*slopes, strict=True):
+        torch.testing.assert_close(slope, other, atol=1e-10, rtol=0)
 
 
 def matching_prior(velocity, source=None, **options):
