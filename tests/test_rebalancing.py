@@ -128,6 +128,12 @@ class TestBalancer:
         assert "turned down" in str(balancer.provenance_)
         assert len(images) == 160
 
+    def test_of_a_class_with_few_real_images_it_says_what_did_better(self, model):
+        labels = np.repeat([0, 1, 2], [102, 100, 101])
+        many = LabelledImages(np.zeros((303, 1, 8, 8), np.uint8), labels, NAMES)
+        assert "lobed: 100 real images or fewer" in str(balance(many, model)[1])
+        assert "or fewer" not in str(balance(many, model, strategy={"dark": 103})[1])
+
     def test_where_none_is_believed_the_least_doubtful_fill_up(self, model, cells):
         class Never(Sure):
             def embed(self, images):

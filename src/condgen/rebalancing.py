@@ -27,6 +27,7 @@ from condgen.sampling import class_names, num_classes, to_uint8
 Strategy = Literal["auto", "minority", "not minority", "not majority", "all"]
 Wanted = Strategy | float | Mapping[Any, int] | Callable[[Any], Mapping[Any, int]]
 CLASS_SHARE = 2**40  # numbers of samples that each class has to itself
+FEW = 100  # real images up to which drawing them more often taught classifiers more (docs/balancing.md)
 ROUNDS = 8  # in which what was turned down is drawn again
 TABLE = ("place", "kind", "label", "class", "weights", "seed", "number")
 
@@ -80,6 +81,9 @@ class Provenance:
         for name, count in made.items():
             turned = self.refused.get(name, 0) / max(self.drawn.get(name, 0), 1)
             lines.append(f"  {name}: {count:,}" + (f" ({turned:.0%} of the drawn ones turned down)" if turned else ""))
+        real = np.bincount(self.labels[~self.synthetic], minlength=len(self.names))
+        if few := [name for name, n in zip(self.names, real, strict=True) if made[name] and n <= FEW]:
+            lines.append(f"{', '.join(few)}: {FEW} real images or fewer. Try drawing them more often beside this.")
         return "\n".join(lines)
 
 
