@@ -2,11 +2,11 @@
 
     python benchmarks/families.py --data bloodmnist --minutes 5 15 45 --seeds 3 --out benchmarks/results/families
 
-Minutes are of two free cores: at the start of each training its steps are timed, the fastest third of them counts, and
-the budget becomes a number of epochs, so that other work on the machine costs time and not quality (the prior of
-`sharp` is trained by the clock, for the share of the budget that its recipe gives it). Each budget is a training of its
-own, with its own schedule of the learning rate. What is done already in `--runs` is not done again, so
-the benchmark can be stopped at any time. Figures are of generated images against real test images
+Minutes are of two free cores: before the first training steps of all recipes are timed in turns, the fastest third of
+them counts, and every budget becomes a number of epochs by that rate, whatever else the machine does later (the prior
+of `sharp` is trained by the clock, for the share of the budget that its recipe gives it). Each budget is a training of
+its own, with its own schedule of the learning rate. What is done already in `--runs` is not done again, so the
+benchmark can be stopped at any time. Figures are of generated images against real test images
 (`benchmarks/quality.py`), of a small classifier trained on 3,000 generated images alone ("useful": accuracy on real
 test images) and of drawing as many images as there are test images. Trainings whose loss is not finite have failed.
 """
@@ -33,7 +33,7 @@ from condgen.figures import save_grid
 from condgen.recipes import RECIPES
 from condgen.sampling import per_class, to_uint8
 
-PROBED = 120  # steps whose rate a budget is turned into epochs by
+ROUNDS, PROBED = 3, 60  # a budget is turned into epochs by the rates of so many steps, in turns
 STEPS, TAUGHT = 500, 3000  # of the classifier, and images it is trained on
 NAMES = {"bloodmnist_reference": "reference CVAE", "fast": "CVAE, fast", "sharp": "CVAE, sharp"}
 NAMES |= {"gan": "GAN", "flow": "pixel flow"}
@@ -43,8 +43,8 @@ class EnoughError(Exception):
     """Enough steps were timed."""
 
 
-def epochs_in(recipe: str, data: Any, minutes: float) -> int:
-    """Passes over the training images that so many minutes of free cores hold, by the fastest third of some steps."""
+def steps_of(recipe: str, data: Any) -> list[float]:
+    """Seconds of some training steps, after the first."""
     times: list[float] = []
 
     def step(*_: Any) -> None:
@@ -55,9 +55,24 @@ def epochs_in(recipe: str, data: Any, minutes: float) -> int:
     chosen: dict[str, Any] = {"critic_start": 0.0} if RECIPES[recipe].numbers()["adversarial"] else {}
     with suppress(EnoughError):
         RECIPES[recipe].fit(data, epochs=10, progress=False, on_step=step, **chosen)
-    seconds = statistics.fmean(sorted(np.diff(times)[10:])[: PROBED // 3])
-    steps = -(-len(data.train) // RECIPES[recipe].numbers()["batch_size"])
-    return max(1, round(60 * minutes / (1.08 * seconds * steps)))
+    return np.diff(times)[10:].tolist()
+
+
+def passes(data: Any, file: Path) -> dict[str, float]:
+    """Seconds that a pass over the training images takes each recipe on free cores, all measured in turns and kept."""
+    if file.is_file():
+        return json.loads(file.read_text())
+    recipes = [*NAMES, "diffusion"]
+    times: dict[str, list[float]] = {recipe: [] for recipe in recipes}
+    for recipe in ROUNDS * recipes:
+        times[recipe] += steps_of(recipe, data)
+    seconds = {}
+    for recipe, own in times.items():
+        steps = -(-len(data.train) // RECIPES[recipe].numbers()["batch_size"])
+        seconds[recipe] = 1.08 * steps * statistics.fmean(sorted(own)[: len(own) // 3])
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(seconds, indent=1) + "\n")
+    return seconds
 
 
 def taken(data: Any) -> Any:
@@ -90,7 +105,8 @@ def one(recipe: str, minutes: float, seed: int, data: Any, judge: Any, options: 
     if (folder / "run.json").is_file():
         row["epochs"] = json.loads((folder / "run.json").read_text())["epochs"]
     else:
-        row["epochs"] = epochs_in(recipe, data, minutes)
+        seconds = passes(data, options.runs / "rates.json")[recipe]
+        row["epochs"] = max(1, round(60 * minutes / seconds))
     try:
         RECIPES[recipe].fit(data, folder, epochs=row["epochs"], seed=seed, resume="auto", **prior)
     except FloatingPointError as error:

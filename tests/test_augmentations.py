@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from condgen.augmentations import Augmentation, coloured, erased, moved, refocused, symmetries, turned
 
@@ -72,6 +73,17 @@ def test_a_shift_of_whole_pixels_is_a_roll():
     shifted = moved(x, torch.zeros(1), torch.tensor([[2 * 3 / 12, 0.0]]))
     torch.testing.assert_close(shifted[..., :-3], x[..., 3:], atol=1e-5, rtol=0)
     torch.testing.assert_close(shifted[..., -1], x[..., -1], atol=1e-5, rtol=0)
+
+
+def test_shifts_blend_no_pixels():
+    """Of every shifted image it can be said by how many: up to the share asked for, either way, edges repeated."""
+    x = images(1)[..., :8]
+    changed = Augmentation(shift=0.25)(x.expand(2000, -1, -1, -1), 0, torch.arange(2000), 0)
+    padded, down, right = F.pad(x, (2, 2, 3, 3), mode="replicate"), range(7), range(5)
+    crops = torch.stack([padded[0, :, i : i + 12, j : j + 8] for i in down for j in right])
+    distances = (changed[:, None] - crops).abs().amax((2, 3, 4))
+    assert distances.min(1).values.max() < 1e-5
+    assert set(distances.argmin(1).tolist()) == set(range(len(crops)))
 
 
 def test_colour_factors():

@@ -29,7 +29,7 @@ class Augmentation:
         flips: mirror half of the images from left to right.
         quarter_turns: by 0, 90, 180 or 270 degrees (by 0 or 180 where images are not square).
         rotation: up to so many degrees either way, edges repeated.
-        shift: up to this share of height and width either way, edges repeated.
+        shift: up to this share of height and width either way, by whole pixels, edges repeated.
         colour: brightness, contrast and saturation each by a factor within 1 ± this.
         erasing: side of a square that is set to the image's mean colour, up to this share of the image's.
         blur: mix with a blurred copy (5x5 binomial), up to this share.
@@ -74,7 +74,11 @@ class Augmentation:
             flips, turns = (u[:, 0] < 0.5) * self.flips, (u[:, 1] * symmetries(*x.shape[2:]) / 2) * self.quarter_turns
             x = turned(x, 2 * turns.long() + flips.long())
         if self.rotation or self.shift:
-            x = moved(x, math.radians(self.rotation) * (2 * u[:, 2] - 1), 2 * self.shift * (2 * u[:, 3:5] - 1))
+            # Fractions of a pixel blur, the finest detail most of all: a model would learn that, and a discriminator
+            # would not see what is drawn there.
+            sizes = x.new_tensor([x.shape[3], x.shape[2]])
+            shift = 2 * (self.shift * (2 * u[:, 3:5] - 1) * sizes).round() / sizes
+            x = moved(x, math.radians(self.rotation) * (2 * u[:, 2] - 1), shift)
         if self.colour:
             x = coloured(x, 1 + self.colour * (2 * u[:, 5:8] - 1))
         if self.blur or self.sharpen:
