@@ -36,7 +36,7 @@ from condgen.sampling import per_class, to_uint8
 ROUNDS, PROBED = 3, 60  # a budget is turned into epochs by the rates of so many steps, in turns
 STEPS, TAUGHT = 500, 3000  # of the classifier, and images it is trained on
 NAMES = {"bloodmnist_reference": "reference CVAE", "fast": "CVAE, fast", "sharp": "CVAE, sharp"}
-NAMES |= {"gan": "GAN", "flow": "pixel flow"}
+NAMES |= {"gan": "GAN", "flow": "pixel flow", "diffusion": "diffusion"}
 
 
 class EnoughError(Exception):
@@ -62,7 +62,7 @@ def passes(data: Any, file: Path) -> dict[str, float]:
     """Seconds that a pass over the training images takes each recipe on free cores, all measured in turns and kept."""
     if file.is_file():
         return json.loads(file.read_text())
-    recipes = [*NAMES, "diffusion"]
+    recipes = list(NAMES)
     times: dict[str, list[float]] = {recipe: [] for recipe in recipes}
     for recipe in ROUNDS * recipes:
         times[recipe] += steps_of(recipe, data)
@@ -89,6 +89,17 @@ def taught(images: Any, labels: Any, data: Any) -> float:
     with torch.no_grad():
         logits = network.eval()(image_tensor(torch.as_tensor(data.test.images)))
     return float((logits.argmax(1).numpy() == data.test.labels).mean())
+
+
+def floors(data: Any, judge: Any, file: Path) -> dict[str, float]:
+    """The same figures of held-out real images, and of a classifier trained on real ones; kept."""
+    if not file.is_file():
+        held_out = data.validation
+        real = measured(judge, data, data.test, held_out.images, held_out.labels, held_out)
+        real["useful"] = taught(data.train.images[taken(data)], data.train.labels[taken(data)], data)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(real, indent=1) + "\n")
+    return json.loads(file.read_text())
 
 
 def one(recipe: str, minutes: float, seed: int, data: Any, judge: Any, options: argparse.Namespace) -> dict[str, Any]:
@@ -173,10 +184,18 @@ def plot(rows: list[dict[str, Any]], real: dict[str, Any], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
+def side_by_side(runs: dict[str, Path], names: Any, path: Path) -> None:
+    """Three images of each class, none chosen, by the model of each run."""
+    parts = [per_class(condgen.load(run), 3, seed=1) for run in runs.values()]
+    gap = torch.ones_like(parts[0][:, :1])
+    images = torch.cat([image for part in parts for image in (gap, part)][1:], 1)
+    save_grid(images, path, names, " | ".join(runs))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="bloodmnist")
-    parser.add_argument("--recipes", nargs="+", default=[*NAMES, "diffusion"])
+    parser.add_argument("--recipes", nargs="+", default=list(NAMES), choices=list(NAMES))
     parser.add_argument("--minutes", type=float, nargs="+", default=[5.0, 15.0, 45.0])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--cache", type=Path, default=Path("runs/judges"))
@@ -185,20 +204,22 @@ def main() -> None:
     options = parser.parse_args()
     data = condgen.load_data(options.data)
     judge = load_judge(data, cache=options.cache)
-    real = measured(judge, data, data.test, data.validation.images, data.validation.labels, data.validation)
-    real["useful"] = taught(data.train.images[taken(data)], data.train.labels[taken(data)], data)
+    real = floors(data, judge, options.runs / "real.json")
     for minutes in options.minutes:
         for seed in range(options.seeds):
             for recipe in options.recipes:
                 row = one(recipe, minutes, seed, data, judge, options)
                 print(row, flush=True)
-    rows = [json.loads(file.read_text()) for file in sorted(options.runs.glob("*/quality.json"))]
-    order = [NAMES.get(recipe, recipe) for recipe in options.recipes]
-    rows.sort(key=lambda row: (order.index(row["model"]) if row["model"] in order else 99, row["minutes"], row["seed"]))
+    files = sorted(options.runs.glob("*/quality.json"))
+    rows = [json.loads(file.read_text()) | {"run": file.parent.name} for file in files]
+    rows.sort(key=lambda row: (list(NAMES.values()).index(row["model"]), row["minutes"], row["seed"]))
     keep(options.out, "Families of models at equal budgets", table(rows, real))
     if options.out:
         options.out.with_suffix(".json").write_text(json.dumps({"real": real, "rows": rows}, indent=1) + "\n")
         plot(rows, real, options.out.with_suffix(".png"))
+        longest = {row["model"]: row for row in rows if row["seed"] == 0 and "failed" not in row}
+        runs = {f"{model}, {row['minutes']:g} minutes": options.runs / row["run"] for model, row in longest.items()}
+        side_by_side(runs, data.class_names, options.out.with_name(f"{options.out.name}_samples.png"))
 
 
 if __name__ == "__main__":

@@ -316,11 +316,22 @@ class TestGame:
 
     def test_the_spread_of_each_group_by_hand(self):
         h = torch.randn(10, 3, 2, 2)
-        found = spread(h, 4)
+        found = spread(h, torch.zeros(10, 0), 4)
         assert found.shape == (10, 1, 2, 2)
         for part in (slice(0, 4), slice(4, 8), slice(8, 10)):
             by_hand = h[part].std(0, unbiased=False).mean()
             assert torch.allclose(found[part], by_hand.expand_as(found[part]), atol=1e-5)
+
+    def test_the_spread_is_of_images_of_one_condition(self):
+        """However the batch is mixed: drawn images that differ by their class alone have none."""
+        labels = torch.randperm(12, generator=torch.Generator().manual_seed(0)) % 3
+        c, of_class = nn.functional.one_hot(labels).float(), torch.randn(3, 2, 2, 2)
+        assert spread(of_class[labels], c, 4).max() < 1e-3
+        varied = of_class[labels] + (labels == 1)[:, None, None, None] * torch.randn(12, 2, 2, 2)
+        told = spread(varied, c, 4)[:, 0, 0, 0]
+        assert told[labels != 1].max() < 1e-3
+        by_hand = varied[labels == 1].std(0, unbiased=False).mean()
+        torch.testing.assert_close(told[labels == 1], by_hand.expand(4), atol=1e-5, rtol=0)
 
     def test_a_discriminator_knows_one_image_drawn_again_and_again(self):
         torch.manual_seed(0)

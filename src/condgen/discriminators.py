@@ -92,15 +92,15 @@ class ResNetDiscriminator(Part):
 
     .. math:: s(x, c) = w^\top h + (V c)^\top h
 
-    with h the sum of the last map's features over its places, of which one is how much images of the batch differ: a
-    decoder that draws one image only is easily told by it.
+    with h the sum of the last map's features over its places, of which one is how much images of the batch differ that
+    have the same condition, or one much like it: a decoder that draws one image a class is easily told by it.
 
     Args:
         image_shape: (channels, height, width), from 8x8 up.
         condition_dim: width of c; 0: no projection.
         widths: channels of each map, the first at half the image's size, each further one halved again.
         spectral: normalise all layers by their spectral norm, so that no score changes faster than the image does.
-        groups: images whose spread is told to each of them, as a map (they follow each other in the batch); 0: none.
+        groups: images of like conditions whose spread is told to each of them, as a map; 0: none.
         slope: of the leaky rectifiers.
 
     Raises:
@@ -153,7 +153,7 @@ class ResNetDiscriminator(Part):
         for inner, outer, around in zip(self.inner, self.outer, self.around, strict=True):
             h = outer(self.active(inner(self.active(h)))) + around(h)
             features.append(h)
-        h = self.last(self.active(torch.cat([h, spread(h, self.groups)], 1) if self.groups else h))
+        h = self.last(self.active(torch.cat([h, spread(h, c, self.groups)], 1) if self.groups else h))
         pooled = self.active(h).sum((2, 3))
         scores = self.score(pooled)[:, 0]
         if self.projection is not None:
@@ -165,19 +165,26 @@ class ResNetDiscriminator(Part):
         return F.leaky_relu(h, self.slope)
 
 
-def spread(h: Float[Tensor, "batch channels height width"], group: int) -> Float[Tensor, "batch 1 height width"]:
-    """How much the features of so many images that follow each other differ, one number, as a map for each of them.
+def spread(
+    h: Float[Tensor, "batch channels height width"], c: Float[Tensor, "batch dim"], group: int
+) -> Float[Tensor, "batch 1 height width"]:
+    """How much the features of so many images of like conditions differ, one number, as a map for each of them.
+
+    Among images of any conditions it would be how much classes differ that tells, whatever is drawn of each.
 
     References:
-        Progressive growing of GANs (Karras et al., 2018), section 3, https://arxiv.org/abs/1710.10196
+        Progressive growing of GANs (Karras et al., 2018), section 3, https://arxiv.org/abs/1710.10196, of one condition
 
     Example:
         >>> import torch
-        >>> spread(torch.ones(4, 2, 3, 3), 2).abs().max() < 1e-3
-        tensor(True)
+        >>> h, c = torch.tensor([[0.0], [4.0], [0.0], [6.0]])[:, :, None, None], torch.eye(2)[[0, 1, 0, 1]]
+        >>> spread(h, c, 2).flatten().round(decimals=2).tolist()
+        [0.0, 1.0, 0.0, 1.0]
     """
+    # A number of each condition puts equal ones side by side; should others have the same, no harm is done.
+    order = (c.float() * torch.arange(1, c.shape[1] + 1, device=c.device).sqrt()).sum(1).argsort(stable=True)
     maps = []
-    for part in h.split(group):
+    for part in h[order].split(group):
         deviation = (part.var(0, unbiased=False) + 1e-8).sqrt().mean()
         maps.append(deviation.expand(len(part), 1, *h.shape[2:]))
-    return torch.cat(maps)
+    return torch.cat(maps)[order.argsort()]
