@@ -177,10 +177,13 @@ def plot(rows: list[dict[str, Any]], real: dict[str, Any], path: Path) -> None:
         axis.set(
             title=title, xlabel="minutes on two cores", xscale="log", yscale="log" if column == "fid" else "linear"
         )
-        ticks = sorted({row["minutes"] for row in rows})
+        budgets = {(row["model"], row["minutes"]) for row in rows}
+        shared = [minutes for _, minutes in budgets]
+        ticks = sorted(minutes for minutes in set(shared) if shared.count(minutes) > 1)
         axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axis.minorticks_off()
-    axes[0].legend(fontsize=7)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, fontsize=8, loc="outside lower center", ncols=len(labels))
     figure.savefig(path, dpi=110)
 
 
