@@ -15,6 +15,7 @@ import argparse
 import json
 import statistics
 import time
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -62,9 +63,8 @@ def passes(data: Any, file: Path) -> dict[str, float]:
     """Seconds that a pass over the training images takes each recipe on free cores, all measured in turns and kept."""
     if file.is_file():
         return json.loads(file.read_text())
-    recipes = list(NAMES)
-    times: dict[str, list[float]] = {recipe: [] for recipe in recipes}
-    for recipe in ROUNDS * recipes:
+    times: dict[str, list[float]] = {recipe: [] for recipe in NAMES}
+    for recipe in ROUNDS * list(NAMES):
         times[recipe] += steps_of(recipe, data)
     seconds = {}
     for recipe, own in times.items():
@@ -165,6 +165,8 @@ def plot(rows: list[dict[str, Any]], real: dict[str, Any], path: Path) -> None:
     from matplotlib import pyplot as plt
 
     shown = {"fid": "FID (log)", "macro": "recognised, mean over classes", "diversity": "variety within classes"}
+    models = Counter(minutes for _, minutes in {(row["model"], row["minutes"]) for row in rows})
+    ticks = sorted(minutes for minutes, count in models.items() if count > 1)
     figure, axes = plt.subplots(1, len(shown), figsize=(11, 3.4), layout="constrained")
     for axis, (column, title) in zip(axes, shown.items(), strict=True):
         for model in dict.fromkeys(row["model"] for row in rows):
@@ -177,9 +179,6 @@ def plot(rows: list[dict[str, Any]], real: dict[str, Any], path: Path) -> None:
         axis.set(
             title=title, xlabel="minutes on two cores", xscale="log", yscale="log" if column == "fid" else "linear"
         )
-        budgets = {(row["model"], row["minutes"]) for row in rows}
-        shared = [minutes for _, minutes in budgets]
-        ticks = sorted(minutes for minutes in set(shared) if shared.count(minutes) > 1)
         axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axis.minorticks_off()
     handles, labels = axes[0].get_legend_handles_labels()
