@@ -77,20 +77,19 @@ def main() -> None:
     show("real", rows["real"])
     for run in options.runs:
         model = condgen.load(run)
-        flows = isinstance(model.sampler, FlowMatching)
+        flow = next((own for own in model.children() if isinstance(own, FlowMatching)), None)
         settings = itertools.product(
-            (options.steps or [None]) if flows else [None],
-            (options.guidance or [None]) if flows else [None],
+            (options.steps or [None]) if flow else [None],
+            (options.guidance or [None]) if flow else [None],
             options.temperature,
         )
         for steps, guidance, temperature in settings:
             name = f"{run}{f', {steps} steps' if steps else ''}{f', guidance {guidance}' if guidance else ''}"
             name += f", temperature {temperature}" if temperature != 1 else ""
-            if flows:
-                sampler: Any = model.sampler
-                sampler.steps = steps or sampler.steps
-                sampler.guidance = sampler.guidance if guidance is None else guidance
-                sampler.solver = options.solver or sampler.solver
+            if flow:
+                flow.steps = steps or flow.steps
+                flow.guidance = flow.guidance if guidance is None else guidance
+                flow.solver = options.solver or flow.solver
             model.sample(real.labels[:64])
             started = time.perf_counter()
             images = to_uint8(model.sample(real.labels, seed=options.seed, temperature=temperature)).numpy()

@@ -24,6 +24,7 @@ from condgen.noise import Use, normal, normals, stream, uniform
 from condgen.parts import FAMILIES
 from condgen.priors import FlowMatching
 from condgen.recipes import RECIPES
+from condgen.sampling import write_samples
 from condgen.training import adam
 from condgen.velocities import MLPVelocity, UNetVelocity
 
@@ -123,6 +124,15 @@ class TestFiles:
         model.class_names = ()
         with pytest.raises(ValueError, match=r"damaged|Change|fit"):
             condgen.load(condgen.save(model, tmp_path))
+
+    @pytest.mark.parametrize("change", [{"steps": 3}, {"solver": "euler"}, {"guidance": 0.25}])
+    def test_samples_of_another_way_through_the_field_are_not_mixed(self, change, tmp_path):
+        model, ((name, value),) = flow(), change.items()
+        model.class_names = ("a", "b", "c")
+        write_samples(model, [0, 1], tmp_path / "cells")
+        setattr(model.flow, name, value)
+        with pytest.raises(ValueError, match=f"samples of other {name}"):
+            write_samples(model, [0, 1], tmp_path / "cells", start=2)
 
     def test_a_subclass_is_refused(self, model, tmp_path):
         class Mine(type(model)):

@@ -7,6 +7,7 @@ an image `encode`, `decode` and `reconstruct`; which classes there are is read f
 __all__ = ["interpolate", "pairs", "per_class", "to_uint8", "transfer", "write_samples"]
 
 import io
+import itertools
 import json
 import math
 import zipfile
@@ -384,8 +385,9 @@ def check_folder(path: Path, model: Any, labels: Tensor, **settings: Any) -> dic
 def marked(model: Any, **settings: Any) -> dict[str, Any]:
     """What samples are of."""
     mark = {"weights": weights_hash(model.state_dict()), **settings}
-    sampler = getattr(model, "sampler", None)
-    return mark | {name: getattr(sampler, name) for name in ("steps", "solver", "guidance") if hasattr(sampler, name)}
+    drawing = [part for part in model.children() if hasattr(part, "draw")]
+    ways = itertools.product(drawing, ("steps", "solver", "guidance"))
+    return mark | {name: getattr(part, name) for part, name in ways if hasattr(part, name)}
 
 
 def ahead(blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
