@@ -165,9 +165,10 @@ def plot(rows: list[dict[str, Any]], real: dict[str, Any], path: Path) -> None:
     from matplotlib import pyplot as plt
 
     shown = {"fid": "FID (log)", "macro": "recognised, mean over classes", "diversity": "variety within classes"}
+    shown |= {"repeats": "images that come again"}
     models = Counter(minutes for _, minutes in {(row["model"], row["minutes"]) for row in rows})
     ticks = sorted(minutes for minutes, count in models.items() if count > 1)
-    figure, axes = plt.subplots(1, len(shown), figsize=(11, 3.4), layout="constrained")
+    figure, axes = plt.subplots(1, len(shown), figsize=(13, 3.4), layout="constrained")
     for axis, (column, title) in zip(axes, shown.items(), strict=True):
         for model in dict.fromkeys(row["model"] for row in rows):
             own = [row for row in rows if row["model"] == model and column in row]

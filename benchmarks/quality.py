@@ -22,7 +22,7 @@ import torch
 import condgen
 from condgen.benchmarking import machine
 from condgen.data import image_tensor
-from condgen.evaluation.fidelity import diversity, fidelity, label_truth, relative_sharpness
+from condgen.evaluation.fidelity import diversity, fidelity, label_truth, relative_sharpness, repeats
 from condgen.evaluation.judge import Judge, load_judge
 from condgen.evaluation.privacy import near_copies
 from condgen.figures import save_grid
@@ -31,7 +31,16 @@ from condgen.sampling import per_class, to_uint8
 
 COLUMNS = (
     *("fid", "kid", "precision", "recall", "coverage", "fid_early", "recall_early", "coverage_early"),
-    *("recognised", "macro", "diversity", "least_diversity", "sharpness", "near_copies", "images_per_second"),
+    *(
+        "recognised",
+        "macro",
+        "diversity",
+        "least_diversity",
+        "repeats",
+        "sharpness",
+        "near_copies",
+        "images_per_second",
+    ),
 )
 
 
@@ -50,6 +59,7 @@ def measured(
         for k in range(data.num_classes)
     ]
     found |= {"diversity": float(np.mean(within)), "least_diversity": min(within)}
+    found |= repeats(pixels["real"], pixels["own"])
     found |= relative_sharpness(image_tensor(torch.as_tensor(real.images)), image_tensor(torch.as_tensor(images)))
     copies = near_copies(data.train.images, images, floor.images, alike=True)
     return found | {"near_copies": copies.share}

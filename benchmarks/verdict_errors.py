@@ -57,6 +57,16 @@ def collapsed(x: np.ndarray, labels: np.ndarray, train: Any, rng: Generator, str
     return out.round().astype(np.uint8)
 
 
+def favoured(x: np.ndarray, labels: np.ndarray, train: Any, rng: Generator, strength: float) -> np.ndarray:
+    """A share of images is of a few pictures, with a little noise, whatever the class."""
+    out = x.copy()
+    again = np.flatnonzero(rng.random(len(x)) < strength)
+    few = x[rng.choice(len(x), max(1, len(again) // 10), replace=False)]
+    pictures = few[rng.integers(len(few), size=len(again))]
+    out[again] = np.clip(pictures + rng.normal(0, 3, pictures.shape), 0, 255).round().astype(np.uint8)
+    return out
+
+
 def copied(x: np.ndarray, labels: np.ndarray, train: Any, rng: Generator, strength: float) -> np.ndarray:
     """A share of images is of the training set, turned and shifted."""
     out = x.copy()
@@ -72,6 +82,7 @@ FAULTS = {
     "noisy": (noisy, (10.0, 30.0), {"Noisy"}),
     "wrong labels": (mislabelled, (0.2, 0.5), {"Labels in doubt", "Not true to the label"}),
     "collapsed": (collapsed, (0.5, 0.9), {"Too little variety", "Collapse"}),
+    "favourites": (favoured, (0.1, 0.5), {"The same pictures again"}),
     "copies": (copied, (0.1, 0.5), {"Copies of training images"}),
 }
 

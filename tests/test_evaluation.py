@@ -67,6 +67,18 @@ def one_picture_each(images):
     return changed(images, np.stack(drawn))
 
 
+def favourites(images):
+    """A third of the images are nearly one of the class's first two; the others are as they should be."""
+    drawn = images.images.copy()
+    generator = np.random.default_rng(0)
+    for label in range(8):
+        own = np.flatnonzero(images.labels == label)
+        for k, place in enumerate(own[: len(own) // 3]):
+            grain = generator.integers(-3, 4, drawn.shape[1:])
+            drawn[place] = np.clip(images.images[own[k % 2]].astype(int) + grain, 0, 255)
+    return changed(images, drawn)
+
+
 def copies(images, cells):
     """Training images, given out again with a little noise."""
     generator = np.random.default_rng(0)
@@ -92,6 +104,7 @@ def judged(cells, judge, fresh):
         "perfect": whole(fresh),
         "copies": copies(fresh, cells),
         "one picture": one_picture_each(fresh),
+        "favourites": favourites(fresh),
         "any label": without_regard_to_labels(fresh),
         "blurred": blurred(fresh),
         "noise": noise(fresh),
@@ -115,6 +128,7 @@ class TestKnownGenerators:
         for name in ("diversity", "diversity_early", "sharpness"):
             assert found[name].overall == pytest.approx(found[name].floor, abs=0.1), name
         assert found["near_copies"].overall <= found["near_copies"].floor + 0.02
+        assert found["repeats"].overall == pytest.approx(found["repeats"].floor, abs=0.03)
         assert found["kid"].interval[0] < found["kid"].floor + 0.002
 
     def test_copies_are_caught_by_privacy_alone(self, judged):
@@ -133,6 +147,14 @@ class TestKnownGenerators:
         assert found["coverage"].overall < 0.5 * found["coverage"].floor
         assert found.verdict.findings[0].title == "Collapse"
         assert found.verdict.answer == "no"
+
+    def test_favourite_pictures_are_caught_by_repeats_alone(self, judged):
+        found = judged["favourites"]
+        assert found["repeats"].overall == pytest.approx(1 / 3, abs=0.06)
+        assert found["fid"].overall < 3 * found["fid"].floor
+        assert found["diversity_early"].overall > 0.9 * found["diversity_early"].floor
+        assert not {"Collapse", "Real images without a counterpart"} & bad(found)
+        assert "The same pictures again" in {finding.title for finding in found.verdict.findings}
 
     def test_ignored_labels_are_caught_by_label_truth(self, judged):
         found = judged["any label"]

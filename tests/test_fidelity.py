@@ -26,6 +26,7 @@ from condgen.evaluation.fidelity import (
     label_truth,
     precision_recall_density_coverage,
     relative_sharpness,
+    repeats,
     sharpness,
 )
 from condgen.evaluation.records import Measure, Unmeasurable
@@ -386,6 +387,48 @@ class TestDiversity:
         assert found.per_class == pytest.approx({"a": 1, "b": 0, "c": 1}, abs=1e-6)
         assert found.overall == pytest.approx(2 / 3, abs=1e-6)
         assert found.floor == pytest.approx(1)
+
+
+class TestRepeats:
+    def test_each_of_two_twins_counts(self):
+        real, own = normal64(500, 6, 0), normal64(500, 6, 1)
+        own[400:450] = own[:50] + 1e-3  # so that 50 come a second time
+        own[450:] = own[0]  # and one of them 50 times more
+        by_hand = torch.cdist(own, own).fill_diagonal_(9).min(1).values
+        near = torch.cdist(real, real).fill_diagonal_(9).min(1).values.sort().values[5]
+        assert repeats(real, own)["repeats"] == pytest.approx(float((by_hand < near).double().mean()))
+        assert 0.3 <= repeats(real, own)["repeats"] <= 0.32
+
+    @pytest.mark.parametrize(("real", "own"), [(300, 3000), (3000, 300), (1000, 1000)])
+    def test_the_size_of_the_sets_does_not_matter(self, real, own):
+        shares = [repeats(normal64(real, 4, seed), normal64(own, 4, seed + 9))["repeats"] for seed in range(30)]
+        assert np.mean(shares) == pytest.approx(0.01, abs=0.006)
+
+    def test_a_larger_set_is_thinned_out_evenly(self):
+        """Sets may be sorted by class: the first images would be of one."""
+        labels = torch.arange(8).repeat_interleave(100)[:, None]
+        real = normal64(800, 4, 0) + 50 * labels
+        own = normal64(200, 4, 1) + 50 * labels[::4]
+        assert repeats(real, own)["repeats"] == pytest.approx(0.01, abs=0.01)
+        first = torch.where(labels == 0, 1e-3 * real, real)  # a class of pictures that are all the same
+        assert repeats(own, first)["repeats"] == pytest.approx(1 / 8, abs=0.05)
+
+    def test_fid_may_not_see_them(self):
+        real, own = normal64(1000, 4, 0), normal64(1000, 4, 1)
+        own[500:] = own[:500]
+        assert frechet_distance(real, own) < 5 * frechet_distance(real, normal64(1000, 4, 2))
+        assert repeats(real, own)["repeats"] == 1
+
+    def test_it_is_the_same_anywhere(self):
+        x, y = normal64(200, 3, 0), normal64(200, 3, 1)
+        y[:50] = y[50:100]
+        assert repeats(7 * x + 50, 7 * y - 50) == repeats(x, y)
+
+    def test_what_cannot_be_told(self):
+        with pytest.raises(Unmeasurable, match="repeats need 100 images or more; there are 99"):
+            repeats(normal64(200, 3, 0), normal64(99, 3, 1))
+        with pytest.raises(Unmeasurable, match="real images come twice"):
+            repeats(normal64(100, 3, 0).repeat(2, 1), normal64(200, 3, 1))
 
 
 class TestSharpness:

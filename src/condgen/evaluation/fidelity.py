@@ -15,6 +15,7 @@ __all__ = [
     "label_truth",
     "precision_recall_density_coverage",
     "relative_sharpness",
+    "repeats",
     "sharpness",
 ]
 
@@ -31,6 +32,7 @@ from torch import Tensor, nn
 from condgen.evaluation.records import Measure, Unmeasurable, about
 from condgen.evaluation.statistics import Interval, mean, unbiased_mmd, wilson
 
+RARELY = 0.01  # share of the real images that have another one so near as to count for the same picture
 FIDELITY = ("fid", "kid", "precision", "recall", "density", "coverage")
 
 
@@ -212,6 +214,41 @@ def diversity(real: Float[Tensor, "n d"], generated: Float[Tensor, "m d"]) -> di
 def spread(x: Float[Tensor, "n d"]) -> float:
     """Mean distance between two different images."""
     return float(distances(x.double(), x.double()).sum()) / (len(x) * (len(x) - 1))
+
+
+def repeats(real: Float[Tensor, "n d"], generated: Float[Tensor, "m d"]) -> dict[str, float]:
+    """Share of generated images that have another generated one nearer than 99 in 100 real images have a real one.
+
+    A generator with favourite pictures may cover real images well, and neither its FID nor the mean distance between
+    its images need show them. Sets of one distribution have 0.01. Both are taken in one number, the larger one thinned
+    out evenly, since neighbours come nearer the more there are.
+
+    Args:
+        real: pixels or features of real images.
+        generated: the same of generated images.
+
+    Raises:
+        Unmeasurable: for fewer than 100 images in a set, or if more than 1 in 100 real images come twice.
+
+    Example:
+        >>> x = torch.randn(400, 8, generator=torch.Generator().manual_seed(0))
+        >>> repeats(x, x)
+        {'repeats': 0.01}
+        >>> repeats(x, torch.cat([x[:300], x[:100] + 0.01]))  # a quarter comes again
+        {'repeats': 0.5}
+    """
+    if (fewest := min(len(real), len(generated))) * RARELY < 1:
+        raise Unmeasurable(f"repeats need {round(1 / RARELY)} images or more; there are {fewest}")
+    theirs, own = (nearest(x[torch.linspace(0, len(x) - 1, fewest).round().long()]) for x in (real, generated))
+    near = theirs.quantile(RARELY, interpolation="higher")
+    if near <= 1e-5 * theirs.median():
+        raise Unmeasurable("real images come twice, more than 1 in 100 of them")
+    return {"repeats": float((own < near).double().mean())}
+
+
+def nearest(x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
+    """Distance of each image to the nearest other one."""
+    return distances(x.double(), x.double()).fill_diagonal_(math.inf).min(1).values
 
 
 def sharpness(images: Float[Tensor, "n channels height width"]) -> float:

@@ -41,7 +41,7 @@ GROUPS: Mapping[str, tuple[str, str]] = {
     "variety": (
         "Variety within a class",
         "Mean distance between two images of a class, as a share of that between two real ones. Near 0 the generator "
-        "draws one picture again and again, however good it is.",
+        "draws one picture again and again, however good it is. And whether some pictures come again beside others.",
     ),
     "labels": (
         "Truth to the label",
@@ -87,6 +87,11 @@ TABLE: Mapping[str, tuple[str, str, Better, str, str]] = {
         *("Diversity", "variety", "floor", TIMES),
         "How much images of a class differ from each other, as a share of how much real ones do; near 0 the same "
         "picture comes again and again.",
+    ),
+    "repeats": (
+        *("Repeats", "variety", "lower", SHARE),
+        "Share of generated images that have another one nearer than 99 in 100 real images have a real one: pictures "
+        "that come again, beside whatever else there is.",
     ),
     "label_accuracy": (
         *("Label accuracy", "labels", "higher", SHARE),

@@ -444,7 +444,7 @@ def small(images: UInt8[np.ndarray, "n channels height width"]) -> Float[Tensor,
 
 
 def of_images(sets: Sets, found: Found) -> None:
-    """Fidelity at two depths, variety within classes, sharpness, truth to the label."""
+    """Fidelity at two depths, variety within classes, repeats, sharpness, truth to the label."""
     real, generated, held_out = sets.real, sets.generated, sets.held_out
     classes = {"real_labels": real.labels, "labels": generated.labels, "classes": sets.names} if sets.names else {}
 
@@ -460,6 +460,7 @@ def of_images(sets: Sets, found: Found) -> None:
     if generated.other is not None:
         compared(fidelity.fidelity, lambda part: part.other, *fidelity.FIDELITY, suffix="_other")
     compared(fidelity.diversity, lambda part: part.small.flatten(1), "diversity", within=True)
+    compared(fidelity.repeats, lambda part: part.small.flatten(1), "repeats")
     if generated.seen is not None:
         compared(fidelity.diversity, lambda part: part.seen.early, "diversity", suffix="_early", within=True)
         compared(fidelity.diversity, lambda part: part.seen.late, "diversity", suffix="_late", within=True)

@@ -23,6 +23,7 @@ Answer = Literal["yes", "not yet", "no", "unknown"]
 Measures = Mapping[str, Measure]
 
 COLLAPSED, UNIFORM, MIXED = 0.35, 0.75, 1.5  # of the pairwise distance within a class of real images
+REPEATED, SEVERAL = 0.3, 0.05  # share of images that come again beyond that of held-out real images
 COPIED, SUSPICIOUS = 0.05, 0.02  # share of near copies beyond that of held-out real images
 LEAKS, LEAKS_SOME = 0.7, 0.6  # area under the curve of the membership attack
 MISLABELLED, DOUBTFUL = 0.6, 0.92  # of the judge's accuracy on real images
@@ -150,6 +151,25 @@ def collapse(measures: Measures) -> Iterator[Finding]:
         yield Finding("open", "diversity", "Too few images to tell their variety", text)
     else:
         yield Finding("good", "diversity", "Variety", "images of a class differ about as much as real ones do.")
+
+
+def repeats(measures: Measures) -> Iterator[Finding]:
+    """Pictures that come again and again beside others, which neither FID nor distances on average need show."""
+    if not known(measures, "repeats"):
+        return
+    measure = measures["repeats"]
+    share, floor = measure.overall or 0.0, measure.floor or 0.0
+    text = (
+        f"{share:.0%} of the images have another one that is nearly the same; of held-out real images {floor:.0%} do."
+    )
+    low, _ = measure.excess or (-math.inf, math.inf)
+    if share - floor <= SEVERAL:
+        yield Finding("good", "repeats", "Few repeats", text)
+    elif low > 0:
+        severity: Severity = "bad" if share - floor > REPEATED else "warn"
+        yield Finding(severity, "repeats", "The same pictures again", text)
+    else:
+        yield Finding("open", "repeats", "Too few images to tell whether they repeat", text)
 
 
 def copies(measures: Measures) -> Iterator[Finding]:
@@ -280,7 +300,7 @@ def gains(measures: Measures, useful: Usefulness) -> Iterator[Finding]:
 
 
 RULES: tuple[Callable[[Measures], Iterator[Finding]], ...] = (
-    *(collapse, copies, labels, detail, likeness, neighbours, alone),
+    *(collapse, repeats, copies, labels, detail, likeness, neighbours, alone),
 )
 
 
