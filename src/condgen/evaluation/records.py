@@ -39,9 +39,9 @@ GROUPS: Mapping[str, tuple[str, str]] = {
         "What another network sees, or the pixels themselves: a second look that the judge has no part in.",
     ),
     "variety": (
-        "Variety within a class",
-        "Mean distance between two images of a class, as a share of that between two real ones. Near 0 the generator "
-        "draws one picture again and again, however good it is. And whether some pictures come again beside others.",
+        "Variety",
+        "Mean distance between two images of a class, as a share of that between two real ones: near 0 the generator "
+        "draws one picture again and again, however good it is. And how many images have a twin.",
     ),
     "labels": (
         "Truth to the label",
