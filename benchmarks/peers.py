@@ -7,6 +7,9 @@
 (c) pythae's own trainer on the same networks (3 outputs, no labels: it has none), if pythae is installed;
 (d) condgen's `fit`: untrimmed, as it is, with 3 outputs, in bfloat16.
 
+With `--device cuda` all of it is on a GPU: the usual loops send each batch there, as notebooks do, and a row more has
+their set on the device whole. pythae is left out.
+
 Each round trains every variant for one epoch in turn, from weights of one seed; the order turns from round to round.
 Each variant has a process of its own, which waits while others run: condgen tells the C library to keep freed memory,
 and what others gain from that in one process they would not have alone. Sampling: condgen's, the plain loop's and
@@ -16,7 +19,6 @@ pythae's, images in hand.
 import argparse
 import json
 import multiprocessing
-import platform
 import statistics
 import sys
 import tempfile
@@ -34,7 +36,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import condgen
 from condgen import recipes
-from condgen.benchmarking import peak
+from condgen.benchmarking import machine, peak, synchronise
 
 CHANNELS = (16, 32, 64, 128, 256, 512)
 
@@ -72,8 +74,9 @@ class Notebook(nn.Module):
 def notebook_epoch(model: Notebook, optimizer: torch.optim.Optimizer, loader: DataLoader) -> float:
     """One epoch as the notebooks have it."""
     model.train()
-    total = 0.0
-    for x, y in loader:
+    total, device = 0.0, next(model.parameters()).device
+    for images, labels in loader:
+        x, y = images.to(device), labels.to(device)
         onehot = F.one_hot(y.reshape(-1).long(), 8).float()
         target, output, mean, log_variance = model(x, onehot)
         bce = F.binary_cross_entropy(output, target, reduction="sum")
@@ -86,16 +89,17 @@ def notebook_epoch(model: Notebook, optimizer: torch.optim.Optimizer, loader: Da
     return total
 
 
-def notebook(data: condgen.LabelledImages, batch_size: int) -> Callable[[], object]:
+def notebook(data: condgen.LabelledImages, batch_size: int, device: str, there: bool = False) -> Callable[[], object]:
     torch.manual_seed(0)
-    model = Notebook()
+    model = Notebook().to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     x, y = torch.as_tensor(data.images) / 255, torch.as_tensor(data.labels)
+    x, y = (x.to(device), y.to(device)) if there else (x, y)
     loader = DataLoader(TensorDataset(x, y), batch_size, shuffle=True)
     return lambda: notebook_epoch(model, optimizer, loader)
 
 
-def pil(data: condgen.LabelledImages, batch_size: int) -> Callable[[], object]:
+def pil(data: condgen.LabelledImages, batch_size: int, device: str) -> Callable[[], object]:
     from PIL import Image
     from torchvision.transforms import ToTensor
 
@@ -109,14 +113,16 @@ def pil(data: condgen.LabelledImages, batch_size: int) -> Callable[[], object]:
             return change(Image.fromarray(images[k])), int(labels[k])
 
     torch.manual_seed(0)
-    model = Notebook()
+    model = Notebook().to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     loader = DataLoader(Images(), batch_size, shuffle=True)
     return lambda: notebook_epoch(model, optimizer, loader)
 
 
-def pythae(data: condgen.LabelledImages, batch_size: int) -> Callable[[], object]:
+def pythae(data: condgen.LabelledImages, batch_size: int, device: str) -> Callable[[], object]:
     """pythae's trainer: a VAE without labels, since it has none, on the networks of the reference with 3 outputs."""
+    if device != "cpu":
+        raise ImportError("not tried on a GPU")
     from pythae.models import VAE, VAEConfig
     from pythae.models.base.base_utils import ModelOutput
     from pythae.models.nn import BaseEncoder
@@ -160,6 +166,7 @@ def pythae(data: condgen.LabelledImages, batch_size: int) -> Callable[[], object
 def ours(
     data: condgen.LabelledImages,
     batch_size: int,
+    device: str,
     *,
     trim: bool = True,
     precision: str = "32-true",
@@ -169,40 +176,48 @@ def ours(
     model = recipes.bloodmnist_reference(outputs)
     if trim:
         condgen.trim(model)
-    options = {"batch_size": batch_size, "precision": precision, "trim": trim, "progress": False, "accelerator": "cpu"}
+    model.to(device)
+    options = {"batch_size": batch_size, "precision": precision, "trim": trim, "progress": False, "accelerator": device}
     return lambda: condgen.fit(model, data, epochs=1, **options)
 
 
+THERE = "notebook loop, set on the device"
 VARIANTS: dict[str, Callable[..., Callable[[], object]]] = {
     "notebook loop": notebook,
+    THERE: lambda data, batch, device: notebook(data, batch, device, there=True),
     "PIL images and ToTensor": pil,
     "pythae (3 outputs, no labels)": pythae,
-    "condgen, untrimmed": lambda data, batch: ours(data, batch, trim=False),
+    "condgen, untrimmed": lambda data, batch, device: ours(data, batch, device, trim=False),
     "condgen": ours,
-    "condgen, 3 outputs": lambda data, batch: ours(data, batch, outputs=False),
-    "condgen, bfloat16": lambda data, batch: ours(data, batch, precision="bf16-mixed"),
+    "condgen, 3 outputs": lambda data, batch, device: ours(data, batch, device, outputs=False),
+    "condgen, bfloat16": lambda data, batch, device: ours(data, batch, device, precision="bf16-mixed"),
 }
 
 
-def sample_plain(n: int) -> Callable[[], object]:
-    plain, labels = Notebook(outputs=3).eval(), torch.arange(n) % 8
+def sample_plain(n: int, device: str) -> Callable[[], object]:
+    plain, labels = Notebook(outputs=3).eval().to(device), torch.arange(n, device=device) % 8
 
     def loop() -> torch.Tensor:
         with torch.no_grad():
-            return torch.cat(
-                [plain.decode(torch.randn(len(y), 128), F.one_hot(y, 8).float()) for y in labels.split(128)]
-            )
+            parts = [
+                plain.decode(torch.randn(len(y), 128, device=device), F.one_hot(y, 8).float())
+                for y in labels.split(128)
+            ]
+        return torch.cat(parts).cpu()
 
     return loop
 
 
-def sample_ours(n: int) -> Callable[[], object]:
+def sample_ours(n: int, device: str) -> Callable[[], object]:
     model, labels = recipes.bloodmnist_reference(False), np.arange(n) % 8
     condgen.trim(model)
-    return lambda: model.sample(labels)
+    model.to(device)
+    return lambda: model.sample(labels).cpu()
 
 
-def sample_pythae(n: int) -> Callable[[], object]:
+def sample_pythae(n: int, device: str) -> Callable[[], object]:
+    if device != "cpu":
+        raise ImportError("not tried on a GPU")
     from pythae.samplers import NormalSampler
 
     sampler = NormalSampler(pythae_model())
@@ -210,7 +225,7 @@ def sample_pythae(n: int) -> Callable[[], object]:
 
 
 SAMPLED = 4096
-SAMPLING: dict[str, Callable[[int], Callable[[], object]]] = {
+SAMPLING: dict[str, Callable[[int, str], Callable[[], object]]] = {
     "plain loop": sample_plain,
     "pythae": sample_pythae,
     "condgen": sample_ours,
@@ -240,13 +255,13 @@ def pythae_model() -> nn.Module:
     return VAE(config, None, pythae_decoder(Notebook(classes=0, outputs=3)))
 
 
-def serve(pipe: Connection, kind: str, name: str, source: str, batch_size: int) -> None:
+def serve(pipe: Connection, kind: str, name: str, source: str, batch_size: int, device: str) -> None:
     """A variant's process: at each request, work once, and tell seconds and the highest memory so far, GiB."""
     try:
         if kind == "sampling":
-            work = SAMPLING[name](SAMPLED)
+            work = SAMPLING[name](SAMPLED, device)
         else:
-            work = VARIANTS[name](condgen.load_data(source, n=6000).train, batch_size)
+            work = VARIANTS[name](condgen.load_data(source, n=6000).train, batch_size, device)
         pipe.send(None)
     except ImportError as error:
         pipe.send(str(error))
@@ -254,15 +269,18 @@ def serve(pipe: Connection, kind: str, name: str, source: str, batch_size: int) 
     while pipe.recv():
         started = time.perf_counter()
         work()
-        pipe.send((time.perf_counter() - started, peak(torch.device("cpu")) or 0.0))
+        synchronise(torch.device(device))
+        pipe.send((time.perf_counter() - started, peak(torch.device(device)) or 0.0))
 
 
-def rounds(kind: str, names: list[str], source: str, batch_size: int, count: int, images: int) -> dict[str, Any]:
+def rounds(
+    kind: str, names: list[str], source: str, batch_size: int, count: int, images: int, device: str
+) -> dict[str, Any]:
     """Images per second of each in rounds whose order turns (the first, for warming up, does not count), and memory."""
     context, pipes = multiprocessing.get_context("spawn"), {}
     for name in names:
         ours, theirs = context.Pipe()
-        context.Process(target=serve, args=(theirs, kind, name, source, batch_size), daemon=True).start()
+        context.Process(target=serve, args=(theirs, kind, name, source, batch_size, device), daemon=True).start()
         if error := ours.recv():
             print(f"{name} is left out: {error}")
         else:
@@ -298,6 +316,7 @@ def main() -> None:
     parser.add_argument("--data", default="smears")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch-size", type=int, nargs="+", default=[128, 32])
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--only", nargs="*", help="variants by name")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
@@ -305,20 +324,22 @@ def main() -> None:
     lines = [
         "# Training and sampling beside the usual ways",
         "",
-        f"{torch.get_num_threads()} threads, {platform.processor() or platform.machine()}, torch {torch.__version__}, "
-        f"Python {platform.python_version()}, {time.strftime('%B %Y')}; {len(data):,} images of {data.image_shape}.",
+        f"{', '.join(f'{name} {value}' for name, value in machine(options.device).items())}; "
+        f"{len(data):,} images of {data.image_shape}.",
         "",
         f"    python benchmarks/peers.py {' '.join(sys.argv[1:])}",
         "",
     ]
     kept: dict[str, Any] = {}
     for batch_size in options.batch_size:
-        names = options.only or list(VARIANTS)
+        names = options.only or [name for name in VARIANTS if options.device != "cpu" or name != THERE]
         kept[f"training, batch {batch_size}"] = found = rounds(
-            "training", names, options.data, batch_size, options.rounds, len(data)
+            "training", names, options.data, batch_size, options.rounds, len(data), options.device
         )
         lines += [f"## Training, batch {batch_size}", "", *table(found, names[0])]
-    kept["sampling"] = found = rounds("sampling", list(SAMPLING), options.data, 0, 4 * options.rounds, SAMPLED)
+    kept["sampling"] = found = rounds(
+        "sampling", list(SAMPLING), options.data, 0, 4 * options.rounds, SAMPLED, options.device
+    )
     lines += ["## Sampling, 3 outputs, images in hand", "", *table(found, "plain loop")]
     print("\n".join(lines))
     if options.out:

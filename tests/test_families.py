@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import condgen
 from condgen.adversarial import AUGMENTED, Game, gradient_norm, without
@@ -25,7 +26,7 @@ from condgen.parts import FAMILIES
 from condgen.priors import FlowMatching
 from condgen.recipes import RECIPES
 from condgen.sampling import write_samples
-from condgen.training import adam
+from condgen.training import WarmupDecay, adam
 from condgen.velocities import MLPVelocity, UNetVelocity
 
 SHAPE, CLASSES = (3, 16, 12), 3
@@ -111,6 +112,17 @@ class TestSamples:
         assert torch.allclose(images[:2], images[2:], atol=1e-6)
 
 
+class ReadBack(TorchDispatchMode):
+    """Counts the values that Python asks tensors for: each makes the CPU wait for a GPU."""
+
+    ASKING = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero")
+    counted, watching = 0, False
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.counted += self.watching and func.overloadpacket.__name__ in self.ASKING
+        return func(*args, **(kwargs or {}))
+
+
 class TestFiles:
     def test_saved_and_loaded(self, model, tmp_path):
         again = condgen.load(condgen.save(model, tmp_path))
@@ -155,6 +167,23 @@ def trained(build, cells):
 
 
 class TestTraining:
+    @pytest.mark.parametrize("accumulate", [1, 2])
+    def test_nothing_is_read_back_within_an_epoch(self, build, accumulate):
+        cells = condgen.load_smears(200, size=16).train
+        last = -(-len(cells) // 16) - 1
+        mode, steps = ReadBack(), []
+
+        def watch(epoch, step, *_):
+            steps.append(step)
+            mode.watching = epoch > 0 and step < last
+
+        options = {"epochs": 2, "batch_size": 16, "learning_rate": WarmupDecay(), "clip": 1.0, "ema": 0.9}
+        options |= {"augment": Augmentation(flips=True, rotation=10), "accumulate": accumulate, "on_step": watch}
+        with mode:
+            condgen.fit(build(cells.image_shape, 8), cells, accelerator="cpu", progress=False, **options)
+        assert steps == 2 * list(range(last + 1))
+        assert mode.counted == 0
+
     def test_the_same_call_gives_the_same_weights(self, build, cells):
         states = []
         for _ in range(2):

@@ -141,7 +141,7 @@ class TestAverages:
         for step in range(30):
             with torch.no_grad():
                 model.weight.fill_(float(step))
-            averaged.average.update_parameters(model)
+            averaged.update(model)
             decay = min(0.9, (1 + step) / (10 + step))
             expected = float(step) if expected is None else decay * expected + (1 - decay) * step
         assert averaged.average.module.weight.item() == pytest.approx(expected, rel=1e-5)

@@ -416,6 +416,24 @@ class TestRunFolder:
         assert (run["state"], run["best_epoch"]) == ("stopped", 2)
         assert not model.training
 
+    @pytest.mark.parametrize("step", [0, 2])  # of the three of an epoch
+    def test_nor_does_a_gradient_that_is_not_finite(self, step, tmp_path):
+        """The loss is, and an infinite norm would have made every weight NaN unnoticed at the end of an epoch."""
+
+        class Steep(ELBO):
+            def loss(self, model, x, y, noise, beta=None):
+                terms = super().loss(model, x, y, noise, beta)
+                if self.training:
+                    self.steps = getattr(self, "steps", -1) + 1
+                    if self.steps == 3 + step:
+                        terms["loss"] = terms["loss"] + (0 * terms["loss"]).sqrt()
+                return terms
+
+        message = rf"The gradient is no longer finite in epoch 2, step {step + 1}: loss \d.*, gradient_norm nan;"
+        with pytest.raises(FloatingPointError, match=message):
+            quiet(small(), toy(), epochs=3, objective=Steep(), clip=1.0, out=tmp_path)
+        assert condgen.load(tmp_path / "last").sample([0]).isfinite().all()
+
     def test_interrupting_leaves_a_complete_folder(self, tmp_path):
         def interrupt(epoch, *_):
             if epoch == 2:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.swa_utils import AveragedModel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from condgen.checkpoints import load
 from condgen.data import Batch, LabelledImages, batches
@@ -116,16 +116,28 @@ class Averaged:
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
-        self.decay = decay
-        self.average = AveragedModel(model, multi_avg_fn=self.move)
+        self.decay, self.steps = decay, 0
+        self.average = AveragedModel(model)
 
     @torch.no_grad()
-    def move(self, averages: Any, weights: Any, steps: Tensor | int) -> None:
-        """Move the averages a little towards the weights, without reading the number of steps back from the device."""
-        steps = torch.as_tensor(steps, device=averages[0].device, dtype=torch.float32)
-        share = 1 - torch.clamp((1 + steps) / (10 + steps), max=self.decay)
-        for average, weight in zip(averages, weights, strict=True):
-            average.lerp_(weight.to(average.dtype), share.to(average.dtype))
+    def update(self, model: nn.Module) -> None:
+        """Move the averages a little towards the weights, without asking the device for the number of steps."""
+        decay = min(self.decay, (1 + self.steps) / (10 + self.steps)) if self.steps else 0.0
+        averages, weights = list(self.average.module.parameters()), list(model.parameters())
+        get_ema_multi_avg_fn(decay)(averages, weights, self.steps)  # type: ignore[arg-type]
+        for average, latest in zip(self.average.module.buffers(), model.buffers(), strict=True):
+            average.copy_(latest)
+        self.steps += 1
+        self.average.n_averaged.fill_(self.steps)
+
+    def state(self) -> dict[str, Tensor]:
+        """What a resumed run goes by."""
+        return dict(self.average.state_dict())
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from such a state."""
+        self.average.load_state_dict(state)
+        self.steps = int(self.average.n_averaged)
 
 
 class Plan:
@@ -293,7 +305,7 @@ class Loop:
             "plan": self.plan.state(),
             "step": dict(self.step.state_dict()),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
-            "averaged": dict(self.averaged.average.state_dict()) if self.averaged else None,
+            "averaged": self.averaged.state() if self.averaged else None,
             "scaler": self.scaler.state_dict() if self.scaler else None,
         }
 
@@ -311,7 +323,7 @@ class Loop:
         for optimizer, own in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(own)
         if self.averaged:
-            self.averaged.average.load_state_dict(state["averaged"])
+            self.averaged.restore(state["averaged"])
         if self.scaler:
             self.scaler.load_state_dict(state["scaler"])
 
@@ -356,7 +368,7 @@ class Loop:
                     if self.on_step and not number:
                         self.on_step(epoch, k, terms)
             if self.averaged and self.last_of_group(k, steps):
-                self.averaged.average.update_parameters(self.step.model)
+                self.averaged.update(self.step.model)
             self.plan.stepped()
             self.done, self.seconds, self.whole = k + 1, time.perf_counter() - began, self.last_of_group(k, steps)
             due = self.states.due() and self.fabric.world_size == 1  # several devices keep states between epochs
@@ -401,7 +413,9 @@ class Loop:
             self.fabric.backward(terms["loss"] if factor == 1 else terms["loss"] * factor)
         if due:
             if self.clip:
-                terms["gradient_norm"] = self.fabric.clip_gradients(self.step, optimizer, max_norm=self.clip)
+                # Whether the norm is finite is not asked here: that would make the CPU wait for the GPU at every step.
+                kept = {"max_norm": self.clip, "error_if_nonfinite": False}
+                terms["gradient_norm"] = self.fabric.clip_gradients(self.step, optimizer, **kept)
             optimizer.step()
         if output is not None and hasattr(likelihood := self.step.model.likelihood, "observe"):
             likelihood.observe(output, batch[0])
@@ -416,17 +430,19 @@ class Loop:
                     buffer.copy_(self.fabric.all_reduce(buffer, reduce_op="mean"))
 
     def watch(self, number: int, terms: Mapping[str, Tensor], k: int) -> None:
-        """Remember the first step of the epoch whose loss is not finite, without reading anything back."""
+        """Remember the first step of the epoch whose loss or gradient is not finite, without reading anything back."""
         values = torch.stack([torch.as_tensor(value).detach().float() for value in terms.values()])
-        loss = next(value for name, value in terms.items() if name.endswith("loss")).detach()
+        # In half precision a scaler leaves out a step whose gradient is too large, and that is as it should be.
+        asked = ("loss",) if self.scaler else ("loss", "gradient_norm")
+        sound = torch.stack([v for v, name in zip(values, terms, strict=True) if name.endswith(asked)]).isfinite().all()
         step = torch.full((1,), k, dtype=torch.float32, device=values.device)
         found = torch.cat([step, values])
         _, lost = self.lost.get(number, ((), torch.full_like(found, -1)))
         if len(lost) == len(found):  # terms of later steps may be more: a gradient's norm
-            self.lost[number] = tuple(terms), torch.where((lost[0] < 0) & ~loss.isfinite(), found, lost)
+            self.lost[number] = tuple(terms), torch.where((lost[0] < 0) & ~sound, found, lost)
 
     def check(self, train: tuple[Tensor, Tensor]) -> None:
-        """Raise if a loss was not finite.
+        """Raise if a loss or the norm of a gradient was not finite.
 
         Raises:
             FloatingPointError: with the step, its terms and its images.
@@ -437,10 +453,12 @@ class Loop:
                 continue
             self.whole = False
             terms = ", ".join(f"{name} {value:.4g}" for name, value in zip(names, values, strict=True))
+            sound = all(math.isfinite(v) for v, name in zip(values, names, strict=True) if name.endswith("loss"))
+            what = "gradient" if sound else "loss"
             phase = self.step.phases[number].name
             index = next(iter(self.order(train, int(step)))).index
             raise FloatingPointError(
-                f"The loss is no longer finite in epoch {self.epoch + 1}, step {int(step) + 1}"
+                f"The {what} is no longer finite in epoch {self.epoch + 1}, step {int(step) + 1}"
                 f"{f' of the phase {phase!r}' if phase else ''}: {terms}; images {index[:8].tolist()}"
                 f"{f' and {len(index) - 8} more' if len(index) > 8 else ''}. {self.history.kept_words()}"
                 "Lower the learning rate, or look for damaged images."
