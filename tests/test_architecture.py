@@ -50,6 +50,7 @@ ORDER = [
     "checkpoints",
     "runs",
     "states",
+    "graphs",
     "training",
     "fitting",
     "recipes",

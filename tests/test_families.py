@@ -48,6 +48,7 @@ def diffusion(shape=SHAPE, classes=CLASSES, **options):
     return flow(shape, classes, path="cosine", guidance=0.5, **options)
 
 
+AUGMENT = Augmentation(flips=True, rotation=10, shift=0.1, colour=0.1, blur=0.5, erasing=0.2)
 BUILD = {"cvae": vae, "cgan": gan, "cflow": flow, "diffusion": diffusion}
 
 
@@ -113,9 +114,9 @@ class TestSamples:
 
 
 class ReadBack(TorchDispatchMode):
-    """Counts the values that Python asks tensors for: each makes the CPU wait for a GPU."""
+    """Counts the values that Python asks tensors for or makes tensors of: each makes the CPU wait for a GPU."""
 
-    ASKING = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero")
+    ASKING = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "lift_fresh")
     counted, watching = 0, False
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
@@ -178,7 +179,7 @@ class TestTraining:
             mode.watching = epoch > 0 and step < last
 
         options = {"epochs": 2, "batch_size": 16, "learning_rate": WarmupDecay(), "clip": 1.0, "ema": 0.9}
-        options |= {"augment": Augmentation(flips=True, rotation=10), "accumulate": accumulate, "on_step": watch}
+        options |= {"augment": AUGMENT, "accumulate": accumulate, "on_step": watch}
         with mode:
             condgen.fit(build(cells.image_shape, 8), cells, accelerator="cpu", progress=False, **options)
         assert steps == 2 * list(range(last + 1))

@@ -214,6 +214,11 @@ class Game(nn.Module):
         """As it was built."""
         return f"augment={self.augment}, r1={self.r1}, every={self.every}"
 
+    @property
+    def replayable(self) -> bool:
+        """A penalty at some steps alone is not the same work at each."""
+        return not self.r1
+
     def changed(self, x: Tensor, noise: Mapping[str, Tensor], which: int) -> Tensor:
         """Augmented by the batch's noise."""
         if self.augment is None:

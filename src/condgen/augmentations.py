@@ -76,8 +76,8 @@ class Augmentation:
         if self.rotation or self.shift:
             # Fractions of a pixel blur, the finest detail most of all: a model would learn that, and a discriminator
             # would not see what is drawn there.
-            sizes = x.new_tensor([x.shape[3], x.shape[2]])
-            shift = 2 * (self.shift * (2 * u[:, 3:5] - 1) * sizes).round() / sizes
+            far = self.shift * (2 * u[:, 3:5] - 1)
+            shift = torch.stack([2 * (far[:, k] * x.shape[3 - k]).round() / x.shape[3 - k] for k in (0, 1)], 1)
             x = moved(x, math.radians(self.rotation) * (2 * u[:, 2] - 1), shift)
         if self.colour:
             x = coloured(x, 1 + self.colour * (2 * u[:, 5:8] - 1))
@@ -132,16 +132,17 @@ def coloured(x: Images, factors: Float[Tensor, "batch 3"]) -> Images:
     mean = x.mean((1, 2, 3), keepdim=True)
     x = mean + contrast * (x - mean)
     if x.shape[1] == 3:
-        grey = (x * x.new_tensor(LUMINANCE)[:, None, None]).sum(1, keepdim=True)
+        grey = sum(weight * x[:, k : k + 1] for k, weight in enumerate(LUMINANCE))
         x = grey + saturation * (x - grey)
     return x.clamp(0, 1)
 
 
 def refocused(x: Images, amount: Float[Tensor, " batch"]) -> Images:
     """Mixed with a blurred copy: positive amounts blur, negative ones sharpen; cut to [0, 1]."""
-    kernel = x.new_tensor([1.0, 4.0, 6.0, 4.0, 1.0]) / 16
-    kernel = (kernel[:, None] * kernel).expand(x.shape[1], 1, 5, 5)
-    blurred = F.conv2d(F.pad(x, (2, 2, 2, 2), mode="reflect"), kernel, groups=x.shape[1])
+    blurred = F.pad(x, (2, 2, 2, 2), mode="reflect")
+    for _ in range(4):  # means of neighbours, four times: 1, 4, 6, 4, 1
+        blurred = (blurred[:, :, 1:] + blurred[:, :, :-1]) / 2
+        blurred = (blurred[..., 1:] + blurred[..., :-1]) / 2
     return (x + amount[:, None, None, None] * (blurred - x)).clamp(0, 1)
 
 

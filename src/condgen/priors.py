@@ -16,6 +16,7 @@ __all__ = ["Flow", "FlowMatching", "GaussianMixture", "LabelNormal", "Levels", "
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -664,7 +665,8 @@ class FlowMatching(Part):
             else:
                 start = self.source.draw(c, noise["z"])
             start, end, t = self.scale(start), self.scale(z), noise["t"].to(z.dtype).sigmoid()
-            dropped = (noise["drop"] < math.sqrt(2) * torch.erfinv(torch.tensor(2 * self.drop - 1))).to(z.dtype)
+            bound = NormalDist().inv_cdf(self.drop) if self.drop else -math.inf
+            dropped = (noise["drop"] < bound).to(z.dtype)
             at, slope = self.between(start, end, t.reshape(-1, *[1] * len(self.shape)))
         error = self.velocity(at, t, c, component, dropped) - slope
         return error.float().square().flatten(1).mean(1)

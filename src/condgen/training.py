@@ -7,9 +7,10 @@ import json
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,10 +19,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from condgen.augmentations import Augmentation
 from condgen.checkpoints import load
 from condgen.data import Batch, LabelledImages, batches
 from condgen.files import read_json, undisturbed
 from condgen.generator import Generator
+from condgen.graphs import Replays, replayable
 from condgen.memory import keep_freed_memory
 from condgen.noise import Use, normals
 from condgen.objectives import Phase, phases_of, schedules_of, selection_of
@@ -34,6 +37,8 @@ STATE = "state"  # folder of training states within a run's
 PROBED = 20  # steps whose rate a budget of time is planned from
 WATCHED = 50  # steps after which losses are looked at
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+SEPARATOR = "\n"  # between the names of terms
+AHEAD = 16  # batches whose noise is made at once on a GPU, where many small operations take longer than a large one
 TERMS = {"log_likelihood": "log-likelihood", "kl": "KL"}  # as people write them
 
 
@@ -202,26 +207,39 @@ class Plan:
 
 
 class Totals:
-    """Sums of a batch's mean terms on the device; nothing is read back before the end."""
+    """Sums of batches' mean terms on the device; nothing is read back before the end.
+
+    Steps may have different terms: those that come together are added up together, in one operation.
+    """
 
     def __init__(self, prefix: str) -> None:
-        self.prefix, self.images, self.sums = prefix, {}, {}
+        self.prefix = prefix
+        self.images: dict[str, int] = {}
+        self.sums: dict[str, Tensor] = {}
 
-    def add(self, terms: Mapping[str, Tensor], images: int) -> None:
-        """Add a batch."""
-        for name, value in terms.items():
-            self.images[name] = self.images.get(name, 0) + images
-            self.sums[name] = self.sums.get(name, 0.0) + value.detach() * images
+    def add(self, names: Iterable[str], values: Tensor, images: int) -> None:
+        """Add a batch's terms, by name and in one tensor."""
+        place = SEPARATOR.join(names)
+        if place not in self.sums:
+            self.images[place], self.sums[place] = 0, torch.zeros_like(values)
+        self.images[place] += images
+        self.sums[place].add_(values, alpha=images)
 
     def means(self, fabric: Any = None) -> dict[str, float]:
         """Mean per image, of each term over the images it was taken of, on all devices."""
-        if not self.sums:
+        sums: dict[str, Any] = {}
+        counts: dict[str, int] = {}
+        for place, values in self.sums.items():
+            for name, value in zip(place.split(SEPARATOR), values.double().reshape(-1), strict=True):
+                sums[name] = sums.get(name, 0.0) + value
+                counts[name] = counts.get(name, 0) + self.images[place]
+        if not sums:
             return {}
-        sums = torch.stack([torch.as_tensor(value).double() for value in self.sums.values()])
-        counts = torch.tensor([self.images[name] for name in self.sums], dtype=torch.float64, device=sums.device)
+        total = torch.stack(list(sums.values()))
+        images = torch.tensor(list(counts.values()), dtype=torch.float64, device=total.device)
         if fabric is not None and fabric.world_size > 1:
-            sums, counts = (fabric.all_reduce(both, reduce_op="sum") for both in (sums, counts))
-        return {f"{self.prefix}_{name}": value for name, value in zip(self.sums, (sums / counts).tolist(), strict=True)}
+            total, images = (fabric.all_reduce(both, reduce_op="sum") for both in (total, images))
+        return {f"{self.prefix}_{name}": value for name, value in zip(sums, (total / images).tolist(), strict=True)}
 
 
 @dataclass
@@ -252,7 +270,8 @@ class Loop:
         seconds: that it took so far.
         total: of its terms so far.
         whole: between two steps, when what there is can be kept.
-        lost: of each phase, the first step of the epoch whose loss was not finite (-1: none), and its terms.
+        seen: phase, step and terms since these were last looked at: a loss may not be finite.
+        replays: the work of steps, recorded where that is of use.
     """
 
     fabric: Any
@@ -278,9 +297,11 @@ class Loop:
     seconds: float = 0.0
     total: Totals = field(default_factory=lambda: Totals("train"))
     whole: bool = True
-    lost: dict[int, tuple[tuple[str, ...], Tensor]] = field(default_factory=dict)
+    seen: list[tuple[int, int, tuple[str, ...], Tensor]] = field(default_factory=list)
+    replays: Replays = field(default_factory=lambda: Replays(enabled=False))
 
     def __post_init__(self) -> None:
+        self.names: dict[tuple[int, ...], dict[int, tuple[str, ...]]] = {}  # of the terms of phases taken together
         self.rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers]
 
     @property
@@ -304,7 +325,7 @@ class Loop:
             "history": self.history.rows,
             "plan": self.plan.state(),
             "step": dict(self.step.state_dict()),
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "optimizers": [plain(optimizer.state_dict()) for optimizer in self.optimizers],
             "averaged": self.averaged.state() if self.averaged else None,
             "scaler": self.scaler.state_dict() if self.scaler else None,
         }
@@ -334,8 +355,7 @@ class Loop:
 
     def keep(self) -> None:
         """Keep a training state, unless a step is under way or a loss was not finite."""
-        sound = all(float(lost[0]) < 0 for _, lost in self.lost.values())
-        if self.whole and sound and self.fabric.is_global_zero:
+        if self.whole and self.unsound() is None and self.fabric.is_global_zero:
             self.states.write(self.state())
 
     def share_of(self, images: int) -> int:
@@ -347,60 +367,102 @@ class Loop:
         self.step.train()
         epoch, steps = self.epoch, -(-len(train[0]) // self.batch_size)
         scheduled = self.scheduled(epoch + max(self.done - 1, 0) / steps)
-        began, self.lost = time.perf_counter() - self.seconds, {}
-        for k, (index, x, y) in enumerate(self.order(train, self.done), self.done):
+        began, self.seen = time.perf_counter() - self.seconds, []
+        for k, (x, y, noise) in enumerate(self.prepared(train), self.done):
             self.whole = False
             # Of what draws from torch's generator, such as nn.Dropout.
             torch.manual_seed(step_seed(self.seed, epoch, k, self.fabric.global_rank))
-            scheduled, x = self.scheduled(epoch + k / steps), x.to(self.step.model.dtype)
-            x = self.augment(x, self.seed, index, epoch) if self.augment else x
-            noise = normals(self.step.model.noise_shapes, self.seed, index, Use.TRAINING, epoch, x.dtype)
+            scheduled = self.scheduled(epoch + k / steps)
             share, group = self.plan.share(epoch + k / steps), k // self.accumulate
             groups = -(-steps // self.accumulate)
             images = min(self.batch_size, len(train[0]) - k * self.batch_size)  # on all devices together
             own = self.share_of(images)
-            for number, phase in enumerate(self.step.phases):
-                if share >= phase.start and (epoch * groups + group) % phase.every == 0:
-                    weight = own * self.fabric.world_size / images  # devices' gradients are averaged
-                    terms = self.take(number, phase, share, (x, y, noise), scheduled, k, steps, weight)
-                    self.watch(number, terms, k)
-                    self.total.add(terms, own)
-                    if self.on_step and not number:
-                        self.on_step(epoch, k, terms)
+            due = tuple(
+                number
+                for number, phase in enumerate(self.step.phases)
+                if share >= phase.start and (epoch * groups + group) % phase.every == 0
+            )
+            for number in due:
+                self.set_rate(self.optimizers[number], self.rates[number], share)
+            weight = own * self.fabric.world_size / images  # devices' gradients are averaged
+            found = self.take(due, (x, y, noise, scheduled), k, steps, weight)
+            for number, (names, values) in found.items():
+                self.total.add(names, values, own)
+                self.seen.append((number, k, names, values))
+                if self.on_step and not number:
+                    self.on_step(epoch, k, dict(zip(names, values.unbind(), strict=True)))
             if self.averaged and self.last_of_group(k, steps):
                 self.averaged.update(self.step.model)
             self.plan.stepped()
             self.done, self.seconds, self.whole = k + 1, time.perf_counter() - began, self.last_of_group(k, steps)
-            due = self.states.due() and self.fabric.world_size == 1  # several devices keep states between epochs
-            if due or k % WATCHED == WATCHED - 1:
+            due_state = self.states.due() and self.fabric.world_size == 1  # several devices keep them between epochs
+            if due_state or k % WATCHED == WATCHED - 1:
                 self.check(train)
-            if due:
+            if due_state:
                 self.keep()
             self.show.advance(images, stop=self.whole)  # gradients that are added up are not kept
         self.check(train)
         self.plan.settle()
         return {**self.total.means(self.fabric), **{name: value.item() for name, value in scheduled.items()}}
 
+    def prepared(self, train: tuple[Tensor, Tensor]) -> Iterator[tuple[Tensor, Tensor, dict[str, Tensor]]]:
+        """Augmented images, labels and noise of the rest of the epoch's batches; on a GPU some are made ahead."""
+        model, ahead = self.step.model, AHEAD if self.fabric.device.type == "cuda" else 1
+        order = self.order(train, self.done)
+        while some := list(islice(order, ahead)):
+            index, sizes = torch.cat([batch.index for batch in some]), [len(batch.index) for batch in some]
+            noise = normals(model.noise_shapes, self.seed, index, Use.TRAINING, self.epoch, model.dtype)
+            parts = {name: numbers.split(sizes) for name, numbers in noise.items()}
+            images = [batch.x.to(model.dtype) for batch in some]
+            if isinstance(self.augment, Augmentation):  # which changes each image by itself
+                images = list(self.augment(torch.cat(images), self.seed, index, self.epoch).split(sizes))
+            elif self.augment:
+                changed = zip(images, some, strict=True)
+                images = [self.augment(x, self.seed, batch.index, self.epoch) for x, batch in changed]
+            for k, batch in enumerate(some):
+                yield images[k], batch.y, {name: numbers[k] for name, numbers in parts.items()}
+
     def last_of_group(self, k: int, steps: int) -> bool:
         """Whether the gradients added up so far are due for a step."""
         return (k + 1) % self.accumulate == 0 or k + 1 == steps
 
+    def set_rate(self, optimizer: Any, rates: Sequence[float], share: float) -> None:
+        """The learning rate at this share of training; one that a recording reads is a number on the device."""
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            now = rate * self.learning_rate(share) if self.learning_rate else rate
+            if self.replays.enabled and not isinstance(group["lr"], Tensor):
+                group.update(capturable=True, lr=torch.full((), now, dtype=torch.float32, device=self.fabric.device))
+            elif isinstance(group["lr"], Tensor):
+                group["lr"].fill_(now)
+            elif self.learning_rate:
+                group["lr"] = now
+
     def take(
-        self,
-        number: int,
-        phase: Phase,
-        share: float,
-        batch: tuple[Any, ...],
-        scheduled: Any,
-        k: int,
-        steps: int,
-        weight: float,
+        self, due: tuple[int, ...], batch: tuple[Any, ...], k: int, steps: int, weight: float
+    ) -> dict[int, tuple[tuple[str, ...], Tensor]]:
+        """A step of these phases: the terms of each, by name and in one tensor."""
+        x, y, noise, scheduled = batch
+        names: dict[int, tuple[str, ...]] = self.names.setdefault(due, {})
+        inputs = {"x": x, "y": y, **{f"noise {name}": value for name, value in noise.items()}}
+        inputs |= {f"scheduled {name}": value for name, value in scheduled.items()}
+
+        def work(given: dict[str, Tensor]) -> dict[str, Tensor]:
+            own = given["x"], given["y"], {name: given[f"noise {name}"] for name in noise}
+            times, values = {name: given[f"scheduled {name}"] for name in scheduled}, {}
+            for number in due:
+                terms = self.take_phase(number, own, times, k, steps, weight)
+                names[number], values[f"{number}"] = tuple(terms), stacked(terms)
+            return values
+
+        values = self.replays(due, work, inputs)
+        # The next step writes over what a recording gives.
+        return {number: (names[number], values[f"{number}"].clone()) for number in due}
+
+    def take_phase(
+        self, number: int, batch: tuple[Any, ...], scheduled: dict[str, Tensor], k: int, steps: int, weight: float
     ) -> dict[str, Tensor]:
         """A phase's step, or its share of one where gradients are added up: its terms."""
-        optimizer = self.optimizers[number]
-        if self.learning_rate:
-            for group, rate in zip(optimizer.param_groups, self.rates[number], strict=True):
-                group["lr"] = rate * self.learning_rate(share)
+        phase, optimizer = self.step.phases[number], self.optimizers[number]
         if k % self.accumulate == 0:
             optimizer.zero_grad()
         # The batches of this step; at the end of an epoch there may be fewer.
@@ -429,17 +491,22 @@ class Loop:
                 if buffer.is_floating_point():
                     buffer.copy_(self.fabric.all_reduce(buffer, reduce_op="mean"))
 
-    def watch(self, number: int, terms: Mapping[str, Tensor], k: int) -> None:
-        """Remember the first step of the epoch whose loss or gradient is not finite, without reading anything back."""
-        values = torch.stack([torch.as_tensor(value).detach().float() for value in terms.values()])
+    def unsound(self) -> tuple[int, int, dict[str, float]] | None:
+        """Phase, step and terms of the first step not looked at yet whose loss or gradient is not finite."""
         # In half precision a scaler leaves out a step whose gradient is too large, and that is as it should be.
         asked = ("loss",) if self.scaler else ("loss", "gradient_norm")
-        sound = torch.stack([v for v, name in zip(values, terms, strict=True) if name.endswith(asked)]).isfinite().all()
-        step = torch.full((1,), k, dtype=torch.float32, device=values.device)
-        found = torch.cat([step, values])
-        _, lost = self.lost.get(number, ((), torch.full_like(found, -1)))
-        if len(lost) == len(found):  # terms of later steps may be more: a gradient's norm
-            self.lost[number] = tuple(terms), torch.where((lost[0] < 0) & ~sound, found, lost)
+        apart: dict[tuple[str, ...], list[int]] = {}
+        for place, (_, _, names, _) in enumerate(self.seen):
+            apart.setdefault(names, []).append(place)
+        bad: list[int] = []
+        for names, places in apart.items():
+            columns = [column for column, name in enumerate(names) if name.endswith(asked)]
+            rows = torch.stack([self.seen[place][3] for place in places])[:, columns].tolist()
+            bad += [place for place, row in zip(places, rows, strict=True) if not all(map(math.isfinite, row))]
+        if not bad:
+            return None
+        number, k, names, values = self.seen[min(bad)]
+        return number, k, dict(zip(names, values.tolist(), strict=True))
 
     def check(self, train: tuple[Tensor, Tensor]) -> None:
         """Raise if a loss or the norm of a gradient was not finite.
@@ -447,22 +514,21 @@ class Loop:
         Raises:
             FloatingPointError: with the step, its terms and its images.
         """
-        for number, (names, lost) in self.lost.items():
-            step, *values = lost.tolist()
-            if step < 0:
-                continue
-            self.whole = False
-            terms = ", ".join(f"{name} {value:.4g}" for name, value in zip(names, values, strict=True))
-            sound = all(math.isfinite(v) for v, name in zip(values, names, strict=True) if name.endswith("loss"))
-            what = "gradient" if sound else "loss"
-            phase = self.step.phases[number].name
-            index = next(iter(self.order(train, int(step)))).index
-            raise FloatingPointError(
-                f"The {what} is no longer finite in epoch {self.epoch + 1}, step {int(step) + 1}"
-                f"{f' of the phase {phase!r}' if phase else ''}: {terms}; images {index[:8].tolist()}"
-                f"{f' and {len(index) - 8} more' if len(index) > 8 else ''}. {self.history.kept_words()}"
-                "Lower the learning rate, or look for damaged images."
-            )
+        if (found := self.unsound()) is None:
+            self.seen = []
+            return
+        number, step, values = found
+        self.whole = False
+        terms = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+        sound = all(math.isfinite(value) for name, value in values.items() if name.endswith("loss"))
+        phase = self.step.phases[number].name
+        index = next(iter(self.order(train, step))).index
+        raise FloatingPointError(
+            f"The {'gradient' if sound else 'loss'} is no longer finite in epoch {self.epoch + 1}, step {step + 1}"
+            f"{f' of the phase {phase!r}' if phase else ''}: {terms}; images {index[:8].tolist()}"
+            f"{f' and {len(index) - 8} more' if len(index) > 8 else ''}. {self.history.kept_words()}"
+            "Lower the learning rate, or look for damaged images."
+        )
 
     def order(self, train: tuple[Tensor, Tensor], start: int) -> Iterator[Batch]:
         """The batches of this epoch from one of them on; of several devices, this one's share of each."""
@@ -491,9 +557,25 @@ class Loop:
             with self.fabric.autocast():
                 terms = step(0, x, y, noise, **scheduled)
             terms.pop("output", None)
-            total.add(terms, own)
+            total.add(terms, stacked(terms), own)
             self.show.advance(0)
         return total.means(self.fabric)
+
+
+def stacked(terms: Mapping[str, Tensor]) -> Tensor:
+    """Terms in one tensor, in single precision at least."""
+    values = [torch.as_tensor(value).detach() for value in terms.values()]
+    double = any(value.dtype == torch.float64 for value in values)
+    return torch.stack([value.to(torch.float64 if double else torch.float32) for value in values])
+
+
+def plain(state: dict[str, Any]) -> dict[str, Any]:
+    """An optimizer's state with its learning rate as a number, as it is where nothing is recorded."""
+    groups = [
+        {**group, "lr": float(group["lr"]), "capturable": False} if isinstance(group.get("lr"), Tensor) else group
+        for group in state["param_groups"]
+    ]
+    return {**state, "param_groups": groups}
 
 
 def step_seed(seed: int, epoch: int, step: int, rank: int = 0) -> int:
@@ -534,6 +616,7 @@ def fit(
     devices: int = 1,
     nodes: int = 1,
     strategy: str = "auto",
+    graphs: bool = True,
     about: Mapping[str, Any] | None = None,
 ) -> History:
     """Train a model; its weights after the last epoch stay in it, the best on validation are kept in `out`.
@@ -580,6 +663,8 @@ def fit(
         devices: of the accelerator, on each of the nodes. A batch is split over them.
         nodes: machines.
         strategy: of Lightning Fabric, for several devices.
+        graphs: on one GPU, record a step as a CUDA graph and replay it, if all parts are condgen's or torch's own, or
+            say that they are `replayable` (:mod:`condgen.graphs`). False asks for every operation anew.
         about: further entries for `run.json`.
 
     Returns:
@@ -632,6 +717,7 @@ def fit(
         nodes=nodes,
         strategy=strategy,
         loggers=loggers,
+        graphs=graphs,
     )
     settings = {
         **(about or {}),
@@ -775,6 +861,7 @@ def set_up(
     nodes: int = 1,
     strategy: str = "auto",
     loggers: Any = (),
+    graphs: bool = True,
 ) -> Loop:
     """Device, optimizers and averages for a model that is about to be trained; see :func:`fit`."""
     from lightning_fabric import Fabric
@@ -793,6 +880,7 @@ def set_up(
     made = [optimizer_of(optimizer, phase)(list(phase.parameters(model))) for phase in step.phases]
     home = model.device
     wrapped, *optimizers = fabric.setup(step, *made)
+    recorded = fabric.device.type == "cuda" and devices * nodes == accumulate == 1 and precision != "16-mixed"
     return Loop(
         fabric=fabric,
         step=wrapped,
@@ -810,6 +898,7 @@ def set_up(
         balance=balance,
         on_step=on_step,
         states=states or States(None),
+        replays=Replays(graphs and recorded and replayable([model, objective], made)),
     )
 
 
