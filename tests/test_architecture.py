@@ -21,6 +21,7 @@ REPOSITORY = PACKAGE.parents[1]
 # Data flows down this list; a file imports only from files above it.
 ORDER = [
     "noise",
+    "graphs",
     "memory",
     "files",
     "parts",
@@ -50,7 +51,6 @@ ORDER = [
     "checkpoints",
     "runs",
     "states",
-    "graphs",
     "training",
     "fitting",
     "recipes",

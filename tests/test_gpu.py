@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import condgen
+from condgen import graphs
 from condgen.adversarial import Adversarial
 from condgen.augmentations import Augmentation
 from condgen.benchmarking import benchmark, grid
@@ -83,13 +84,35 @@ class TestTraining:
 
         def watch(epoch, step, _):
             steps.append(step)
-            torch.cuda.set_sync_debug_mode("error" if 0 < step < last and epoch else "default")
+            torch.cuda.set_sync_debug_mode("error" if step < last and epoch else "default")
 
         try:
             train(build(), cells, epochs=2, on_step=watch, augment=TURNS)
         finally:
             torch.cuda.set_sync_debug_mode("default")
         assert steps == 2 * list(range(last + 1))
+
+    def test_steps_are_recorded(self, build, cells, monkeypatch, recwarn):
+        recorded, record = [], graphs.record
+        monkeypatch.setattr(graphs, "record", lambda *given: recorded.append(given) or record(*given))
+        rows = []
+        for replayed in (True, False):
+            history = train(build(torch.float64), cells, epochs=3, augment=TURNS, graphs=replayed)
+            rows.append([{k: v for k, v in row.items() if "second" not in k} for row in history.rows])
+        assert len(recorded) == 1
+        assert not [w for w in recwarn if "CUDA graphs" in str(w.message)]
+        for ours, theirs in zip(*rows, strict=True):
+            assert ours == pytest.approx(theirs, rel=1e-6, abs=1e-8)
+
+    def test_dropout_has_the_same_numbers(self, cells):
+        rows = []
+        for replayed in (True, False):
+            with torch.random.fork_rng():
+                torch.manual_seed(0)
+                model = condgen.conditional_vae(cells.image_shape, cells.num_classes, latent=4, width=8).double()
+            model.encoder.blocks[0].activation = torch.nn.Sequential(torch.nn.LeakyReLU(), torch.nn.Dropout(0.5))
+            rows.append(train(model, cells, epochs=3, graphs=replayed)["train_loss"])
+        assert rows[0] == pytest.approx(rows[1], rel=1e-6)
 
     def test_a_stopped_run_goes_on(self, build, cells, tmp_path):
         """Bit for bit where cuDNN may choose no algorithm whose sums come in another order each time."""
@@ -130,6 +153,13 @@ class TestSamples:
         whole = model.sample(labels, seed=5)
         for first, end in ((0, 1), (3, 7), (60, 70), (149, 150)):
             assert torch.equal(model.sample(labels[first:end], seed=5, start=first), whole[first:end])
+
+    def test_many_at_once_are_the_same(self, build, recwarn):
+        """From sixteen blocks on, drawing one is recorded and replayed."""
+        model, labels = build().cuda(), torch.arange(20 * 64) % 8
+        whole = model.sample(labels, seed=5)
+        assert torch.equal(model.sample(labels[1000:1100], seed=5, start=1000), whole[1000:1100])
+        assert not [w for w in recwarn if "CUDA graphs" in str(w.message)]
 
     def test_they_are_those_of_the_cpu(self, build):
         """Within a grey level or two: convolutions there are in TF32 unless that is turned off."""

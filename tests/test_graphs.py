@@ -187,7 +187,7 @@ class TestReplays:
         for _ in range(SETTLING):
             replays("add", self.work, {"a": a, "b": a})
         with pytest.warns(
-            UserWarning, match="without CUDA graphs, more slowly: operation not permitted when stream is"
+            UserWarning, match="Going on without CUDA graphs, more slowly: operation not permitted when stream is"
         ):
             assert torch.equal(replays("add", self.work, {"a": a, "b": a})["sum"], 2 * a)
         assert torch.equal(replays("add", self.work, {"a": a, "b": a})["sum"], 2 * a)

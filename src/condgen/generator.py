@@ -17,12 +17,14 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from condgen.data import image_tensor
+from condgen.graphs import Replays, replayable
 from condgen.latents import tempered
 from condgen.memory import keep_freed_memory
 from condgen.noise import Use, normals
 from condgen.parts import Part, evaluating
 
 BLOCK = 64  # images drawn at once; fixed, so that a sample's bits never depend on the request
+RECORDED = 16  # blocks in a request from which on a GPU is worth recording one for
 PIECE = 8  # images drawn at once for a small request, where that gives the bits of a whole block
 Labels = Sequence[Any] | np.ndarray | Tensor
 Images = Float[Tensor, "batch channels height width"]
@@ -183,13 +185,19 @@ class Generator(Part):
         if not len(labels):
             raise ValueError("Expected at least one label; got none.")
         keep_freed_memory()
-        block = PIECE if len(labels) <= BLOCK // 2 and self._divisible(labels[:1]) else BLOCK
-        for first in range(start // block * block, start + len(labels), block):
+        block, end = PIECE if len(labels) <= BLOCK // 2 and self._divisible(labels[:1]) else BLOCK, start + len(labels)
+        many = len(labels) >= RECORDED * BLOCK and self.device.type == "cuda"
+        replays = Replays(many and replayable([self]))
+
+        def work(given: dict[str, Tensor]) -> dict[str, Tensor]:
+            return {"images": self._drawn(given["y"], given["index"], seed, temperature)}
+
+        for first in range(start // block * block, end, block):
             index = torch.arange(first, first + block, device=self.device)
-            asked = (index >= start) & (index < start + len(labels))
             # Places of the block that were not asked for are filled with any label and thrown away.
-            images = self._drawn(labels[(index - start).clamp(0, len(labels) - 1)], index, seed, temperature)
-            yield images[asked]
+            given = {"y": labels[(index - start).clamp(0, len(labels) - 1)], "index": index}
+            images = replays("block", work, given)["images"]
+            yield images[max(start - first, 0) : end - first].clone()
 
     def _drawn(self, y: Tensor, index: Tensor, seed: int, temperature: float) -> Tensor:
         """The samples of these numbers, drawn at once."""

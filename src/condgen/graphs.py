@@ -1,4 +1,4 @@
-"""CUDA graphs: what a training step asks of a GPU, recorded once and replayed.
+"""CUDA graphs: what a training step, or a block of samples, asks of a GPU, recorded once and replayed.
 
 A step of a small network is a thousand launches of a few microseconds' work each, and Python takes longer to ask for
 them than the GPU to do them. A graph is all of them in one launch. It holds what was asked for and where in memory it
@@ -113,7 +113,7 @@ class Replays:
                 self.recorded[key] = *record(work, own), own
             except RuntimeError as error:
                 reason = (str(error).splitlines() or [type(error).__name__])[0]
-                warnings.warn(f"Training goes on without CUDA graphs, more slowly: {reason}", stacklevel=2)
+                warnings.warn(f"Going on without CUDA graphs, more slowly: {reason}", stacklevel=2)
                 self.enabled = False
                 return work(inputs)
         replay, outputs, own = self.recorded[key]
