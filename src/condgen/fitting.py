@@ -97,6 +97,7 @@ def fit_prior(
     """
     training, held_out = resolve_splits(data, validation)
     z, c = encode_latents(model, training.ordered(model.class_names), symmetries=symmetries, seed=seed)
+    prior.cpu()  # where the latents are
     check_shape(prior, c[:1], z)
     others = None
     if held_out is not None:
@@ -129,7 +130,7 @@ def fit_prior(
         )
         if state := loop.states.read():
             loop.restore(state)
-        run(loop, (z, labels), progress=progress)
+        run(loop, (z.to(loop.fabric.device), labels.to(loop.fabric.device)), progress=progress)
         loop.states.clear()
     model.sampler = prior.to(model.device).eval()
     return model.sampler

@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,7 +37,8 @@ PROBED = 20  # steps whose rate a budget of time is planned from
 WATCHED = 50  # steps after which losses are looked at
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 SEPARATOR = "\n"  # between the names of terms
-AHEAD = 16  # batches whose noise is made at once on a GPU, where many small operations take longer than a large one
+AHEAD = 16  # batches made ready at once on a GPU, where many small operations take longer than a large one
+MOST_AHEAD = 2**24  # numbers of their images
 TERMS = {"log_likelihood": "log-likelihood", "kl": "KL"}  # as people write them
 
 
@@ -406,21 +406,23 @@ class Loop:
         return {**self.total.means(self.fabric), **{name: value.item() for name, value in scheduled.items()}}
 
     def prepared(self, train: tuple[Tensor, Tensor]) -> Iterator[tuple[Tensor, Tensor, dict[str, Tensor]]]:
-        """Augmented images, labels and noise of the rest of the epoch's batches; on a GPU some are made ahead."""
-        model, ahead = self.step.model, AHEAD if self.fabric.device.type == "cuda" else 1
-        order = self.order(train, self.done)
-        while some := list(islice(order, ahead)):
-            index, sizes = torch.cat([batch.index for batch in some]), [len(batch.index) for batch in some]
+        """Augmented images, labels and noise of the rest of the epoch's batches; on a GPU some are made at once."""
+        model, ahead = self.step.model, 1
+        if self.fabric.device.type == "cuda" and self.fabric.world_size == 1:
+            ahead = max(1, min(AHEAD, MOST_AHEAD // (self.batch_size * train[0][0].numel())))
+        first, skipped = divmod(self.done, ahead)
+        for index, images, labels in self.order(train, first, ahead):
+            x = images.to(model.dtype)
             noise = normals(model.noise_shapes, self.seed, index, Use.TRAINING, self.epoch, model.dtype)
-            parts = {name: numbers.split(sizes) for name, numbers in noise.items()}
-            images = [batch.x.to(model.dtype) for batch in some]
             if isinstance(self.augment, Augmentation):  # which changes each image by itself
-                images = list(self.augment(torch.cat(images), self.seed, index, self.epoch).split(sizes))
-            elif self.augment:
-                changed = zip(images, some, strict=True)
-                images = [self.augment(x, self.seed, batch.index, self.epoch) for x, batch in changed]
-            for k, batch in enumerate(some):
-                yield images[k], batch.y, {name: numbers[k] for name, numbers in parts.items()}
+                x = self.augment(x, self.seed, index, self.epoch)
+            for start in range(skipped * self.batch_size, len(index), self.batch_size):
+                some = slice(start, start + self.batch_size)
+                own = x[some]
+                if self.augment and not isinstance(self.augment, Augmentation):
+                    own = self.augment(own, self.seed, index[some], self.epoch)
+                yield own, labels[some], {name: numbers[some] for name, numbers in noise.items()}
+            skipped = 0
 
     def last_of_group(self, k: int, steps: int) -> bool:
         """Whether the gradients added up so far are due for a step."""
@@ -476,8 +478,10 @@ class Loop:
         if due:
             if self.clip:
                 # Whether the norm is finite is not asked here: that would make the CPU wait for the GPU at every step.
-                kept = {"max_norm": self.clip, "error_if_nonfinite": False}
-                terms["gradient_norm"] = self.fabric.clip_gradients(self.step, optimizer, **kept)
+                if self.scaler:  # Fabric does not know that fused optimizers take gradients that are unscaled already
+                    self.scaler.unscale_(optimizer.optimizer)
+                parameters = [p for group in optimizer.param_groups for p in group["params"]]
+                terms["gradient_norm"] = nn.utils.clip_grad_norm_(parameters, self.clip)
             optimizer.step()
         if output is not None and hasattr(likelihood := self.step.model.likelihood, "observe"):
             likelihood.observe(output, batch[0])
@@ -530,11 +534,11 @@ class Loop:
             "Lower the learning rate, or look for damaged images."
         )
 
-    def order(self, train: tuple[Tensor, Tensor], start: int) -> Iterator[Batch]:
-        """The batches of this epoch from one of them on; of several devices, this one's share of each."""
+    def order(self, train: tuple[Tensor, Tensor], start: int, together: int = 1) -> Iterator[Batch]:
+        """The batches of this epoch from one of them on, or so many together; of several devices, this one's share."""
         return batches(
             *train,
-            self.batch_size,
+            self.batch_size * together,
             seed=self.seed,
             epoch=self.epoch,
             prepare=self.prepare,
