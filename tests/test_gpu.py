@@ -195,7 +195,7 @@ def test_the_recipes(recipe, cells):
     assert bool(model.sample(range(8)).isfinite().all())
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
 @pytest.mark.parametrize("mode", ["eager", "compiled", "graphs"])
 def test_the_benchmark(mode):
     (result,) = benchmark(grid(["conv"], [8], precisions=["bfloat16"], modes=[mode]), seconds=0.05, device="cuda")
