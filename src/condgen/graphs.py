@@ -33,7 +33,7 @@ def replayable(modules: Iterable[nn.Module], optimizers: Iterable[Any] = ()) -> 
 
     Args:
         modules: all that take part, with what is inside them.
-        optimizers: they need a `capturable` way of stepping, as torch's Adam has.
+        optimizers: torch's Adams have a way of stepping that can be recorded.
 
     Example:
         >>> class Counting(nn.Linear): ...
@@ -49,7 +49,7 @@ def replayable(modules: Iterable[nn.Module], optimizers: Iterable[Any] = ()) -> 
     inside = [part for module in modules for part in module.modules()]
     known = (getattr(part, "replayable", type(part).__module__.split(".")[0] in OWN) for part in inside)
     hooked = any(getattr(part, name) for part in inside for name in HOOKS)
-    able = ("capturable" in group for optimizer in optimizers for group in optimizer.param_groups)
+    able = (type(optimizer) in (torch.optim.Adam, torch.optim.AdamW) for optimizer in optimizers)
     return all(known) and all(able) and not hooked
 
 

@@ -302,7 +302,7 @@ class Loop:
 
     def __post_init__(self) -> None:
         self.names: dict[tuple[int, ...], dict[int, tuple[str, ...]]] = {}  # of the terms of phases taken together
-        self.rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers]
+        self.rates = [[float(group["lr"]) for group in optimizer.param_groups] for optimizer in self.optimizers]
 
     @property
     def kept(self) -> Any:
@@ -477,16 +477,21 @@ class Loop:
             self.fabric.backward(terms["loss"] if factor == 1 else terms["loss"] * factor)
         if due:
             if self.clip:
-                # Whether the norm is finite is not asked here: that would make the CPU wait for the GPU at every step.
-                if self.scaler:  # Fabric does not know that fused optimizers take gradients that are unscaled already
-                    self.scaler.unscale_(optimizer.optimizer)
-                parameters = [p for group in optimizer.param_groups for p in group["params"]]
-                terms["gradient_norm"] = nn.utils.clip_grad_norm_(parameters, self.clip)
+                terms["gradient_norm"] = self.cut(optimizer, self.clip)
             optimizer.step()
         if output is not None and hasattr(likelihood := self.step.model.likelihood, "observe"):
             likelihood.observe(output, batch[0])
             self.agree(likelihood)
         return {f"{phase.name}_{name}" if number else name: value for name, value in terms.items()}
+
+    def cut(self, optimizer: Any, norm: float) -> Tensor:
+        """Cut a phase's gradients to this norm; what it was before."""
+        # Whether the norm is finite is not asked here: that would make the CPU wait for the GPU at every step.
+        if not self.scaler:
+            return self.fabric.clip_gradients(self.step, optimizer, max_norm=norm, error_if_nonfinite=False)
+        # Fabric refuses fused optimizers here, though they take gradients that are unscaled already.
+        self.scaler.unscale_(optimizer.optimizer)
+        return nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], norm)
 
     def agree(self, likelihood: nn.Module) -> None:
         """Running statistics of all devices, as if one had seen all images."""
