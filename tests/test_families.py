@@ -170,7 +170,7 @@ def trained(build, cells):
 class TestTraining:
     @pytest.mark.parametrize("accumulate", [1, 2])
     def test_nothing_is_read_back_within_an_epoch(self, build, accumulate):
-        cells = condgen.load_smears(200, size=16).train
+        cells = condgen.load_smears(100, size=16).train
         last = -(-len(cells) // 16) - 1
         mode, steps = ReadBack(), []
 

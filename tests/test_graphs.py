@@ -56,7 +56,7 @@ def recording(recorder, monkeypatch):
 
 @pytest.fixture(scope="module")
 def cells():
-    return condgen.load_smears(200, size=16)
+    return condgen.load_smears(110, size=16)
 
 
 def trained(kind, cells, **options):
@@ -97,7 +97,7 @@ class TestTraining:
         whole, rows = trained(kind, cells)
 
         def stop(epoch, step, _):
-            if (epoch, step) == (1, 3):
+            if (epoch, step) == (1, 2):
                 raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
@@ -138,7 +138,7 @@ def test_states_hold_numbers(cells, tmp_path):
     """So that a run can go on where nothing is recorded."""
 
     def stop(epoch, step, _):
-        if (epoch, step) == (1, 3):
+        if (epoch, step) == (1, 2):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
