@@ -17,7 +17,7 @@ from condgen.discriminators import ConvDiscriminator
 from condgen.priors import FlowMatching, GaussianMixture
 from condgen.recipes import RECIPES, bloodmnist_reference
 from condgen.sampling import to_uint8
-from condgen.training import WarmupDecay, adam, fit
+from condgen.training import WarmupDecay, fit
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")
 
@@ -202,23 +202,3 @@ def test_the_benchmark(mode):
     assert not result.reason
     assert result.training > 0
     assert result.memory > 0
-
-
-def test_a_step_by_hand(cells):
-    """The quick start's loop, on a GPU."""
-    from condgen.data import batches
-    from condgen.elbo import ELBO
-    from condgen.noise import Use, normals
-
-    model, objective = condgen.conditional_vae(cells.image_shape, cells.num_classes, latent=4, width=8).cuda(), ELBO()
-    optimizer = adam(model.parameters())
-    images, labels = torch.as_tensor(cells.images).cuda(), torch.as_tensor(cells.labels).cuda()
-    losses = []
-    for epoch in range(3):
-        for index, x, y in batches(images, labels, 64, epoch=epoch):
-            terms = objective(model(x, y, normals(model.noise_shapes, 0, index, Use.TRAINING, epoch)))
-            optimizer.zero_grad()
-            terms["loss"].backward()
-            optimizer.step()
-            losses.append(terms["loss"].detach())
-    assert float(losses[-1]) < float(losses[0])

@@ -25,7 +25,7 @@ MOST = 8  # recordings kept; each holds the memory of a step
 OWN = ("condgen", "torch")  # whose parts are known to repeat themselves
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
-Work = Callable[[dict[str, Tensor]], dict[str, Tensor]]
+Work = Callable[[dict[str, Tensor]], dict[Any, Tensor]]
 
 
 def replayable(modules: Iterable[nn.Module], optimizers: Iterable[Any] = ()) -> bool:
@@ -53,7 +53,7 @@ def replayable(modules: Iterable[nn.Module], optimizers: Iterable[Any] = ()) -> 
     return all(known) and all(able) and not hooked
 
 
-def record(work: Work, inputs: dict[str, Tensor]) -> tuple[Callable[[], None], dict[str, Tensor]]:
+def record(work: Work, inputs: dict[str, Tensor]) -> tuple[Callable[[], None], dict[Any, Tensor]]:
     """A graph of the work on these inputs, where they lie: what replays it, and where its outputs will lie."""
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, capture_error_mode="thread_local"):
@@ -61,7 +61,7 @@ def record(work: Work, inputs: dict[str, Tensor]) -> tuple[Callable[[], None], d
     return graph.replay, outputs
 
 
-def aside(work: Work, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+def aside(work: Work, inputs: dict[str, Tensor]) -> dict[Any, Tensor]:
     """The work as it is, on a stream of its own, where what will be recorded later finds nothing to wait for."""
     if not torch.cuda.is_available():
         return work(inputs)
@@ -88,14 +88,14 @@ class Replays:
     def __init__(self, enabled: bool) -> None:
         self.enabled = enabled
         self.seen: Counter[Hashable] = Counter()
-        self.recorded: dict[Hashable, tuple[Callable[[], None], dict[str, Tensor], dict[str, Tensor]]] = {}
+        self.recorded: dict[Hashable, tuple[Callable[[], None], dict[Any, Tensor], dict[str, Tensor]]] = {}
 
-    def __call__(self, key: Hashable, work: Work, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    def __call__(self, key: Hashable, work: Work, inputs: dict[str, Tensor]) -> dict[Any, Tensor]:
         """The outputs of the work, detached; the next call with this key may write over them.
 
         Args:
             key: what the work goes by besides its inputs; shapes need not be in it.
-            work: inputs by name → outputs by name, and whatever it does on the way.
+            work: inputs by name → outputs by some name, and whatever it does on the way.
             inputs: tensors on the device.
 
         Warns:

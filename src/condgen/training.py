@@ -301,7 +301,6 @@ class Loop:
     replays: Replays = field(default_factory=lambda: Replays(enabled=False))
 
     def __post_init__(self) -> None:
-        self.names: dict[tuple[int, ...], dict[int, tuple[str, ...]]] = {}  # of the terms of phases taken together
         self.rates = [[float(group["lr"]) for group in optimizer.param_groups] for optimizer in self.optimizers]
 
     @property
@@ -434,7 +433,7 @@ class Loop:
             now = rate * self.learning_rate(share) if self.learning_rate else rate
             if self.replays.enabled and not isinstance(group["lr"], Tensor):
                 group.update(capturable=True, lr=torch.full((), now, dtype=torch.float32, device=self.fabric.device))
-            elif isinstance(group["lr"], Tensor):
+            elif self.learning_rate and isinstance(group["lr"], Tensor):
                 group["lr"].fill_(now)
             elif self.learning_rate:
                 group["lr"] = now
@@ -444,21 +443,20 @@ class Loop:
     ) -> dict[int, tuple[tuple[str, ...], Tensor]]:
         """A step of these phases: the terms of each, by name and in one tensor."""
         x, y, noise, scheduled = batch
-        names: dict[int, tuple[str, ...]] = self.names.setdefault(due, {})
         inputs = {"x": x, "y": y, **{f"noise {name}": value for name, value in noise.items()}}
         inputs |= {f"scheduled {name}": value for name, value in scheduled.items()}
 
-        def work(given: dict[str, Tensor]) -> dict[str, Tensor]:
+        def work(given: dict[str, Tensor]) -> dict[tuple[int, tuple[str, ...]], Tensor]:
             own = given["x"], given["y"], {name: given[f"noise {name}"] for name in noise}
             times, values = {name: given[f"scheduled {name}"] for name in scheduled}, {}
             for number in due:
                 terms = self.take_phase(number, own, times, k, steps, weight)
-                names[number], values[f"{number}"] = tuple(terms), stacked(terms)
+                values[number, tuple(terms)] = stacked(terms)
             return values
 
-        values = self.replays(due, work, inputs)
         # The next step writes over what a recording gives.
-        return {number: (names[number], values[f"{number}"].clone()) for number in due}
+        found = self.replays(due, work, inputs).items()
+        return {number: (names, values.clone()) for (number, names), values in found}
 
     def take_phase(
         self, number: int, batch: tuple[Any, ...], scheduled: dict[str, Tensor], k: int, steps: int, weight: float
