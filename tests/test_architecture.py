@@ -51,6 +51,8 @@ ORDER = [
     "checkpoints",
     "runs",
     "states",
+    "planning",
+    "progress",
     "training",
     "fitting",
     "recipes",

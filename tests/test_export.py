@@ -23,6 +23,7 @@ from condgen.conditioners import MultiLabel
 from condgen.export import export
 from condgen.fitting import fit_prior
 from condgen.priors import FlowMatching, GaussianMixture
+from condgen.velocities import ResNetVelocity
 
 torch.manual_seed(0)
 torch.set_num_threads(1)
@@ -37,7 +38,8 @@ model.class_names = cells.class_names
 if kind == "mixture":
     fit_prior(model, cells, GaussianMixture((2, 4, 4), 8, 2), progress=False)
 if kind == "flow":
-    prior = FlowMatching((2, 4, 4), 8, GaussianMixture((2, 4, 4), 8, 2), guidance=0.5)
+    velocity = ResNetVelocity((2, 4, 4), 8, components=16, width=16, depth=1)
+    prior = FlowMatching((2, 4, 4), 8, GaussianMixture((2, 4, 4), 8, 2), velocity, steps=1, guidance=0.5)
     fit_prior(model, cells, prior, epochs=1, progress=False)
 model.eval()
 export(model, folder, to)

@@ -17,6 +17,6 @@ def test_killed_runs_end_as_if_they_never_had_been(monkeypatch, capsys):
     kills = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, "kills", kills)
     spec.loader.exec_module(kills)
-    rows = kills.kill_test(3, seed=1)
+    rows = kills.kill_test(2, seed=1)
     assert all(row["well"] for row in rows), capsys.readouterr().out
     assert any(kill["place"] and kill["status"] == -9 for row in rows for kill in row["killed"])

@@ -12,14 +12,15 @@ import torch
 from torch import nn
 
 import condgen
-from condgen import conditioners, decoders, encoders, likelihoods, priors, reparameterizers, training
+from condgen import conditioners, decoders, encoders, likelihoods, planning, priors, reparameterizers
 from condgen.augmentations import Augmentation
 from condgen.elbo import ELBO, Constant, LinearWarmup
 from condgen.evaluation.model import latent_health
 from condgen.noise import Use, normals
 from condgen.objectives import Phase, phases_of
+from condgen.planning import Plan
 from condgen.runs import load_objective
-from condgen.training import Averaged, Plan, WarmupDecay, adam, adamw
+from condgen.training import Averaged, WarmupDecay, adam, adamw
 from tests.test_training import same, small, toy, weights
 
 quiet = partial(condgen.fit, progress=False, accelerator="cpu", batch_size=16)
@@ -261,7 +262,7 @@ class TestNumbers:
 class TestBudget:
     def test_a_plan_fits_the_rate(self, monkeypatch):
         clock = iter(range(1000))
-        monkeypatch.setattr(training.time, "perf_counter", lambda: float(next(clock)))
+        monkeypatch.setattr(planning.time, "perf_counter", lambda: float(next(clock)))
         plan = Plan(None, 10.0, steps=10)  # a second a step
         assert plan.share(0.5) == 0.0
         for _ in range(20):
@@ -271,7 +272,7 @@ class TestBudget:
 
     def test_a_slower_rate_changes_the_plan_and_no_share_jumps(self, monkeypatch):
         now = 0.0
-        monkeypatch.setattr(training.time, "perf_counter", lambda: now)
+        monkeypatch.setattr(planning.time, "perf_counter", lambda: now)
         plan, shares, epoch = Plan(None, 10.0, steps=10), [], 0
         while plan.epochs is None or epoch < plan.epochs:
             for step in range(10):

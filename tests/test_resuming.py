@@ -445,7 +445,7 @@ class TestCommandLine:
 
 
 def test_a_recipe_stopped_in_its_sampler_goes_on_there(tmp_path):
-    data = condgen.load_smears(120, size=16)
+    data = condgen.load_smears(48, size=16)
     chosen = {"epochs": 1, "components": 2, "sampler": "flow_matching", "sampler_epochs": 2, "sampler_minutes": None}
     chosen |= {"progress": False, "accelerator": "cpu"}
     whole, _ = RECIPES["latent_map"].fit(data, tmp_path / "whole", **chosen)

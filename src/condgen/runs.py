@@ -4,7 +4,17 @@ What a folder holds belongs to one run, and is whole at every moment: best and l
 metrics and settings.
 """
 
-__all__ = ["History", "RunFolder", "check_free", "environment", "load_objective", "read_history", "repr_of"]
+__all__ = [
+    "History",
+    "RunFolder",
+    "check_free",
+    "check_same",
+    "earlier_run",
+    "environment",
+    "load_objective",
+    "read_history",
+    "repr_of",
+]
 
 import csv
 import io
@@ -13,6 +23,7 @@ import math
 import platform
 import shutil
 import uuid
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -266,3 +277,60 @@ class RunFolder:
             if self.history.rows:
                 write_atomically(self.out / "metrics.csv", self.history.to_csv().encode())
             write_atomically(self.out / "run.json", json.dumps(run, indent=2).encode())
+
+
+def earlier_run(out: str | Path | None, resume: bool | str) -> dict[str, Any] | None:
+    """What `run.json` says of the run to go on with; None where one is to be begun.
+
+    Args:
+        out: the run's folder.
+        resume: whether there must be a run; "auto" if there may be one.
+
+    Raises:
+        ValueError: if there is no folder to resume from.
+        FileNotFoundError: if there is no run in it.
+
+    Example:
+        >>> earlier_run("runs/not/there", resume="auto") is None
+        True
+    """
+    if not resume:
+        return None
+    if out is None:
+        raise ValueError("Expected the folder of the run to resume; got none. Pass it (out=).")
+    if (Path(out) / "run.json").is_file() and holds_run(Path(out)):
+        return read_json(Path(out) / "run.json")
+    if resume == "auto":
+        return None
+    raise FileNotFoundError(f"No run to resume in {out}. Check the folder, or begin one there without resume.")
+
+
+def check_same(earlier: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """Raise if a run is to go on with other data or settings; warn of another machine or version.
+
+    Args:
+        earlier: what `run.json` says.
+        settings: of the run that is to go on with it.
+
+    Raises:
+        ValueError: naming what changed.
+
+    Example:
+        >>> check_same({"seed": 0, "planned": "8 epochs"}, {"seed": 1, "planned": "8 epochs"})
+        Traceback (most recent call last):
+        ValueError: Expected the data and settings that the run began with; changed: seed was 0, now 1. Pass what it...
+    """
+    now = json.loads(json.dumps(settings))
+    machine = ("condgen", "torch", "python", "device", "threads")
+    differ = {name for name in now if name in earlier and earlier[name] != now[name]} - {"epochs", "anchors"}
+    if earlier.get("planned", now["planned"]) != now["planned"]:
+        differ.add("planned")
+    if changed := sorted(differ - set(machine)):
+        said = "; ".join(f"{name} was {earlier[name]}, now {now[name]}" for name in changed[:3])
+        raise ValueError(
+            f"Expected the data and settings that the run began with; changed: {said}. Pass what it had, or begin "
+            "another run in another folder."
+        )
+    if other := sorted(differ & set(machine)):
+        said = ", ".join(f"{name} {earlier[name]} before, {now[name]} now" for name in other)
+        warnings.warn(f"The run goes on under another {said}: the last bits may differ.", stacklevel=3)

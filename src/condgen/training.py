@@ -3,12 +3,10 @@
 __all__ = ["WarmupDecay", "adam", "adamw", "fit"]
 
 import hashlib
-import json
 import math
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -21,25 +19,25 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from condgen.augmentations import Augmentation
 from condgen.checkpoints import load
 from condgen.data import Batch, LabelledImages, batches
-from condgen.files import read_json, undisturbed
+from condgen.files import undisturbed
 from condgen.generator import Generator
 from condgen.graphs import Replays, replayable
 from condgen.memory import keep_freed_memory
 from condgen.noise import Use, normals
 from condgen.objectives import Phase, phases_of, schedules_of, selection_of
 from condgen.parts import keeping_modes
-from condgen.runs import History, RunFolder, check_free, environment, holds_run, read_history, repr_of
+from condgen.planning import Plan
+from condgen.progress import display
+from condgen.runs import History, RunFolder, check_free, check_same, earlier_run, environment, read_history, repr_of
 from condgen.states import States
 from condgen.trimming import trim as trim_weights
 
 STATE = "state"  # folder of training states within a run's
-PROBED = 20  # steps whose rate a budget of time is planned from
 WATCHED = 50  # steps after which losses are looked at
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 SEPARATOR = "\n"  # between the names of terms
 AHEAD = 16  # batches made ready at once on a GPU, where many small operations take longer than a large one
 MOST_AHEAD = 2**24  # numbers of their images
-TERMS = {"log_likelihood": "log-likelihood", "kl": "KL"}  # as people write them
 
 
 class Step(nn.Module):
@@ -143,67 +141,6 @@ class Averaged:
         """Go on from such a state."""
         self.average.load_state_dict(state)
         self.steps = int(self.average.n_averaged)
-
-
-class Plan:
-    """How far training is: epochs are given, or follow from a budget of minutes and the rate so far.
-
-    The first steps give a plan. Later ones may be slower, since a phase began or the machine got busy: at the end of an
-    epoch that no longer fits the plan, the rest is planned anew. What schedules go by, the share of training that is
-    done, never jumps: `anchors` says from which epoch and share on the rest is counted.
-    """
-
-    TOLERANCE = 0.1  # of the epochs left, by which a plan may be wrong
-
-    def __init__(self, epochs: int | None, minutes: float | None, steps: int) -> None:
-        self.epochs, self.minutes, self.steps = epochs, minutes, steps
-        self.started, self.times = time.perf_counter(), [time.perf_counter()]
-        self.epoch_began = self.started
-        self.anchors: list[tuple[float, float]] = [(0.0, 0.0)]
-
-    def state(self) -> dict[str, Any]:
-        """What a resumed run goes by."""
-        spent = time.perf_counter() - self.started
-        return {"epochs": self.epochs, "minutes": self.minutes, "anchors": self.anchors, "spent": spent}
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on by the plan there was; a budget that no number of epochs follows from yet is what is left of it."""
-        self.epochs, self.anchors = state["epochs"], list(state["anchors"])
-        self.minutes = None if self.epochs else state["minutes"]
-        self.started = time.perf_counter() - state["spent"]
-
-    def share(self, epoch: float) -> float:
-        """Of the training that is done; 0 as long as that is not known."""
-        begun, done = self.anchors[-1]
-        return done + (1 - done) * (epoch - begun) / (self.epochs - begun) if self.epochs else 0.0
-
-    def stepped(self) -> None:
-        """Count a step; after the first ones, plan."""
-        if self.epochs is None:
-            self.times.append(time.perf_counter())
-            if len(self.times) > PROBED:
-                self.settle()
-
-    def settle(self) -> None:
-        """The number of epochs that fit into what is left of the budget, at the rate of the last steps seen."""
-        if self.epochs is None:
-            late = self.times[-1 - min(PROBED - 5, len(self.times) - 1) :]
-            seconds = (late[-1] - late[0]) / max(len(late) - 1, 1)
-            left = 60 * float(self.minutes or 0) - (self.times[-1] - self.started)
-            done = (len(self.times) - 1) / self.steps
-            # Validation, files and whatever else an epoch costs besides its steps: a twelfth.
-            self.epochs = max(1, math.floor(done + left / (1.08 * seconds * self.steps)))
-
-    def epoch_ended(self, epoch: int) -> None:
-        """Plan the rest anew after so many epochs, if at the rate of this one it would miss the budget."""
-        now = time.perf_counter()
-        seconds, self.epoch_began = now - self.epoch_began, now
-        if self.minutes is None or self.epochs is None or epoch >= self.epochs:
-            return
-        fitting = max(1, math.floor((60 * self.minutes - (now - self.started)) / seconds))
-        if abs(fitting - (self.epochs - epoch)) > max(1, self.TOLERANCE * (self.epochs - epoch)):
-            self.anchors.append((float(epoch), self.share(epoch)))
-            self.epochs = epoch + fitting
 
 
 class Totals:
@@ -783,46 +720,6 @@ def fit(
     return loop.history
 
 
-def earlier_run(out: str | Path | None, resume: bool | str) -> dict[str, Any] | None:
-    """What `run.json` says of the run to go on with; None where one is to be begun.
-
-    Raises:
-        ValueError: if there is no folder to resume from.
-        FileNotFoundError: if there is no run in it.
-    """
-    if not resume:
-        return None
-    if out is None:
-        raise ValueError("Expected the folder of the run to resume; got none. Pass it (out=).")
-    if (Path(out) / "run.json").is_file() and holds_run(Path(out)):
-        return read_json(Path(out) / "run.json")
-    if resume == "auto":
-        return None
-    raise FileNotFoundError(f"No run to resume in {out}. Check the folder, or begin one there without resume.")
-
-
-def check_same(earlier: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
-    """Raise if a run is to go on with other data or settings; warn of another machine or version.
-
-    Raises:
-        ValueError: naming what changed.
-    """
-    now = json.loads(json.dumps(settings))
-    machine = ("condgen", "torch", "python", "device", "threads")
-    differ = {name for name in now if name in earlier and earlier[name] != now[name]} - {"epochs", "anchors"}
-    if earlier.get("planned", now["planned"]) != now["planned"]:
-        differ.add("planned")
-    if changed := sorted(differ - set(machine)):
-        said = "; ".join(f"{name} was {earlier[name]}, now {now[name]}" for name in changed[:3])
-        raise ValueError(
-            f"Expected the data and settings that the run began with; changed: {said}. Pass what it had, or begin "
-            "another run in another folder."
-        )
-    if other := sorted(differ & set(machine)):
-        said = ", ".join(f"{name} {earlier[name]} before, {now[name]} now" for name in other)
-        warnings.warn(f"The run goes on under another {said}: the last bits may differ.", stacklevel=3)
-
-
 def finished_run(model: Generator, out: Path, history: History) -> History:
     """A run that has nothing left to do: the last weights in the model, and its history."""
     model.load_state_dict(load(out / "last").state_dict())
@@ -975,57 +872,6 @@ def finished(loop: Loop, patience: int | None) -> bool:
     waited = len(loop.history) - loop.history.best_epoch
     done = loop.plan.epochs is not None and loop.epoch >= loop.plan.epochs
     return done or bool(patience and loop.history.best_epoch and waited >= patience)
-
-
-def shown_terms(terms: Iterable[str]) -> list[str]:
-    """The terms of an objective to show to people: the bound's where it has them, else its first ones."""
-    known = [name for name in ("log_likelihood", "kl") if name in terms]
-    return known or list(terms)[:3]
-
-
-class Display:
-    """A progress bar on a terminal; elsewhere a line an epoch; or nothing."""
-
-    def __init__(self, bar: Any, task: Any, console: Any, plan: Plan, images: int, stop_if_asked: Any) -> None:
-        self.bar, self.task, self.console = bar, task, console
-        self.plan, self.images, self.stop_if_asked = plan, images, stop_if_asked
-
-    def advance(self, images: int, stop: bool = True) -> None:
-        """Images done; between two steps is the moment to stop, if that is asked for."""
-        if stop:
-            self.stop_if_asked()
-        if self.bar:
-            self.bar.advance(self.task, images)
-
-    def epoch(self, row: Mapping[str, float]) -> None:
-        """An epoch done."""
-        split = "validation" if "validation_loss" in row else "train"
-        own = {name.removeprefix(f"{split}_"): value for name, value in row.items() if name.startswith(f"{split}_")}
-        terms = ", ".join(f"{TERMS.get(name, name)} {own[name]:.5g}" for name in shown_terms(own))
-        text = f"epoch {row['epoch']}/{self.plan.epochs}  {row['images_per_second']:,.0f} images/s  {split}: {terms}"
-        if self.bar:
-            self.bar.update(self.task, description=text, total=(self.plan.epochs or 1) * self.images)
-        elif self.console:
-            self.console.print(text, highlight=False, soft_wrap=True)
-
-
-@contextmanager
-def display(plan: Plan, images: int, progress: bool, stop_if_asked: Callable[[], None]) -> Iterator[Display]:
-    """What shows the progress of as many passes over `images` as are planned."""
-    if not progress:
-        yield Display(None, None, None, plan, images, stop_if_asked)
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield Display(None, None, console, plan, images, stop_if_asked)
-        return
-    columns = BarColumn(bar_width=24), TimeRemainingColumn(), TextColumn("{task.description}")
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task("starting", total=(plan.epochs or 1) * images)
-        yield Display(bar, task, console, plan, images, stop_if_asked)
 
 
 def resolve_splits(
