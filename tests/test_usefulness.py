@@ -6,6 +6,7 @@ The first half trains classifiers; in the second their states are known, and so 
 import json
 import math
 from collections import defaultdict
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -105,9 +106,9 @@ class TestChoice:
         labels, test = cells.labels.copy(), np.arange(len(cells))[cells.splits["test"]]
         labels[test] = np.random.default_rng(0).permutation(labels[test])
         shuffled = LabelledImages(cells.images, labels, cells.class_names, cells.splits)
-        again = usefulness(drawer(fresh), shuffled, plan=PLAN)
+        again = usefulness(drawer(fresh), shuffled, plan=replace(PLAN, seeds=1))
         for before, after in zip(perfect.arms, again.arms, strict=True):
-            for one, two in zip(before.runs, after.runs, strict=True):
+            for one, two in zip(before.runs[:1], after.runs, strict=True):
                 assert (one.step, one.validation_macro_f1) == (two.step, two.validation_macro_f1)
         assert again.arm("real").mean("accuracy") < perfect.arm("real").mean("accuracy") - 0.2
 
