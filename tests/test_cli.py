@@ -18,6 +18,7 @@ from condgen import cli
 from condgen.cli import main
 from condgen.parts import weights_hash
 from condgen.sampling import to_uint8
+from condgen.training import set_up
 
 SMALL = ["--size", "16", "--images", "200", "--width", "4", "--latent", "4", "--epochs", "1", "--accelerator", "cpu"]
 
@@ -263,6 +264,21 @@ class TestMoreOfTraining:
         assert type(model.sampler).__name__ == "GaussianMixture"
         assert (about["epochs"], about["batch_size"], about["ema"], about["precision"]) == (1, 64, 0.998, "bf16-mixed")
         assert "Augmentation(flips=True, quarter_turns=True" in about["augment"]
+
+    def test_that_steps_are_not_to_be_recorded_is_passed_on(self, tmp_path, monkeypatch):
+        """To both trainings, of the model and of its prior."""
+        seen = []
+
+        def spy(*arguments, graphs, **options):
+            seen.append(graphs)
+            return set_up(*arguments, graphs=graphs, **options)
+
+        monkeypatch.setattr("condgen.training.set_up", spy)
+        monkeypatch.setattr("condgen.fitting.set_up", spy)
+        options = "--images 60 --size 16 --latent 2,4,4 --width 4 --epochs 1 --sampler flow_matching --components 1"
+        options += " --sampler-minutes 0.001 --accelerator cpu --graphs false"
+        assert main(["train", *options.split(), "--out", str(tmp_path)]) == 0
+        assert seen == [False, False]
 
     def test_the_recipe_with_discriminator_and_flow(self, grey, tmp_path, capsys):
         options = "--recipe sharp --epochs 2 --width 4 --components 2 --sampler-minutes 0.005 --accelerator cpu"

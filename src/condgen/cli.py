@@ -159,6 +159,7 @@ def train(
     devices: int = 1,
     nodes: int = 1,
     strategy: str = "auto",
+    graphs: bool = True,
     overwrite: bool = False,
 ) -> None:
     """Train a conditional model on labelled images; model, metrics and pictures of it go to one folder.
@@ -216,6 +217,7 @@ def train(
         devices: of the accelerator, on each of the nodes.
         nodes: number of machines.
         strategy: how several devices share the work, in Lightning Fabric's words.
+        graphs: on a GPU, whether steps are recorded once and replayed; false asks for every operation anew.
         overwrite: whether the run may replace an earlier one in the same folder.
     """
     given = dict(locals())
@@ -268,6 +270,7 @@ def train(
             devices=devices,
             nodes=nodes,
             strategy=strategy,
+            graphs=graphs,
             **chosen,
         )
     if torch.distributed.is_initialized() and torch.distributed.get_rank():
@@ -732,7 +735,7 @@ def data_for(run: Path, data: str | None) -> LabelledImages:
     return load_run_data(run, data) if run.exists() else load_data(str(data))
 
 
-MACHINE = ("accelerator", "devices", "nodes", "strategy", "save_every")  # what may change when a run goes on
+MACHINE = ("accelerator", "devices", "nodes", "strategy", "graphs", "save_every")  # what may change when a run goes on
 
 
 def recorded(given: Mapping[str, Any]) -> dict[str, Any]:

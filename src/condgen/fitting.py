@@ -48,6 +48,7 @@ def fit_prior(
     progress: bool = True,
     keep: str | Path | None = None,
     save_every: float = 60.0,
+    graphs: bool = True,
 ) -> nn.Module:
     """Fit a prior to the latents of images and draw the model's samples from it from now on (`model.sampler`).
 
@@ -76,6 +77,7 @@ def fit_prior(
         progress: show it.
         keep: folder for training states; from one that is there training goes on.
         save_every: seconds between two of them.
+        graphs: whether steps are replayed on a GPU; see :func:`condgen.fit`.
 
     Returns:
         The prior, now `model.sampler`.
@@ -127,6 +129,7 @@ def fit_prior(
             seed=seed,
             accelerator=accelerator,
             states=States(keep, save_every),
+            graphs=graphs,
         )
         if state := loop.states.read():
             loop.restore(state)

@@ -249,8 +249,9 @@ class Recipe:
                 trained |= {"optimizer": partial(adamw, **MATCHING), "learning_rate": WarmupDecay(0.02, 0.5)}
                 trained |= {"batch_size": 128, "clip": 1.0, "ema": 0.9995, "precision": numbers["precision"]}
             shared = {"seed": seed, "accelerator": accelerator, "progress": progress}
-            shared |= {"keep": out and Path(out) / "sampler_state", "save_every": further.get("save_every", 60.0)}
-            fit_prior(model, data, prior, symmetries=turns, **trained, **shared)
+            shared |= {name: further[name] for name in ("save_every", "graphs") if name in further}
+            keep = out and Path(out) / "sampler_state"
+            fit_prior(model, data, prior, symmetries=turns, keep=keep, **trained, **shared)
             if out is not None:
                 save(model, out)
         return model, history
