@@ -36,6 +36,7 @@ from condgen.sampling import per_class, to_uint8
 
 ROUNDS, PROBED = 3, 60  # a budget is turned into epochs by the rates of so many steps, in turns
 STEPS, TAUGHT = 500, 3000  # of the classifier, and images it is trained on
+STABLE = ("fid", "recall", "coverage", "macro", "diversity", "least_diversity", "repeats", "useful")
 NAMES = {"bloodmnist_reference": "reference CVAE", "fast": "CVAE, fast", "sharp": "CVAE, sharp"}
 NAMES |= {"gan": "GAN", "flow": "pixel flow", "diffusion": "diffusion"}
 
@@ -139,7 +140,7 @@ def one(recipe: str, minutes: float, seed: int, data: Any, judge: Any, options: 
 
 
 def table(rows: list[dict[str, Any]], real: dict[str, Any]) -> str:
-    """A row for each model and budget, means over seeds; spreads of FID beside."""
+    """A row for each model and budget, means over seeds."""
     columns = [*(name for name in COLUMNS if name != "kid"), "useful"]
     lines = [f"| model | minutes | seeds | failed | parameters | {' | '.join(c.replace('_', ' ') for c in columns)} |"]
     lines += [f"|---|---|---|---|---{'|---' * len(columns)}|"]
@@ -151,11 +152,22 @@ def table(rows: list[dict[str, Any]], real: dict[str, Any]) -> str:
         cells.append(f"{good[0]['parameters']:,}" if good else "–")
         for column in columns:
             values = [row[column] for row in good if column in row]
-            text = number(statistics.fmean(values)) if values else "–"
-            if column in ("fid", "recognised") and len(values) > 1:
-                text += f" ({number(min(values))} to {number(max(values))})"
-            cells.append(text)
+            cells.append(number(statistics.fmean(values)) if values else "–")
         lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def spreads(rows: list[dict[str, Any]]) -> str:
+    """How far trainings of several seeds lie apart: the lowest and the highest of each figure."""
+    lines = [f"| model | minutes | seeds | failed | {' | '.join(column.replace('_', ' ') for column in STABLE)} |"]
+    lines += [f"|---|---|---|---{'|---' * len(STABLE)}|"]
+    for model, minutes in dict.fromkeys((row["model"], row["minutes"]) for row in rows):
+        own = [row for row in rows if (row["model"], row["minutes"]) == (model, minutes)]
+        good = [row for row in own if "failed" not in row]
+        if len(own) > 1:
+            ranges = [[row[column] for row in good] for column in STABLE]
+            cells = [f"{number(min(values))} to {number(max(values))}" if values else "–" for values in ranges]
+            lines.append(f"| {model} | {minutes:g} | {len(own)} | {len(own) - len(good)} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -216,7 +228,8 @@ def main() -> None:
     files = sorted(options.runs.glob("*/quality.json"))
     rows = [json.loads(file.read_text()) | {"run": file.parent.name} for file in files]
     rows.sort(key=lambda row: (list(NAMES.values()).index(row["model"]), row["minutes"], row["seed"]))
-    keep(options.out, "Families of models at equal budgets", table(rows, real))
+    found = f"{table(rows, real)}\n\nOver seeds, from the lowest to the highest:\n\n{spreads(rows)}"
+    keep(options.out, "Families of models at equal budgets", found)
     if options.out:
         options.out.with_suffix(".json").write_text(json.dumps({"real": real, "rows": rows}, indent=1) + "\n")
         plot(rows, real, options.out.with_suffix(".png"))

@@ -19,7 +19,7 @@ from condgen.cflow import CENTRE, SPREAD, ConditionalFlow
 from condgen.cgan import ConditionalGAN
 from condgen.cli import main
 from condgen.conditioners import LabelDropout, OneHot, Unconditional
-from condgen.discriminators import ResNetDiscriminator, spread
+from condgen.discriminators import ResNetDiscriminator, alike
 from condgen.evaluation.judge import train_judge
 from condgen.noise import Use, normal, normals, stream, uniform
 from condgen.parts import FAMILIES
@@ -354,24 +354,48 @@ class TestGame:
         assert not any("parametrizations" in name for name, _ in steep.named_parameters())
         assert any("parametrizations" in name for name, _ in even.named_parameters())
 
-    def test_the_spread_of_each_group_by_hand(self):
-        h = torch.randn(10, 3, 2, 2)
-        found = spread(h, torch.zeros(10, 0), 4)
-        assert found.shape == (10, 1, 2, 2)
+    def test_how_alike_each_group_is_by_hand(self):
+        h = torch.randn(10, 3, 2, 2, dtype=torch.float64)
+        found = alike(h, torch.zeros(10, 0), 4)
+        assert found.shape == (10, 2, 2, 2)
         for part in (slice(0, 4), slice(4, 8), slice(8, 10)):
-            by_hand = h[part].std(0, unbiased=False).mean()
-            assert torch.allclose(found[part], by_hand.expand_as(found[part]), atol=1e-5)
+            spread = h[part].std(0, unbiased=False).mean()
+            apart = torch.cdist(h[part].flatten(1), h[part].flatten(1))
+            nearest = apart.masked_fill(torch.eye(len(apart), dtype=torch.bool), torch.inf).amin(1)
+            expected = torch.stack([spread.expand(len(apart)), nearest / apart.square().mean().sqrt()], 1)
+            torch.testing.assert_close(
+                found[part], expected[:, :, None, None].expand_as(found[part]), atol=1e-5, rtol=0
+            )
 
     def test_the_spread_is_of_images_of_one_condition(self):
         """However the batch is mixed: drawn images that differ by their class alone have none."""
         labels = torch.randperm(12, generator=torch.Generator().manual_seed(0)) % 3
         c, of_class = nn.functional.one_hot(labels).float(), torch.randn(3, 2, 2, 2)
-        assert spread(of_class[labels], c, 4).max() < 1e-3
+        assert alike(of_class[labels], c, 4)[:, 0].max() < 1e-3
         varied = of_class[labels] + (labels == 1)[:, None, None, None] * torch.randn(12, 2, 2, 2)
-        told = spread(varied, c, 4)[:, 0, 0, 0]
+        told = alike(varied, c, 4)[:, 0, 0, 0]
         assert told[labels != 1].max() < 1e-3
         by_hand = varied[labels == 1].std(0, unbiased=False).mean()
         torch.testing.assert_close(told[labels == 1], by_hand.expand(4), atol=1e-5, rtol=0)
+
+    def test_twins_are_told_at_any_spread(self):
+        """Two images that are nearly one stand out among others, which are as far from each other as they can be."""
+        h = torch.randn(8, 64, 2, 2, generator=torch.Generator().manual_seed(0))
+        c = torch.zeros(8, 1)
+        apart = alike(h, c, 8)[:, 1, 0, 0]
+        assert apart.min() > 0.8
+        h[5] = h[2] + 1e-3
+        for scale in (1.0, 100.0):
+            twins = alike(scale * h, c, 8)[:, 1, 0, 0]
+            assert (twins < 0.01).nonzero().flatten().tolist() == [2, 5]
+            torch.testing.assert_close(twins[[0, 1, 3]], apart[[0, 1, 3]], atol=0.1, rtol=0)
+
+    @pytest.mark.parametrize("kept", [[0], [0, 0], [0, 1, 2, 3, 4]])
+    def test_gradients_are_finite_whatever_a_group_holds(self, kept):
+        """One image, the same one twice, one left over."""
+        h = torch.randn(5, 2, 2, 2)[kept].requires_grad_()
+        alike(h, torch.zeros(len(h), 1), 4).sum().backward()
+        assert h.grad.isfinite().all()
 
     def test_a_discriminator_knows_one_image_drawn_again_and_again(self):
         torch.manual_seed(0)

@@ -92,15 +92,16 @@ class ResNetDiscriminator(Part):
 
     .. math:: s(x, c) = w^\top h + (V c)^\top h
 
-    with h the sum of the last map's features over its places, of which one is how much images of the batch differ that
-    have the same condition, or one much like it: a decoder that draws one image a class is easily told by it.
+    with h the sum of the last map's features over its places. Two of them tell how much images of the batch differ that
+    have the same condition, or one much like it, and how near the nearest of them is to each: by the first a decoder is
+    caught that draws one image a class, by the second one that draws a few again and again.
 
     Args:
         image_shape: (channels, height, width), from 8x8 up.
         condition_dim: width of c; 0: no projection.
         widths: channels of each map, the first at half the image's size, each further one halved again.
         spectral: normalise all layers by their spectral norm, so that no score changes faster than the image does.
-        groups: images of like conditions whose spread is told to each of them, as a map; 0: none.
+        groups: images of like conditions that are compared with each other; 0: none.
         slope: of the leaky rectifiers.
 
     Raises:
@@ -140,7 +141,7 @@ class ResNetDiscriminator(Part):
         self.outer = nn.ModuleList(normed(nn.Conv2d(o, o, 3, padding=1)) for _, o in pairs)
         self.around = nn.ModuleList(normed(nn.Conv2d(i, o, 1, stride, bias=False)) for (i, o), stride in both)
         self.groups = groups
-        self.last = normed(nn.Conv2d(widths[-1] + bool(groups), widths[-1], 3, padding=1))
+        self.last = normed(nn.Conv2d(widths[-1] + 2 * bool(groups), widths[-1], 3, padding=1))
         self.score = normed(nn.Linear(widths[-1], 1))
         self.projection = normed(nn.Linear(condition_dim, widths[-1], bias=False)) if condition_dim else None
 
@@ -153,7 +154,7 @@ class ResNetDiscriminator(Part):
         for inner, outer, around in zip(self.inner, self.outer, self.around, strict=True):
             h = outer(self.active(inner(self.active(h)))) + around(h)
             features.append(h)
-        h = self.last(self.active(torch.cat([h, spread(h, c, self.groups)], 1) if self.groups else h))
+        h = self.last(self.active(torch.cat([h, alike(h, c, self.groups)], 1) if self.groups else h))
         pooled = self.active(h).sum((2, 3))
         scores = self.score(pooled)[:, 0]
         if self.projection is not None:
@@ -165,26 +166,38 @@ class ResNetDiscriminator(Part):
         return F.leaky_relu(h, self.slope)
 
 
-def spread(
+def alike(
     h: Float[Tensor, "batch channels height width"], c: Float[Tensor, "batch dim"], group: int
-) -> Float[Tensor, "batch 1 height width"]:
-    """How much the features of so many images of like conditions differ, one number, as a map for each of them.
+) -> Float[Tensor, "batch 2 height width"]:
+    """How alike the features of so many images of like conditions are, as two maps for each of them.
 
-    Among images of any conditions it would be how much classes differ that tells, whatever is drawn of each.
+    The first is their standard deviation, a mean over features. Among images of any conditions it would be how much
+    classes differ that tells, whatever is drawn of each. The second is the distance to the nearest of them, of which 1
+    is that of two of them drawn at random. Of real images all are about as far from each other, since they differ in
+    many ways; where some are much nearer than others, they differ in few, and come again when many are drawn.
 
     References:
-        Progressive growing of GANs (Karras et al., 2018), section 3, https://arxiv.org/abs/1710.10196, of one condition
+        Progressive growing of GANs (Karras et al., 2018), section 3, https://arxiv.org/abs/1710.10196, for the first,
+        of any conditions; minibatch discrimination learns from distances too: Improved techniques for training
+        GANs (Salimans et al., 2016), section 3.2, https://arxiv.org/abs/1606.03498
 
     Example:
         >>> import torch
         >>> h, c = torch.tensor([[0.0], [4.0], [0.0], [6.0]])[:, :, None, None], torch.eye(2)[[0, 1, 0, 1]]
-        >>> spread(h, c, 2).flatten().round(decimals=2).tolist()
+        >>> alike(h, c, 2)[:, 0].flatten().round(decimals=2).tolist()
         [0.0, 1.0, 0.0, 1.0]
+        >>> line = torch.tensor([0.0, 0.1, 1.0, 2.0])[:, None, None, None]
+        >>> [round(near, 1) for near in alike(line, torch.zeros(4, 1), 4)[:, 1].flatten().tolist()]
+        [0.1, 0.1, 0.8, 0.9]
     """
     # A number of each condition puts equal ones side by side; should others have the same, no harm is done.
     order = (c.float() * torch.arange(1, c.shape[1] + 1, device=c.device).sqrt()).sum(1).argsort(stable=True)
-    maps = []
+    found = []
     for part in h[order].split(group):
         deviation = (part.var(0, unbiased=False) + 1e-8).sqrt().mean()
-        maps.append(deviation.expand(len(part), 1, *h.shape[2:]))
-    return torch.cat(maps)[order.argsort()]
+        apart = (part[:, None].float() - part.float()).flatten(2).square().mean(2) + 1e-8
+        itself = torch.diag_embed(torch.full((len(part),), torch.inf, device=h.device))
+        alone = torch.ones(1, device=h.device)
+        nearest = ((apart + itself).amin(1) / apart.mean()).sqrt() if len(part) > 1 else alone
+        found.append(torch.stack([deviation.expand(len(part)).float(), nearest], 1))
+    return torch.cat(found)[order.argsort(), :, None, None].to(h.dtype).expand(-1, -1, *h.shape[2:])
