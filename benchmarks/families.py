@@ -16,6 +16,7 @@ import json
 import statistics
 import time
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ from condgen.sampling import per_class, to_uint8
 
 ROUNDS, PROBED = 3, 60  # a budget is turned into epochs by the rates of so many steps, in turns
 STEPS, TAUGHT = 500, 3000  # of the classifier, and images it is trained on
+# Whose spread over seeds is told.
 STABLE = ("fid", "recall", "coverage", "macro", "diversity", "least_diversity", "repeats", "useful")
 NAMES = {"bloodmnist_reference": "reference CVAE", "fast": "CVAE, fast", "sharp": "CVAE, sharp"}
 NAMES |= {"gan": "GAN", "flow": "pixel flow", "diffusion": "diffusion"}
@@ -139,15 +141,20 @@ def one(recipe: str, minutes: float, seed: int, data: Any, judge: Any, options: 
     return row
 
 
+def grouped(rows: list[dict[str, Any]]) -> Iterator[tuple[str, float, list[dict[str, Any]], list[dict[str, Any]]]]:
+    """Model, minutes, the rows of all its seeds, and of those that did not fail."""
+    for model, minutes in dict.fromkeys((row["model"], row["minutes"]) for row in rows):
+        own = [row for row in rows if (row["model"], row["minutes"]) == (model, minutes)]
+        yield model, minutes, own, [row for row in own if "failed" not in row]
+
+
 def table(rows: list[dict[str, Any]], real: dict[str, Any]) -> str:
     """A row for each model and budget, means over seeds."""
     columns = [*(name for name in COLUMNS if name != "kid"), "useful"]
     lines = [f"| model | minutes | seeds | failed | parameters | {' | '.join(c.replace('_', ' ') for c in columns)} |"]
     lines += [f"|---|---|---|---|---{'|---' * len(columns)}|"]
     lines += [f"| real images | | | | | {' | '.join(number(real.get(column)) for column in columns)} |"]
-    for model, minutes in dict.fromkeys((row["model"], row["minutes"]) for row in rows):
-        own = [row for row in rows if (row["model"], row["minutes"]) == (model, minutes)]
-        good = [row for row in own if "failed" not in row]
+    for model, minutes, own, good in grouped(rows):
         cells = [f"{model}", f"{minutes:g}", f"{len(own)}", f"{len(own) - len(good)}"]
         cells.append(f"{good[0]['parameters']:,}" if good else "–")
         for column in columns:
@@ -161,9 +168,7 @@ def spreads(rows: list[dict[str, Any]]) -> str:
     """How far trainings of several seeds lie apart: the lowest and the highest of each figure."""
     lines = [f"| model | minutes | seeds | failed | {' | '.join(column.replace('_', ' ') for column in STABLE)} |"]
     lines += [f"|---|---|---|---{'|---' * len(STABLE)}|"]
-    for model, minutes in dict.fromkeys((row["model"], row["minutes"]) for row in rows):
-        own = [row for row in rows if (row["model"], row["minutes"]) == (model, minutes)]
-        good = [row for row in own if "failed" not in row]
+    for model, minutes, own, good in grouped(rows):
         if len(own) > 1:
             ranges = [[row[column] for row in good] for column in STABLE]
             cells = [f"{number(min(values))} to {number(max(values))}" if values else "–" for values in ranges]
