@@ -22,6 +22,13 @@ def on_the_cpu(request, monkeypatch):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # of processes that a test starts
 
 
+@pytest.fixture(autouse=True)
+def in_float32(request, monkeypatch):
+    """Whether this machine computes in bfloat16 changes no test but those of the choice itself."""
+    if request.path.name != "test_precision.py":
+        monkeypatch.setattr("condgen.precision.native_bfloat16", lambda: False)
+
+
 @pytest.fixture
 def unchecked(monkeypatch):
     """Without the run-time shape checks of the test run, users meet our own messages."""

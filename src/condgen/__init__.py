@@ -6,8 +6,16 @@ is imported when it is first asked for, so that a command answers, and can be st
 
 __version__ = "0.1.0"
 
+import os as _os
+import sys as _sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+# PyTorch's threads wait for each other by spinning. Where other processes use the cores too, they spin through whole
+# time slices, and work that takes a second takes minutes. A shorter spin costs nothing on a free machine. It is read
+# once, when torch is loaded, so it can only be said here; whoever has chosen a policy keeps it.
+if "torch" not in _sys.modules and not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & set(_os.environ):
+    _os.environ["GOMP_SPINCOUNT"] = "10000"
 
 if TYPE_CHECKING:
     from condgen import recipes

@@ -7,7 +7,7 @@ function of (seed, epoch, image number) alone: it repeats, in any batch.
 __all__ = ["NUMBERS", "Augmentation", "symmetries", "turned"]
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from condgen.noise import Use, stream, uniform
+from condgen.settings import AugmentationSettings
 
 Images = Float[Tensor, "batch channels height width"]
 NUMBERS = 13  # of an image
@@ -22,21 +23,10 @@ LUMINANCE = (0.299, 0.587, 0.114)
 
 
 @dataclass(frozen=True)
-class Augmentation:
+class Augmentation(AugmentationSettings):
     """Flips, turns, shifts, colour, erasing, blur and sharpening, each up to a strength; 0 leaves it out.
 
-    Args:
-        flips: mirror half of the images from left to right.
-        quarter_turns: by 0, 90, 180 or 270 degrees (by 0 or 180 where images are not square).
-        rotation: up to so many degrees either way, edges repeated.
-        shift: up to this share of height and width either way, by whole pixels, edges repeated.
-        colour: brightness, contrast and saturation each by a factor within 1 ± this.
-        erasing: side of a square that is set to the image's mean colour, up to this share of the image's.
-        blur: mix with a blurred copy (5x5 binomial), up to this share.
-        sharpen: the same with the opposite sign.
-
-    Raises:
-        ValueError: for a negative strength, or a share above 1.
+    Its strengths are those of :class:`condgen.settings.AugmentationSettings`.
 
     References:
         The augmentations that a student report on BloodMNIST proposes (University of Osijek, 2024).
@@ -48,21 +38,6 @@ class Augmentation:
         >>> torch.equal(whole[2:], augmentation(x[2:], seed=0, index=torch.arange(2, 4), epoch=1))
         True
     """
-
-    flips: bool = False
-    quarter_turns: bool = False
-    rotation: float = 0.0
-    shift: float = 0.0
-    colour: float = 0.0
-    erasing: float = 0.0
-    blur: float = 0.0
-    sharpen: float = 0.0
-
-    def __post_init__(self) -> None:
-        for entry in fields(self):
-            value, most = float(getattr(self, entry.name)), 180.0 if entry.name == "rotation" else 1.0
-            if not 0 <= value <= most:
-                raise ValueError(f"Expected {entry.name} from 0 to {most:g}; got {value:g}.")
 
     def __call__(self, x: Images, seed: int, index: Int64[Tensor, " batch"], epoch: int) -> Images:
         """Change each image by the numbers of its own."""

@@ -24,24 +24,24 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 import condgen
 from condgen.files import read_json, undisturbed, write_atomically
 from condgen.generator import Generator
 from condgen.parts import FAMILIES, REGISTERED, Part, evaluating, weights_hash
+from condgen.places import WEIGHTS, shipped, weights_file
 
 FORMAT = 2
-WEIGHTS, HEADER = "model.safetensors", "condgen"
+HEADER = "condgen"
 CONFIG = "config.json"  # of format 1
 PREPROCESSING = "uint8 images divided by 255, channels first"
 MODULE_LISTS = (nn.Sequential, nn.ModuleList)
 PLAIN = bool | int | float | str
 LARGEST = 2**24  # values of an image, a condition or a latent
+FILLING = ("normal_", "uniform_", "trunc_normal_", "kaiming_uniform_")
 FLOATS = ("F64", "F32", "F16", "BF16")
 SAFETENSORS = {torch.int64: "I64", torch.int32: "I32", torch.uint8: "U8", torch.bool: "BOOL"}
-
-
-SHIPPED = Path(__file__).parent / "weights"  # models that come with the package
 
 
 def save(model: Generator, path: str | Path, *, half: bool = False) -> Path:
@@ -90,16 +90,6 @@ def is_description(file: Path) -> bool:
         return "assembly" in read_json(file)
     except (OSError, ValueError):
         return False
-
-
-def shipped() -> list[str]:
-    """The names of the models that come with condgen, for :func:`load`.
-
-    Example:
-        >>> all(isinstance(name, str) for name in shipped())
-        True
-    """
-    return sorted(file.parent.name for file in SHIPPED.glob(f"*/{WEIGHTS}"))
 
 
 def to_file(model: Generator, half: bool = False) -> bytes:
@@ -152,13 +142,11 @@ def load(path: str | Path, parts: Mapping[str, nn.Module] | None = None) -> Any:
         ValueError: if a file is damaged or of a newer format, names something that is no part, or if parts are
             missing or do not fit.
     """
-    weights = Path(path) / WEIGHTS
-    if str(path) in shipped() and not Path(path).exists():
-        weights = SHIPPED / str(path) / WEIGHTS
+    weights = weights_file(path)
     config = read_config(weights)
     external = dict(parts or {})
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), Uninitialised():
             model = build(config["assembly"], external)
     except ValueError as error:
         raise ValueError(f"{weights}: {error}") from error
@@ -183,6 +171,19 @@ def load(path: str | Path, parts: Mapping[str, nn.Module] | None = None) -> Any:
     model.class_names = tuple(config["class_names"])
     model.provenance = config.get("provenance", {})
     return model.eval()
+
+
+class Uninitialised(TorchFunctionMode):
+    """Weights without memory are not filled: what fills them on the device "meta" imports PyTorch's compiler first."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Leave tensors without memory as they are where they would be filled with random numbers."""
+        if func in (torch.randn, torch.rand):
+            return torch.empty(*args, **(kwargs or {}))
+        filled = args[0] if args else (kwargs or {}).get("tensor")
+        if getattr(func, "__name__", "") in FILLING and isinstance(filled, Tensor) and filled.is_meta:
+            return filled
+        return func(*args, **(kwargs or {}))
 
 
 def describe(value: Any, place: str = "", external: dict[str, nn.Module] | None = None) -> Any:
@@ -327,7 +328,7 @@ def build(description: Any, external: dict[str, nn.Module] | None = None) -> Any
 
 def check_rebuilt(model: nn.Module, assembly: Any, external: Mapping[str, nn.Module]) -> None:
     """Raise unless the description, built without memory, has the model's layers, names, shapes and description."""
-    with torch.device("meta"):
+    with torch.device("meta"), Uninitialised():
         again = build(json.loads(json.dumps(assembly)), dict(external))
     ours, theirs = (inventory(m) for m in (model, again))
     if ours != theirs:

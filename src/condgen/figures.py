@@ -98,14 +98,7 @@ def class_grid(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    rows, _, _, height, _ = images.shape
-    if len(names) not in (0, rows):
-        raise ValueError(f"Expected a name for each of {rows} rows; got {len(names)}.")
-    zoom = zoom or default_zoom(height)
-    picture = rearrange(to_uint8(image_rows(images.detach())[None]), "1 c h w -> h w c").cpu().numpy()
-    picture = np.repeat(np.repeat(picture, zoom, 0), zoom, 1)
-    # Grey as RGB: a colour map would move values by a level or two.
-    picture = np.repeat(picture, 3, 2) if picture.shape[2] == 1 else picture
+    rows, picture = len(images), enlarged(images, names, zoom)
     left, top, dpi = (190 if names else 4), (30 if title else 4), 100
     size = (picture.shape[1] + left + 4, picture.shape[0] + top + 4)
     figure = Figure(figsize=(size[0] / dpi, size[1] / dpi), dpi=dpi)
@@ -125,12 +118,47 @@ def save_grid(
     names: Sequence[str] = (),
     title: str = "",
 ) -> Path:
-    """Write :func:`class_grid` as a PNG.
+    """Write the picture of :func:`class_grid` as a PNG, without loading matplotlib.
 
     Raises:
-        ValueError: for another file ending than .png.
+        ValueError: for another file ending than .png, or if there are names, but not one per row.
     """
-    return write_figure(class_grid(images, names, title), path)
+    from PIL import Image, ImageDraw, ImageFont
+
+    check_png(path)
+    picture, left, top = enlarged(images, names, None), (190 if names else 4), (30 if title else 4)
+    canvas = Image.new("RGB", (picture.shape[1] + left + 4, picture.shape[0] + top + 4), "white")
+    canvas.paste(Image.fromarray(picture), (left, top))
+    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(12)
+    for row, name in enumerate(names):
+        middle = top + picture.shape[0] * (row + 0.5) / len(names)
+        text = textwrap.fill(name, 24)
+        draw.multiline_text((left - 8, middle), text, fill="black", font=font, anchor="rm", align="right")
+    if title:
+        draw.text((left, top / 2), title, fill="black", font=font, anchor="lm")
+    encoded = io.BytesIO()
+    canvas.save(encoded, format="PNG")
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, encoded.getvalue())
+    return path
+
+
+def enlarged(
+    images: Float[Tensor, "classes count channels height width"], names: Sequence[str], zoom: int | None
+) -> np.ndarray:
+    """Rows of images as one RGB picture, every pixel as large as the zoom.
+
+    Raises:
+        ValueError: if there are names, but not one per row.
+    """
+    if len(names) not in (0, len(images)):
+        raise ValueError(f"Expected a name for each of {len(images)} rows; got {len(names)}.")
+    zoom = zoom or default_zoom(images.shape[3])
+    picture = rearrange(to_uint8(image_rows(images.detach())[None]), "1 c h w -> h w c").cpu().numpy()
+    picture = np.repeat(np.repeat(picture, zoom, 0), zoom, 1)
+    # Grey as RGB: a colour map would move values by a level or two.
+    return np.repeat(picture, 3, 2) if picture.shape[2] == 1 else picture
 
 
 def curves(history: History) -> "matplotlib.figure.Figure":

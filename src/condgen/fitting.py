@@ -6,7 +6,7 @@ that no image taught the decoder. A prior fitted afterwards mends that without t
 
 __all__ = ["encode_latents", "fit_prior"]
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,21 @@ from condgen.augmentations import symmetries as count_symmetries
 from condgen.augmentations import turned
 from condgen.cvae import ConditionalVAE
 from condgen.data import LabelledImages, batches
+from condgen.files import undisturbed
 from condgen.noise import Use, normals
 from condgen.objectives import Matching
-from condgen.parts import evaluating
+from condgen.parts import evaluating, weights_hash
+from condgen.planning import Budget, budget_of
+from condgen.progress import working
+from condgen.runs import repr_of
 from condgen.states import States
 from condgen.training import WarmupDecay, adamw, resolve_splits, run, set_up, tensors
 
 BATCH = 256
 DECAY = WarmupDecay()
+ENCODING, MIXTURE = 0.15, 0.2  # of a budget that is left: most that encoding and a mixture may take
+MIXTURE_RATE = 2e9  # multiply-adds per second that fitting a mixture makes at least, on two cores
+LEAST_LATENTS = 500  # that a mixture is fitted to, whatever the budget
 
 
 def fit_prior(
@@ -36,13 +43,13 @@ def fit_prior(
     validation: LabelledImages | None = None,
     symmetries: bool = False,
     epochs: int = 20,
-    minutes: float | None = None,
+    minutes: float | Budget | None = None,
     batch_size: int = 256,
     optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] = adamw,
     learning_rate: Callable[[float], float] = DECAY,
     clip: float = 10.0,
     ema: float | None = 0.999,
-    precision: str = "32-true",
+    precision: str = "auto",
     seed: int = 0,
     accelerator: str = "auto",
     progress: bool = True,
@@ -65,7 +72,8 @@ def fit_prior(
             `validation` part.
         symmetries: encode each image in all its flips and quarter turns, for models trained on these.
         epochs: passes over the latents, where the prior is trained.
-        minutes: a budget of time for that instead.
+        minutes: a budget of time instead, for everything this call does. Where encoding all images and fitting a
+            mixture would take more than a share of it, fewer latents are used.
         batch_size: latents a step.
         optimizer: parameters → optimizer.
         learning_rate: share of the training done → factor of the optimizer's rate.
@@ -83,7 +91,8 @@ def fit_prior(
         The prior, now `model.sampler`.
 
     Raises:
-        ValueError: if the model has several levels of latents, or the prior draws latents of another shape.
+        ValueError: if the model has several levels of latents, the prior draws latents of another shape, or `keep`
+            holds the training state of another model, data or settings.
 
     References:
         From variational to deterministic autoencoders (Ghosh et al., 2020), https://arxiv.org/abs/1903.12436
@@ -98,50 +107,132 @@ def fit_prior(
         (True, torch.Size([2, 3, 16, 16]))
     """
     training, held_out = resolve_splits(data, validation)
-    z, c = encode_latents(model, training.ordered(model.class_names), symmetries=symmetries, seed=seed)
+    training = training.ordered(model.class_names)
+    budget = budget_of(minutes)
+    trained = not hasattr(prior, "fit")
+    states = States(keep if trained else None, save_every)
+    identity = {
+        "model": weights_hash({k: v for k, v in model.state_dict().items() if not k.startswith("sampler.")}),
+        "data": training.fingerprint,
+        "prior": " ".join(repr(getattr(prior, "arguments", prior)).split()),
+        "optimizer": repr_of(optimizer),
+        "epochs": None if budget else epochs,
+        "minutes": budget and budget.minutes,
+        **{"symmetries": symmetries, "batch_size": batch_size, "clip": clip, "ema": ema, "seed": seed},
+    }
+    state = states.read()
+    if state:
+        check_identity(state, identity, keep)
+    encoding = budget and budget.part(ENCODING if trained else 2 * ENCODING)
+    most = state["images"] if state else None
+    z, c = encode_latents(
+        model, training, symmetries=symmetries, seed=seed, budget=encoding, most=most, progress=progress
+    )
     prior.cpu()  # where the latents are
     check_shape(prior, c[:1], z)
-    others = None
-    if held_out is not None:
-        others = encode_latents(model, held_out.ordered(model.class_names), symmetries=symmetries, seed=seed)
-    if hasattr(prior, "fit"):
-        prior.fit(z, c, seed=seed, validation=others)  # type: ignore[operator]
-    else:
-        objective, labels = Likelihood(), c
-        if hasattr(prior, "matching"):
-            component = prior.prepare(z, c, seed, others)  # type: ignore[operator]
-            objective, labels = Matching(), torch.cat([c, component[:, None].to(c)], 1)
-        elif hasattr(prior, "standardise"):
-            prior.standardise(z)  # type: ignore[operator]
+    if not state:
+        prepare(prior, model, z, c, held_out, symmetries, seed, budget, progress)
+    if trained:
+        matching = hasattr(prior, "matching")
+        labels = torch.cat([c, torch.zeros(len(c), 1).to(c)], 1) if matching else c
         loop = set_up(
             Density(prior),
-            objective,
+            Matching() if matching else Likelihood(),
             len(z),
-            epochs=None if minutes else epochs,
-            minutes=minutes,
+            epochs=None if budget else epochs,
+            example=(z[:1], labels[:1]),
+            budget=budget,
             batch_size=batch_size,
             optimizer=optimizer,
             learning_rate=learning_rate,
             clip=clip,
             ema=ema,
-            precision=precision,
+            precision=state["precision"] if state and precision == "auto" else precision,
             prepare=nn.Identity(),
             seed=seed,
             accelerator=accelerator,
-            states=States(keep, save_every),
+            states=states,
             graphs=graphs,
         )
-        if state := loop.states.read():
+        loop.about = {"of": identity, "images": len(z)}
+        if state:
             loop.restore(state)
+        if matching:
+            labels[:, -1] = prior.components_of(z, c).to(c)  # type: ignore[operator]
         run(loop, (z.to(loop.fabric.device), labels.to(loop.fabric.device)), progress=progress)
         loop.states.clear()
     model.sampler = prior.to(model.device).eval()
     return model.sampler
 
 
+def check_identity(state: Mapping[str, Any], identity: Mapping[str, Any], keep: Any) -> None:
+    """Raise if a training state belongs to another model, other data or other settings.
+
+    Raises:
+        ValueError: naming what differs.
+    """
+    earlier = state.get("of", {})
+    if changed := [name for name, value in identity.items() if earlier.get(name) != value]:
+        said = "; ".join(f"{name} was {earlier.get(name)}, now {identity[name]}" for name in changed[:3])
+        raise ValueError(
+            f"Expected the training state in {keep} to be of this prior's training; what differs: {said}. Pass what it "
+            "had, or delete that folder to begin anew."
+        )
+
+
+def prepare(
+    prior: Any,
+    model: ConditionalVAE,
+    z: Tensor,
+    c: Tensor,
+    held_out: LabelledImages | None,
+    symmetries: bool,
+    seed: int,
+    budget: Budget | None,
+    progress: bool,
+) -> None:
+    """All that is fitted in closed form: a mixture, the source of a flow, or the scale of the latents."""
+    others = None
+    if held_out is not None and needs_validation(prior):
+        limit = budget and budget.part(ENCODING / 2)
+        held_out = held_out.ordered(model.class_names)
+        others = encode_latents(model, held_out, symmetries=symmetries, seed=seed, budget=limit)
+    if budget:
+        most = affordable(prior, budget.part(1 - ENCODING if hasattr(prior, "fit") else MIXTURE).left())
+        z, c = z[:most], c[:most]
+    with working("fitting the prior to the latents in closed form", progress=progress):
+        if hasattr(prior, "fit"):
+            prior.fit(z, c, seed=seed, validation=others)
+        elif hasattr(prior, "matching"):
+            prior.prepare(z, c, seed, others)
+        elif hasattr(prior, "standardise"):
+            prior.standardise(z)
+
+
+def needs_validation(prior: Any) -> bool:
+    """Whether validation latents choose anything."""
+    return hasattr(prior, "fit") or hasattr(getattr(prior, "source", None), "fit")
+
+
+def affordable(prior: Any, seconds: float) -> int:
+    """How many latents a mixture can be fitted to in this time; it takes more the more components and numbers."""
+    mixture = getattr(prior, "source", prior)
+    if not hasattr(mixture, "components"):
+        return 2**62
+    work = mixture.components * mixture.dim**2 * (mixture.em + 2)  # multiply-adds per latent
+    return max(LEAST_LATENTS, int(seconds * MIXTURE_RATE / work))
+
+
 @torch.no_grad()
 def encode_latents(
-    model: ConditionalVAE, data: LabelledImages, *, symmetries: bool = False, seed: int = 0
+    model: ConditionalVAE,
+    data: LabelledImages,
+    *,
+    symmetries: bool = False,
+    seed: int = 0,
+    budget: Budget | None = None,
+    most: int | None = None,
+    progress: bool = False,
 ) -> tuple[Float[Tensor, "latents *shape"], Float[Tensor, "latents dim"]]:
     """One draw from the posterior of every image, and its condition, on the CPU.
 
@@ -150,6 +241,10 @@ def encode_latents(
         data: images with labels that the model takes.
         symmetries: every image in all its flips and (half) turns, one after the other set.
         seed: of the draws.
+        budget: of time; when it is over, symmetries and images that are left are left out. Images come in random order
+            then, so that those taken stand for all.
+        most: latents to take at most, in the order that a budget takes them in; None for all.
+        progress: tell how far it is.
 
     Raises:
         ValueError: for several levels of latents.
@@ -166,14 +261,28 @@ def encode_latents(
         raise ValueError("Expected a model with one level of latents; this one has several.")
     images, labels = tensors(data, model.device)
     found: list[tuple[Tensor, Tensor]] = []
-    with evaluating(model):
-        for code in range(count_symmetries(*data.image_shape[1:]) if symmetries else 1):
-            for index, x, y in batches(images, labels, BATCH):
+    codes = count_symmetries(*data.image_shape[1:]) if symmetries else 1
+    order: dict[str, Any] = {} if budget is None else {"seed": seed, "epoch": 0}
+    most = codes * len(images) if most is None else most
+    taken = 0
+    with (
+        evaluating(model),
+        undisturbed() as stop_if_asked,
+        working("encoding the training images", codes * -(-len(images) // BATCH), progress) as advance,
+    ):
+        for code in range(codes):
+            for index, x, y in batches(images, labels, BATCH, **order):
+                over = budget is not None and most == codes * len(images) and budget.left() < 0
+                if taken >= most or (over and found):
+                    break
                 c = model.condition(y)
                 x = turned(x.to(model.dtype), torch.full((len(x),), code, device=x.device))
                 noise = normals({"z": model.noise_shapes["z"]}, seed, index, Use.POSTERIOR, code, model.dtype)
                 z = model.reparameterizer.draw(model.encoder(x, c), noise["z"])
                 found.append((z.cpu(), c.cpu()))
+                taken += len(z)
+                stop_if_asked()
+                advance()
     z, c = (torch.cat(parts) for parts in zip(*found, strict=True))
     return z, c
 
@@ -202,6 +311,10 @@ class Density(nn.Module):
         self.noise_shapes: dict[str, tuple[int, ...]] = getattr(prior, "training_noise", {})
         weight = next(prior.parameters())
         self.device, self.dtype = weight.device, weight.dtype
+
+    def trial(self, z: Tensor, y: Tensor, noise: dict[str, Tensor]) -> Tensor:
+        """What training asks for, once."""
+        return self.matching(z, y, noise) if hasattr(self.prior, "matching") else self.prior(y).log_prob(z)
 
     def matching(self, z: Tensor, y: Tensor, noise: dict[str, Tensor]) -> Tensor:
         """A flow's error; the last column of a label is the component."""

@@ -8,7 +8,7 @@ with a model (:class:`Generator`) is the same for all: labels by name, checked i
 
 __all__ = ["Generator"]
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,9 +23,9 @@ from condgen.memory import keep_freed_memory
 from condgen.noise import Use, normals
 from condgen.parts import Part, evaluating
 
-BLOCK = 64  # images drawn at once; fixed, so that a sample's bits never depend on the request
+BLOCK = 64  # images drawn at once on a GPU; fixed, so that a sample's bits never depend on the request
+PIECE = 8  # the same on a CPU, where a whole block is drawn at once if that gives the same bits and is asked for
 RECORDED = 16  # blocks in a request from which on a GPU is worth recording one for
-PIECE = 8  # images drawn at once for a small request, where that gives the bits of a whole block
 Labels = Sequence[Any] | np.ndarray | Tensor
 Images = Float[Tensor, "batch channels height width"]
 
@@ -56,7 +56,7 @@ class Generator(Part):
         self.image_shape = tuple(image_shape or ()) or None
         if self.image_shape and not (len(self.image_shape) == 3 and min(self.image_shape) >= 1):
             raise ValueError(f"Expected image_shape as (channels, height, width), each at least 1; got {image_shape}.")
-        self._tried: tuple[Any, bool] = (None, False)  # of `_divisible`
+        self._tried: tuple[Any, bool] = (None, True)  # of `_block`
         self.class_names: tuple[str, ...] = ()
         self.provenance: dict[str, Any] = {}  # where the weights come from: data, run, epoch; goes into files
 
@@ -185,19 +185,29 @@ class Generator(Part):
         if not len(labels):
             raise ValueError("Expected at least one label; got none.")
         keep_freed_memory()
-        block, end = PIECE if len(labels) <= BLOCK // 2 and self._divisible(labels[:1]) else BLOCK, start + len(labels)
         many = len(labels) >= RECORDED * BLOCK and self.device.type == "cuda"
         replays = Replays(many and replayable([self]))
 
         def work(given: dict[str, Tensor]) -> dict[str, Tensor]:
             return {"images": self._drawn(given["y"], given["index"], seed, temperature)}
 
-        for first in range(start // block * block, end, block):
-            index = torch.arange(first, first + block, device=self.device)
+        def draw(first: int, size: int) -> Tensor:
+            index = torch.arange(first, first + size, device=self.device)
             # Places of the block that were not asked for are filled with any label and thrown away.
             given = {"y": labels[(index - start).clamp(0, len(labels) - 1)], "index": index}
-            images = replays("block", work, given)["images"]
-            yield images[max(start - first, 0) : end - first].clone()
+            return replays("block", work, given)["images"]
+
+        end = start + len(labels)
+        for first in range(start // BLOCK * BLOCK, end, BLOCK):
+            low, high = max(first, start), min(first + BLOCK, end)  # what is asked for of this block
+            if self.device.type != "cpu":
+                images, begins = draw(first, BLOCK), first
+            elif high - low > BLOCK // 2:
+                images, begins = self._block(first, draw), first
+            else:
+                begins = low // PIECE * PIECE
+                images = torch.cat([draw(piece, PIECE) for piece in range(begins, high, PIECE)])
+            yield images[low - begins : high - begins].clone()
 
     def _drawn(self, y: Tensor, index: Tensor, seed: int, temperature: float) -> Tensor:
         """The samples of these numbers, drawn at once."""
@@ -207,18 +217,21 @@ class Generator(Part):
         with torch.no_grad(), evaluating(self):
             return self.draw(y, noise)
 
-    def _divisible(self, label: Tensor) -> bool:
-        """Whether a block drawn in pieces has the bits of the whole; tried once for parts, device and threads.
+    def _block(self, first: int, draw: Callable[[int, int], Tensor]) -> Tensor:
+        """A block of samples with the bits that its pieces have: drawn at once if that gives them, else in pieces.
 
         Which algorithm a layer takes depends on the shape of its input alone: what holds for one block holds for all.
+        So it is tried once for these parts, device and threads, on the first and the last piece of the first block.
         """
         key = (*map(id, self.children()), self.device, self.dtype, torch.get_num_threads())
-        if self._tried[0] != key:
-            index = torch.arange(BLOCK, device=self.device)
-            pieces = [self._drawn(label.repeat_interleave(PIECE, 0), own, 0, 1.0) for own in index.split(PIECE)]
-            whole = self._drawn(label.repeat_interleave(BLOCK, 0), index, 0, 1.0)
-            self._tried = (key, torch.equal(torch.cat(pieces), whole))
-        return self._tried[1]
+        if self._tried == (key, False):
+            return torch.cat([draw(piece, PIECE) for piece in range(first, first + BLOCK, PIECE)])
+        whole = draw(first, BLOCK)
+        if self._tried != (key, True):
+            same = all(torch.equal(whole[at : at + PIECE], draw(first + at, PIECE)) for at in (0, BLOCK - PIECE))
+            self._tried = (key, same)
+            return whole if same else self._block(first, draw)
+        return whole
 
     @property
     def device(self) -> torch.device:

@@ -642,6 +642,11 @@ class FlowMatching(Part):
         self.scale.fit(z)
         if hasattr(self.source, "fit"):
             self.source.fit(z, c, seed=seed, validation=validation)
+        return self.components_of(z, c)
+
+    @torch.no_grad()
+    def components_of(self, z: Tensor, c: Tensor) -> Int64[Tensor, " n"]:
+        """The component of the source that each latent belongs to; zeros where it has none."""
         if not self.choices:
             return torch.zeros(len(z), dtype=torch.int64)
         return torch.cat([self.source.assign(*part) for part in zip(z.split(4096), c.split(4096), strict=True)])

@@ -1,14 +1,24 @@
-"""What training shows of itself: a progress bar on a terminal, elsewhere a line an epoch."""
+"""What long work shows of itself: a progress bar on a terminal; elsewhere a line at least every half minute."""
 
-__all__ = ["display"]
+__all__ = ["Display", "display", "working"]
 
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from condgen.planning import Plan
+from condgen.planning import Forecast, duration
 
 TERMS = {"log_likelihood": "log-likelihood", "kl": "KL"}  # as people write them
+PATIENCE, EVERY = 5.0, 25.0  # seconds before the first line about a wait, and between two of them
+
+
+def console_for_errors() -> Any:
+    """Standard error, as rich writes to it."""
+    from rich.console import Console
+
+    return Console(stderr=True)
 
 
 def shown_terms(terms: Iterable[str]) -> list[str]:
@@ -18,57 +28,177 @@ def shown_terms(terms: Iterable[str]) -> list[str]:
 
 
 class Display:
-    """A progress bar on a terminal; elsewhere a line an epoch; or nothing."""
+    """What training tells: a bar on a terminal, lines elsewhere, or nothing.
 
-    def __init__(self, bar: Any, task: Any, console: Any, plan: Plan, images: int, stop_if_asked: Any) -> None:
-        self.bar, self.task, self.console = bar, task, console
-        self.plan, self.images, self.stop_if_asked = plan, images, stop_if_asked
+    Args:
+        bar: rich's progress bar, if there is a terminal.
+        console: where lines go; None for none.
+        forecast: of the time that is left.
+        images: images per epoch.
+        stop_if_asked: called between two steps; may raise.
+    """
 
-    def advance(self, images: int, stop: bool = True) -> None:
-        """Images done; between two steps is the moment to stop, if that is asked for."""
+    def __init__(self, bar: Any, console: Any, forecast: Forecast, images: int, stop_if_asked: Any) -> None:
+        self.bar, self.console, self.forecast, self.images = bar, console, forecast, images
+        self.stop_if_asked, self.told, self.announced, self.text = stop_if_asked, time.monotonic(), False, "starting"
+        self.task = bar.add_task(self.text, total=1.0) if bar else None
+
+    def say(self, text: str) -> None:
+        """A line of its own."""
+        if self.console:
+            self.console.print(text, highlight=False, soft_wrap=True, markup=False)
+            self.told = time.monotonic()
+
+    def stepped(self, epoch: float, stop: bool = True) -> None:
+        """A step done: the moment to stop if that is asked for, and to tell how long it will take.
+
+        Args:
+            epoch: passes done, with fractions.
+            stop: whether this is a moment at which training may stop.
+        """
         if stop:
             self.stop_if_asked()
+        self.forecast.stepped()
+        if not self.console:
+            return
+        left = self.forecast.left(epoch)
+        if left is not None and self.forecast.known and not self.announced:
+            self.announced = True
+            if self.forecast.plan.budget is None and left > PATIENCE:
+                self.say(f"{duration(left)} on this machine; a budget of minutes (--minutes M, minutes=M) spends less")
         if self.bar:
-            self.bar.advance(self.task, images)
+            share = self.forecast.plan.share(epoch)
+            self.bar.update(self.task, completed=share, description=self.described(left))
+        elif time.monotonic() - self.told > EVERY:
+            self.say(f"pass {epoch:.2f}{self.of_all()}, {'' if left is None else f'{duration(left)} left'}".strip(", "))
 
-    def epoch(self, row: Mapping[str, float]) -> None:
-        """An epoch done."""
+    def waiting(self, text: str) -> None:
+        """What is being done between two steps, where that has taken long."""
+        if not self.bar and time.monotonic() - self.told > EVERY:
+            self.say(text)
+
+    def of_all(self) -> str:
+        """How many passes there will be, where that is known."""
+        return f" of {self.forecast.plan.epochs}" if self.forecast.plan.epochs is not None else ""
+
+    def described(self, left: float | None) -> str:
+        """What stands beside the bar."""
+        return self.text if left is None else f"{duration(left)} left  {self.text}"
+
+    def epoch(self, row: Mapping[str, float], passes: float) -> None:
+        """An epoch done.
+
+        Args:
+            row: of the history.
+            passes: done, with fractions where a budget ended inside the epoch.
+        """
+        self.forecast.pause()
         split = "validation" if "validation_loss" in row else "train"
         own = {name.removeprefix(f"{split}_"): value for name, value in row.items() if name.startswith(f"{split}_")}
         terms = ", ".join(f"{TERMS.get(name, name)} {own[name]:.5g}" for name in shown_terms(own))
-        text = f"epoch {row['epoch']}/{self.plan.epochs}  {row['images_per_second']:,.0f} images/s  {split}: {terms}"
+        done = (
+            f"{row['epoch']}/{self.forecast.plan.epochs}" if self.forecast.plan.epochs is not None else f"{passes:.3g}"
+        )
+        self.text = f"epoch {done}  {row['images_per_second']:,.0f} images/s  {split}: {terms}"
         if self.bar:
-            self.bar.update(self.task, description=text, total=(self.plan.epochs or 1) * self.images)
-        elif self.console:
-            self.console.print(text, highlight=False, soft_wrap=True)
+            self.bar.update(self.task, description=self.text)
+        else:
+            self.say(self.text)
 
 
 @contextmanager
-def display(plan: Plan, images: int, progress: bool, stop_if_asked: Callable[[], None]) -> Iterator[Display]:
+def display(
+    forecast: Forecast, images: int, progress: bool, stop_if_asked: Callable[[], None], about: str = ""
+) -> Iterator[Display]:
     """What shows the progress of training, on standard error.
 
     Args:
-        plan: how many epochs there will be.
-        images: of an epoch.
+        forecast: of the time that training takes.
+        images: images per epoch.
         progress: whether anything is shown.
         stop_if_asked: called between two steps; may raise.
+        about: a line to begin with.
 
     Example:
-        >>> plan = Plan(epochs=1, minutes=None, steps=1)
-        >>> with display(plan, 128, progress=False, stop_if_asked=lambda: None) as show:
-        ...     show.advance(128)
+        >>> from condgen.planning import Plan
+        >>> forecast = Forecast(Plan(epochs=1, budget=None, steps=1))
+        >>> with display(forecast, 128, progress=False, stop_if_asked=lambda: None) as show:
+        ...     show.stepped(1.0)
     """
     if not progress:
-        yield Display(None, None, None, plan, images, stop_if_asked)
+        yield Display(None, None, forecast, images, stop_if_asked)
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
+    console = console_for_errors()
     if not console.is_terminal:
-        yield Display(None, None, console, plan, images, stop_if_asked)
+        show = Display(None, console, forecast, images, stop_if_asked)
+        if about:
+            show.say(about)
+        yield show
         return
-    columns = BarColumn(bar_width=24), TimeRemainingColumn(), TextColumn("{task.description}")
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task("starting", total=(plan.epochs or 1) * images)
-        yield Display(bar, task, console, plan, images, stop_if_asked)
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    with Progress(BarColumn(bar_width=24), TextColumn("{task.description}"), console=console) as bar:
+        show = Display(bar, console, forecast, images, stop_if_asked)
+        if about:
+            show.say(about)
+        yield show
+
+
+@contextmanager
+def working(title: str, total: float | None = None, progress: bool = True) -> Iterator[Callable[..., None]]:
+    """Tell about work that may take long: what is done, how far it is and how long it will still take.
+
+    On a terminal a bar (or a spinner, where no total is known); elsewhere nothing for five seconds, then a line, and
+    another at least every half minute. A thread of its own tells, so that single calls that take minutes are told of.
+
+    Args:
+        title: what is being done, such as "training the judge".
+        total: parts of the work; None if that is not known.
+        progress: whether anything is told.
+
+    Yields:
+        To be called after each part (or so many), with what comes next where that has a name.
+
+    Example:
+        >>> with working("drawing", total=2, progress=False) as advance:
+        ...     advance()
+        ...     advance(after="the last")
+    """
+    if not progress:
+        yield lambda *_, **__: None
+        return
+    console = console_for_errors()
+    if console.is_terminal:
+        from rich.progress import Progress
+
+        with Progress(console=console, transient=True) as bar:
+            task = bar.add_task(title, total=total)
+
+            def moved(by: float = 1.0, after: str = "") -> None:
+                bar.update(task, advance=by, description=f"{title}: {after}" if after else title)
+
+            yield moved
+        return
+    began, done, doing, ended = time.monotonic(), 0.0, "", threading.Event()
+
+    def advance(by: float = 1.0, after: str = "") -> None:
+        nonlocal done, doing
+        done, doing = done + by, after
+
+    def tell() -> None:
+        wait = PATIENCE
+        while not ended.wait(wait):
+            spent = time.monotonic() - began
+            text = f"{title}{f': {doing}' if doing else ''}, {spent:.0f} s so far"
+            if total and done:
+                text += f", {done / total:.0%} done, {duration(spent * (total / done - 1))} left"
+            console.print(text, highlight=False, soft_wrap=True, markup=False)
+            wait = EVERY
+
+    thread = threading.Thread(target=tell, daemon=True)
+    thread.start()
+    try:
+        yield advance
+    finally:
+        ended.set()
+        thread.join()

@@ -22,6 +22,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from condgen.data import LabelledImages, check_images, check_memory, normalised_labels, shortened
+from condgen.progress import working
 from condgen.smears import load_smears
 
 MEDMNIST_SIZES = (28, 64, 128, 224)
@@ -142,7 +143,8 @@ def fetch(path: Path, info: dict[str, Any], size: int, url: str, download: bool)
     cause = None
     if download:
         try:
-            return fetch_official(path, info, size)
+            with working(f"downloading {path.name}"):
+                return fetch_official(path, info, size)
         except Exception as error:
             # medmnist turns every exception into a RuntimeError, Ctrl-C too.
             if isinstance(error.__context__, KeyboardInterrupt):

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from condgen.adversarial import Adversarial, Game
-from condgen.augmentations import Augmentation
+from condgen.augmentations import Augmentation, symmetries
 from condgen.cflow import conditional_flow
 from condgen.cgan import conditional_gan
 from condgen.checkpoints import load, save
@@ -24,14 +24,17 @@ from condgen.decoders import DeconvDecoder
 from condgen.discriminators import ConvDiscriminator
 from condgen.elbo import ELBO, LinearWarmup
 from condgen.encoders import ConvEncoder
-from condgen.fitting import fit_prior
+from condgen.fitting import Density, fit_prior
 from condgen.layers import halvings
 from condgen.likelihoods import Bernoulli, Laplace
 from condgen.objectives import Matching
+from condgen.planning import budget_of
+from condgen.precision import multiply_adds
 from condgen.priors import Flow, FlowMatching, GaussianMixture, StandardNormal
 from condgen.reparameterizers import Gaussian
-from condgen.runs import History
-from condgen.training import WarmupDecay, adam, adamw, fit
+from condgen.runs import History, earlier_run
+from condgen.states import States
+from condgen.training import WarmupDecay, adam, adamw, fit, tensors, try_once
 
 REFERENCE_CHANNELS = (16, 32, 64, 128, 256, 512)
 REFERENCE_STRIDES = (2, 2, 2, 2, 2, 1)
@@ -189,8 +192,8 @@ class Recipe:
             about: further entries for `run.json`.
             say: called with what is being done.
             resume: go on with the run in `out`; see :func:`condgen.fit`.
-            **chosen: numbers instead of the recipe's (see `USUAL`; `epochs` replaces a budget of `minutes`), and what
-                else :func:`condgen.fit` takes.
+            **chosen: numbers instead of the recipe's (see `USUAL`), and what else :func:`condgen.fit` takes. A budget
+                of `minutes` replaces all numbers of passes and covers all stages, the fitting of a prior too.
 
         Example:
             >>> import condgen
@@ -211,12 +214,25 @@ class Recipe:
         for name in ("steps", "guidance"):  # of a flow of pixels; that of latents is built later
             if hasattr(model, "flow") and chosen.get(name) is not None:
                 setattr(model.flow, name, chosen[name])
-        by_epochs = chosen.get("epochs") is not None or numbers["minutes"] is None
+        if chosen.get("epochs") is not None and chosen.get("minutes") is not None:
+            raise ValueError(
+                f"Expected epochs or minutes, not both; got epochs={chosen['epochs']}, minutes={chosen['minutes']}."
+            )
+        budget = budget_of(chosen.get("minutes"))
+        if budget is not None and resume and out is not None:
+            budget.began[0] -= (earlier_run(out, "auto") or {}).get("spent_seconds", 0.0)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            prior = sampler_of(numbers, model, data)
+        epochs = numbers["epochs"] if budget is None else None
+        stages = work_of(model, prior, data, numbers)
+        later = stages.later(numbers["batch_size"])
         history = fit(
             model,
             data,
-            epochs=numbers["epochs"] if by_epochs else None,
-            minutes=None if by_epochs else numbers["minutes"],
+            epochs=epochs,
+            minutes=budget and budget.part(stages.first_share),
+            later=later,
             batch_size=numbers["batch_size"],
             objective=objective_of(numbers, model, seed, warmup, free_bits),
             optimizer=optimizer_of(numbers),
@@ -238,23 +254,76 @@ class Recipe:
             return model, history  # the first process goes on alone
         if out is not None:
             model = load(out).to(model.device)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            prior = sampler_of(numbers, model, data)
         if prior is not None and not (resume and model.sampler is not None):
             say(f"Fitting a {numbers['sampler'].replace('_', ' ')} to the latents of the training images.")
-            turns = numbers["augment"] is not None and numbers["augment"].flips and numbers["augment"].quarter_turns
-            trained = {"minutes": numbers["sampler_minutes"], "epochs": numbers["sampler_epochs"]}
+            trained: dict[str, Any] = {"minutes": budget, "epochs": numbers["sampler_epochs"]}
             if numbers["sampler"] == "flow_matching":
                 trained |= {"optimizer": partial(adamw, **MATCHING), "learning_rate": WarmupDecay(0.02, 0.5)}
-                trained |= {"batch_size": 128, "clip": 1.0, "ema": 0.9995, "precision": numbers["precision"]}
-            shared = {"seed": seed, "accelerator": accelerator, "progress": progress}
+                trained |= {"batch_size": MATCHING_BATCH, "clip": 1.0, "ema": 0.9995}
+            shared = {"seed": seed, "accelerator": accelerator, "progress": progress, "precision": numbers["precision"]}
             shared |= {name: further[name] for name in ("save_every", "graphs") if name in further}
-            keep = out and Path(out) / "sampler_state"
-            fit_prior(model, data, prior, symmetries=turns, keep=keep, **trained, **shared)
+            keep = None if out is None else Path(out) / SAMPLER_STATE
+            if overwrite and keep is not None:
+                States(keep).clear()
+            fit_prior(model, data, prior, symmetries=turned_in(numbers), keep=keep, **trained, **shared)
             if out is not None:
                 save(model, out)
         return model, history
+
+
+@dataclass(frozen=True)
+class Work:
+    """How much work the stages of a recipe are, in multiply-adds, to share a budget and to estimate a time.
+
+    Attributes:
+        per_image: of training the model, per image and step.
+        training: of training the model, all passes.
+        encoding: of encoding the images and fitting a mixture to their latents.
+        flow: of training a flow of latents, all passes.
+    """
+
+    per_image: float
+    training: float
+    encoding: float
+    flow: float
+
+    def later(self, batch_size: int) -> float:
+        """What follows the training of the model, in steps of it."""
+        return (self.encoding + self.flow) / (self.per_image * batch_size)
+
+    @property
+    def first_share(self) -> float:
+        """The share of a budget for training the model; the rest is for its prior."""
+        if not self.encoding + self.flow:
+            return 1.0
+        return min(MOST_FIRST, self.training / (self.training + self.encoding + self.flow))
+
+
+def work_of(model: Any, prior: Any, data: LabelledImages, numbers: Mapping[str, Any]) -> Work:
+    """The work of a recipe's stages on this data; forward and backward count as three forward passes."""
+    images, labels = tensors(data.train.subset(slice(0, 1)), torch.device("cpu"))
+    forward = max(1, multiply_adds(partial(try_once, model, (images, labels), None), model))
+    n, encoding, flow = len(data.train), 0.0, 0.0
+    if prior is not None:
+        latents = n * (symmetries(*data.image_shape[1:]) if turned_in(numbers) else 1)
+        mixture = getattr(prior, "source", prior)
+        encoding = latents * forward / 2
+        if hasattr(mixture, "components"):
+            encoding += latents * mixture.components * mixture.dim**2 * (mixture.em + 2)
+        if not hasattr(prior, "fit"):
+            z = torch.zeros(1, *model.prior.noise_shape)
+            c = model.conditioner(labels).float().cpu()
+            label = torch.cat([c, torch.zeros(1, 1)], 1) if hasattr(prior, "matching") else c
+            trained = Density(prior)
+            each = multiply_adds(partial(try_once, trained, (z, label), nn.Identity()), trained)
+            flow = 3.0 * latents * each * numbers["sampler_epochs"]
+    return Work(3.0 * forward, 3.0 * forward * n * numbers["epochs"], encoding, flow)
+
+
+def turned_in(numbers: Mapping[str, Any]) -> bool:
+    """Whether the model is trained on all flips and quarter turns, so that its prior is fitted to them too."""
+    augment = numbers["augment"]
+    return augment is not None and augment.flips and augment.quarter_turns
 
 
 def check_meaning(model: Callable[..., Any], given: Sequence[str]) -> None:
@@ -328,44 +397,45 @@ def sampler_of(numbers: Mapping[str, Any], model: Any, data: LabelledImages) -> 
 USUAL = {
     **{"epochs": 50, "minutes": None, "batch_size": 128, "optimizer": "adam", "learning_rate": 1e-3},
     **{"weight_decay": 1e-3, "betas": (0.9, 0.99), "rise": 0.0, "decay": 0.0, "clip": None, "ema": None},
-    **{"precision": "32-true", "beta": 1.0, "augment": None},
+    **{"precision": "auto", "beta": 1.0, "augment": None},
     **{"adversarial": 0.0, "matching": 0.0, "critic_start": 0.25, "critic_rate": 0.5, "objective": None},
-    **{"sampler": "none", "components": 16, "em": 0, "sampler_epochs": 20, "sampler_minutes": None},
+    **{"sampler": "none", "components": 16, "em": 0, "sampler_epochs": 20},
     **{"steps": 2, "guidance": 0.0},
 }
 OF_THE_BOUND = {"beta", "warmup", "free_bits", "adversarial", "matching", "critic_start"}  # and of priors fitted later:
-OF_THE_BOUND |= {"sampler", "components", "em", "sampler_minutes", "sampler_epochs", "steps", "guidance"}
+OF_THE_BOUND |= {"sampler", "components", "em", "sampler_epochs", "steps", "guidance"}
 MATCHING = {"lr": 2e-3, "betas": (0.9, 0.95), "decay": 1e-2}  # of a velocity field's optimizer
+MATCHING_BATCH = 128
+MOST_FIRST = 0.75  # share of a budget that training the model may have where a prior is fitted afterwards
+SAMPLER_STATE = "sampler_state"  # folder of its training states within a run's
 LATENT_MAP = {
     **{"epochs": 50, "batch_size": 64, "optimizer": "adamw", "learning_rate": 8e-4, "betas": (0.5, 0.95)},
-    **{"rise": 0.1, "decay": 0.4, "clip": 1.0, "ema": 0.998, "precision": "bf16-mixed", "beta": 0.25},
+    **{"rise": 0.1, "decay": 0.4, "clip": 1.0, "ema": 0.998, "beta": 0.25},
     **{"augment": Augmentation(flips=True, quarter_turns=True), "sampler": "mixture"},
 }
-FAST = {**LATENT_MAP, "minutes": 8.5, "adversarial": 0.05, "matching": 0.5, "em": 5}
-SHARP = {**FAST, "minutes": 14.0, "sampler": "flow_matching", "components": 8, "sampler_minutes": 13.0}
+FAST = {**LATENT_MAP, "epochs": 20, "adversarial": 0.05, "matching": 0.5, "em": 5}
+SHARP = {**FAST, "epochs": 30, "sampler": "flow_matching", "components": 8, "sampler_epochs": 10}
 TURNS = Augmentation(flips=True, quarter_turns=True)
 GAN = {
     **{
         "epochs": 45,
-        "minutes": 15.0,
         "batch_size": 64,
         "optimizer": "adamw",
         "learning_rate": 4e-4,
         "betas": (0.0, 0.99),
     },
-    **{"weight_decay": 0.0, "rise": 0.02, "decay": 0.3, "ema": 0.999, "precision": "bf16-mixed", "augment": TURNS},
+    **{"weight_decay": 0.0, "rise": 0.02, "decay": 0.3, "ema": 0.999, "augment": TURNS},
     **{"objective": Game, "critic_rate": 2.0},
 }
 FLOW = {
     **{
         "epochs": 45,
-        "minutes": 15.0,
         "batch_size": 64,
         "optimizer": "adamw",
         "learning_rate": 1e-3,
         "betas": (0.9, 0.99),
     },
-    **{"weight_decay": 1e-2, "rise": 0.02, "decay": 0.5, "clip": 1.0, "ema": 0.999, "precision": "bf16-mixed"},
+    **{"weight_decay": 1e-2, "rise": 0.02, "decay": 0.5, "clip": 1.0, "ema": 0.999},
     **{"objective": Matching, "augment": TURNS},
 }
 diffusion = partial(conditional_flow, path="cosine")

@@ -322,7 +322,7 @@ def check_same(earlier: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
     """
     now = json.loads(json.dumps(settings))
     machine = ("condgen", "torch", "python", "device", "threads")
-    differ = {name for name in now if name in earlier and earlier[name] != now[name]} - {"epochs", "anchors"}
+    differ = {name for name in now if name in earlier and earlier[name] != now[name]} - {"epochs", "precision_reason"}
     if earlier.get("planned", now["planned"]) != now["planned"]:
         differ.add("planned")
     if changed := sorted(differ - set(machine)):

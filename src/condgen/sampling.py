@@ -26,6 +26,7 @@ from torch import Tensor
 from condgen.data import default_names
 from condgen.files import check_writable, flush_all, read_json, replacing, write_atomically
 from condgen.parts import evaluating, weights_hash
+from condgen.progress import working
 
 SHARD_BLOCK = 64  # images that a model draws at once: parts are of whole blocks
 MARK = "samples.json"  # in a folder of samples: what they are of, and whether all are there
@@ -252,7 +253,7 @@ def write_samples(
         return part.join_if_last(model, labels)
     drawn = model.sample_blocks(own, seed=seed, start=start + first, temperature=temperature) if len(own) else ()
     arrays = ahead(rearrange(to_uint8(block), "b c h w -> b h w c").cpu().numpy() for block in drawn)
-    arrays = showing(arrays, len(own)) if progress else arrays
+    arrays = showing(arrays, len(own), progress)
     if npz:
         file, note = (part.file, part.mark) if part else (path, of_all)
         write_npz(file, arrays, own.cpu().numpy(), model, image_shape(model, labels), note)
@@ -405,16 +406,12 @@ def ahead(blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
             del block  # let go of it before the next one is there
 
 
-def showing(blocks: Iterator[np.ndarray], images: int) -> Iterator[np.ndarray]:
-    """The same blocks, and a progress bar on standard error while they pass."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True)) as bar:
-        task = bar.add_task("drawing", total=images)
+def showing(blocks: Iterator[np.ndarray], images: int, progress: bool) -> Iterator[np.ndarray]:
+    """The same blocks; how many images have passed is told meanwhile."""
+    with working("drawing images", images, progress) as advance:
         for block in blocks:
             yield block
-            bar.advance(task, len(block))
+            advance(len(block))
 
 
 def write_npz(

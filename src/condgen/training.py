@@ -8,6 +8,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +19,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from condgen.augmentations import Augmentation
 from condgen.checkpoints import load
-from condgen.data import Batch, LabelledImages, batches
+from condgen.data import Batch, LabelledImages, batches, image_tensor
 from condgen.files import undisturbed
 from condgen.generator import Generator
 from condgen.graphs import Replays, replayable
@@ -26,16 +27,17 @@ from condgen.memory import keep_freed_memory
 from condgen.noise import Use, normals
 from condgen.objectives import Phase, phases_of, schedules_of, selection_of
 from condgen.parts import keeping_modes
-from condgen.planning import Plan
-from condgen.progress import display
+from condgen.planning import Budget, Forecast, Plan, budget_of
+from condgen.precision import Precision, choose_precision
+from condgen.progress import Display, display
 from condgen.runs import History, RunFolder, check_free, check_same, earlier_run, environment, read_history, repr_of
 from condgen.states import States
 from condgen.trimming import trim as trim_weights
 
 STATE = "state"  # folder of training states within a run's
 WATCHED = 50  # steps after which losses are looked at
-PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 SEPARATOR = "\n"  # between the names of terms
+FIRST_STEPS = (5, 20)  # after which the time that validation will take is estimated
 AHEAD = 16  # batches made ready at once on a GPU, where many small operations take longer than a large one
 MOST_AHEAD = 2**24  # numbers of their images
 
@@ -196,6 +198,10 @@ class Loop:
         augment: (x, seed, index, epoch) → x.
         prepare: makes x of what is stored.
         show: progress.
+        forecast: of the time that training takes.
+        precision: of the networks, and why.
+        passes: over the images done so far, with fractions.
+        held_out_steps: batches of validation images.
         home: the device that the model comes back to.
         accumulate: batches whose gradients are added up before a step.
         balance: probability of each training image to be drawn; without it every image comes once an epoch.
@@ -209,6 +215,7 @@ class Loop:
         whole: between two steps, when what there is can be kept.
         seen: phase, step and terms since these were last looked at: a loss may not be finite.
         replays: the work of steps, recorded where that is of use.
+        about: further entries of a training state.
     """
 
     fabric: Any
@@ -222,7 +229,11 @@ class Loop:
     averaged: Averaged | None = None
     augment: Callable[[Tensor, int, Tensor, int], Tensor] | None = None
     prepare: Callable[[Tensor], Tensor] | None = None
-    show: Any = None
+    show: Display = None  # type: ignore[assignment]
+    forecast: Any = None
+    precision: Precision | None = None
+    passes: float = 0.0
+    held_out_steps: int = 0
     home: Any = "cpu"
     accumulate: int = 1
     balance: Tensor | None = None
@@ -236,6 +247,7 @@ class Loop:
     whole: bool = True
     seen: list[tuple[int, int, tuple[str, ...], Tensor]] = field(default_factory=list)
     replays: Replays = field(default_factory=lambda: Replays(enabled=False))
+    about: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.rates = [[float(group["lr"]) for group in optimizer.param_groups] for optimizer in self.optimizers]
@@ -264,6 +276,8 @@ class Loop:
             "optimizers": [plain(optimizer.state_dict()) for optimizer in self.optimizers],
             "averaged": self.averaged.state() if self.averaged else None,
             "scaler": self.scaler.state_dict() if self.scaler else None,
+            "precision": self.precision and self.precision.name,
+            **self.about,
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -305,6 +319,8 @@ class Loop:
         scheduled = self.scheduled(epoch + max(self.done - 1, 0) / steps)
         began, self.seen = time.perf_counter() - self.seconds, []
         for k, (x, y, noise) in enumerate(self.prepared(train), self.done):
+            if k % self.accumulate == 0 and self.plan.over(epoch + k / steps):
+                break  # a budget may end inside an epoch
             self.whole = False
             # Of what draws from torch's generator, such as nn.Dropout.
             torch.manual_seed(step_seed(self.seed, epoch, k, self.fabric.global_rank))
@@ -329,17 +345,25 @@ class Loop:
                     self.on_step(epoch, k, dict(zip(names, values.unbind(), strict=True)))
             if self.averaged and self.last_of_group(k, steps):
                 self.averaged.update(self.step.model)
-            self.plan.stepped()
             self.done, self.seconds, self.whole = k + 1, time.perf_counter() - began, self.last_of_group(k, steps)
+            self.read_clock()
             due_state = self.states.due() and self.fabric.world_size == 1  # several devices keep them between epochs
             if due_state or k % WATCHED == WATCHED - 1:
                 self.check(train)
             if due_state:
                 self.keep()
-            self.show.advance(images, stop=self.whole)  # gradients that are added up are not kept
+            self.show.stepped(epoch + self.done / steps, stop=self.whole)  # gradients that are added up are not kept
         self.check(train)
-        self.plan.settle()
+        self.passes = epoch + self.done / steps
         return {**self.total.means(self.fabric), **{name: value.item() for name, value in scheduled.items()}}
+
+    def read_clock(self) -> None:
+        """Note what is spent of a budget; all devices follow the clock of the first."""
+        if self.plan.budget is None:
+            return
+        if not self.history.rows and self.done in FIRST_STEPS:  # not known before an epoch has ended: a forward pass
+            self.plan.reserve(0.4 * self.seconds / self.done * self.held_out_steps + 0.5)
+        self.plan.tick(self.fabric.broadcast if self.fabric.world_size > 1 else lambda share: share)
 
     def prepared(self, train: tuple[Tensor, Tensor]) -> Iterator[tuple[Tensor, Tensor, dict[str, Tensor]]]:
         """Augmented images, labels and noise of the rest of the epoch's batches; on a GPU some are made at once."""
@@ -502,7 +526,8 @@ class Loop:
                 terms = step(0, x, y, noise, **scheduled)
             terms.pop("output", None)
             total.add(terms, stacked(terms), own)
-            self.show.advance(0)
+            self.show.stop_if_asked()
+            self.show.waiting(f"validating, {k + 1} of {self.held_out_steps} batches")
         return total.means(self.fabric)
 
 
@@ -534,14 +559,14 @@ def fit(
     *,
     validation: LabelledImages | None = None,
     epochs: int | None = None,
-    minutes: float | None = None,
+    minutes: float | Budget | None = None,
     batch_size: int = 128,
     objective: Any = None,
     optimizer: Any = adam,
     learning_rate: Callable[[float], float] | None = None,
     clip: float | None = None,
     ema: float | None = None,
-    precision: str = "32-true",
+    precision: str = "auto",
     augment: Callable[[Tensor, int, Tensor, int], Tensor] | None = None,
     trim: bool = True,
     seed: int = 0,
@@ -561,6 +586,7 @@ def fit(
     nodes: int = 1,
     strategy: str = "auto",
     graphs: bool = True,
+    later: float = 0.0,
     about: Mapping[str, Any] | None = None,
 ) -> History:
     """Train a model; its weights after the last epoch stay in it, the best on validation are kept in `out`.
@@ -576,8 +602,9 @@ def fit(
             `validation` part unless another is given. Class names decide which class is which.
         validation: images to choose the best epoch by; of a set with splits its `validation` part.
         epochs: passes over the data; by default 50.
-        minutes: a budget of time instead: as many epochs as fit, planned after the first 20 steps and again when the
-            rate changes. Schedules that go by the share of training follow that plan, which `run.json` keeps.
+        minutes: a budget of time instead, for everything this call does. It may end inside an epoch; schedules that go
+            by the share of training follow the clock, and `run.json` says how many passes it came to. A budget's
+            result depends on the machine; a number of epochs does not.
         batch_size: images a step; the last, smaller batch is kept.
         objective: by default the model's own; see :mod:`condgen.objectives` for what it may be.
         optimizer: parameters → optimizer, e.g. `functools.partial(adamw, lr=3e-4)`; for several phases one for all, or
@@ -586,7 +613,9 @@ def fit(
         clip: the norm that each phase's gradients are cut to; the history has the norm before.
         ema: decay of an exponential moving average of the weights, e.g. 0.999. The averaged weights are validated, kept
             and left in the model.
-        precision: "32-true", "bf16-mixed" or "16-mixed" (GPU): of the networks; probabilities are always in float32.
+        precision: of the networks: "auto" (bfloat16 where this machine is faster in it, else float32; see
+            :func:`condgen.precision.choose_precision`), "32-true", "bf16-mixed" or "16-mixed" (GPU). Probabilities are
+            always in float32. What was chosen is in `run.json`, and a resumed run keeps it.
         augment: e.g. :class:`condgen.augmentations.Augmentation`, for training images.
         trim: leave out weights that can never matter first (:func:`condgen.trim`): the same function, trained faster.
         seed: of order, noise, augmentation and dropout, in [0, 2**64).
@@ -609,6 +638,7 @@ def fit(
         strategy: of Lightning Fabric, for several devices.
         graphs: on one GPU, record a step as a CUDA graph and replay it, if all parts are condgen's or torch's own, or
             say that they are `replayable` (:mod:`condgen.graphs`). False asks for every operation anew.
+        later: work that follows this training, in steps of it, for the estimate of the time to the end of all of it.
         about: further entries for `run.json`.
 
     Returns:
@@ -629,9 +659,12 @@ def fit(
         >>> history["train_loss"][1] < history["train_loss"][0]
         True
     """
+    budget = budget_of(minutes)
     earlier = earlier_run(out, resume)
     if earlier is None:
         check_free(out, overwrite)
+    elif precision == "auto":
+        precision = earlier.get("precision", precision)
     training, validation = resolve_splits(data, validation)
     training, validation = training.ordered(model.class_names), validation and validation.ordered(model.class_names)
     check_fit(model, training, validation)
@@ -643,7 +676,9 @@ def fit(
         objective or model.objective(),
         len(training),
         epochs=epochs,
-        minutes=minutes,
+        budget=budget,
+        later=later,
+        example=tensors(training.subset(slice(0, 1)), torch.device("cpu")),
         batch_size=batch_size,
         optimizer=optimizer,
         learning_rate=learning_rate,
@@ -666,8 +701,8 @@ def fit(
     settings = {
         **(about or {}),
         "epochs": loop.plan.epochs,
-        "planned": f"{minutes} minutes" if minutes else f"{loop.plan.epochs} epochs",
-        "minutes": minutes,
+        "planned": f"{budget.minutes} minutes" if budget else f"{loop.plan.epochs} epochs",
+        "minutes": budget and budget.minutes,
         "batch_size": batch_size,
         "seed": seed,
         "objective": repr_of(loop.step.objective),
@@ -675,7 +710,8 @@ def fit(
         "learning_rate": repr_of(learning_rate),
         "clip": clip,
         "ema": ema,
-        "precision": precision,
+        "precision": loop.precision and loop.precision.name,
+        "precision_reason": loop.precision and loop.precision.reason,
         "augment": repr_of(augment),
         "accumulate": accumulate,
         "balance": balance,
@@ -698,7 +734,8 @@ def fit(
             return finished_run(model, Path(str(out)), loop.history)
 
     def after(row: dict[str, float]) -> None:
-        folder.settings = {**settings, "epochs": loop.plan.epochs, "anchors": loop.plan.anchors}
+        spent = {"spent_seconds": round(budget.spent(), 1)} if budget else {}
+        folder.settings = {**settings, "passes": loop.passes, **spent}
         folder.keep(loop.kept, loop.history, loop.step.objective)
         loop.fabric.log_dict({name: value for name, value in row.items() if name != "epoch"}, step=int(row["epoch"]))
         if on_epoch:
@@ -746,13 +783,15 @@ def set_up(
     images: int,
     *,
     epochs: int | None,
-    minutes: float | None = None,
+    example: tuple[Tensor, Tensor],
+    budget: Budget | None = None,
+    later: float = 0.0,
     batch_size: int = 128,
     optimizer: Any = adam,
     learning_rate: Callable[[float], float] | None = None,
     clip: float | None = None,
     ema: float | None = None,
-    precision: str = "32-true",
+    precision: str = "auto",
     augment: Callable[[Tensor, int, Tensor, int], Tensor] | None = None,
     prepare: Callable[[Tensor], Tensor] | None = None,
     seed: int = 0,
@@ -770,13 +809,16 @@ def set_up(
     """Device, optimizers and averages for a model that is about to be trained; see :func:`fit`."""
     from lightning_fabric import Fabric
 
-    check_numbers(epochs, minutes, batch_size, clip, ema, precision)
+    check_numbers(epochs, budget, batch_size, clip, ema)
     if accumulate < 1 or devices < 1 or nodes < 1:
         raise ValueError(f"Expected accumulate, devices and nodes of 1 or more; got {accumulate}, {devices}, {nodes}.")
     keep_freed_memory()
-    if precision == "16-mixed" and Fabric(accelerator=accelerator, devices=1).device.type == "cpu":
-        raise ValueError('Expected precision "32-true" or "bf16-mixed" on a CPU; got "16-mixed".')
-    kinds: dict[str, Any] = {"accelerator": accelerator, "precision": precision, "loggers": list(loggers)}
+    device = Fabric(accelerator=accelerator, devices=1).device
+    if precision == "16-mixed" and device.type == "cpu":
+        raise ValueError('Expected precision "auto", "32-true" or "bf16-mixed" on a CPU; got "16-mixed".')
+    several = devices * nodes > 1
+    chosen = choose_precision(precision, device, partial(try_once, model, example, prepare), model, probe=not several)
+    kinds: dict[str, Any] = {"accelerator": accelerator, "precision": chosen.name, "loggers": list(loggers)}
     step = Step(model, objective)
     fabric = Fabric(**kinds, devices=devices, num_nodes=nodes, strategy=strategy_of(strategy, devices * nodes, step))
     if devices * nodes > 1:
@@ -784,12 +826,15 @@ def set_up(
     made = [optimizer_of(optimizer, phase)(list(phase.parameters(model))) for phase in step.phases]
     home = model.device
     wrapped, *optimizers = fabric.setup(step, *made)
-    recorded = fabric.device.type == "cuda" and devices * nodes == accumulate == 1 and precision != "16-mixed"
+    recorded = fabric.device.type == "cuda" and devices * nodes == accumulate == 1 and chosen.name != "16-mixed"
+    plan = Plan(epochs if epochs or budget else 50, budget, -(-images // batch_size))
     return Loop(
         fabric=fabric,
         step=wrapped,
         optimizers=optimizers,
-        plan=Plan(epochs if epochs or minutes else 50, minutes, -(-images // batch_size)),
+        plan=plan,
+        forecast=Forecast(plan, later),
+        precision=chosen,
         batch_size=batch_size,
         seed=seed,
         learning_rate=learning_rate,
@@ -804,6 +849,14 @@ def set_up(
         states=states or States(None),
         replays=Replays(graphs and recorded and replayable([model, objective], made)),
     )
+
+
+def try_once(model: Any, example: tuple[Tensor, Tensor], prepare: Callable[[Tensor], Tensor] | None) -> None:
+    """Run a model forward on one image as training does, to see what its layers are asked for."""
+    x, y = (tensor.to(model.device) for tensor in example)
+    x = (image_tensor if prepare is None else prepare)(x).to(model.dtype)
+    index = torch.zeros(1, dtype=torch.int64, device=model.device)
+    model.trial(x, y, normals(model.noise_shapes, 0, index, Use.TRAINING, 0, model.dtype))
 
 
 def strategy_of(strategy: str, processes: int, step: Step) -> Any:
@@ -834,26 +887,29 @@ def run(
 ) -> None:
     """The loop: epoch by epoch until the plan is done; the model comes back on the device and in the mode it had."""
     model, device, images = loop.step.model, loop.fabric.device, len(train[0])
+    loop.held_out_steps = -(-len(held_out[0]) // loop.batch_size) if held_out else 0
+    shown = progress and loop.fabric.is_global_zero
     try:
         with (
             keeping_modes(model),
             torch.random.fork_rng([device] if device.type == "cuda" else []),
             undisturbed() as stop_if_asked,
-            display(loop.plan, images, progress and loop.fabric.is_global_zero, stop_if_asked) as loop.show,
+            display(loop.forecast, images, shown, stop_if_asked, str(loop.precision)) as loop.show,
         ):
             try:
                 while not finished(loop, patience):
                     row: dict[str, float] = {"epoch": loop.epoch + 1} | loop.train_epoch(train)
+                    ended = time.perf_counter()
                     row["seconds"] = loop.seconds
-                    row["images_per_second"] = images / row["seconds"]
+                    row["images_per_second"] = min(images, loop.done * loop.batch_size) / row["seconds"]
                     if held_out:
                         row |= loop.evaluate_epoch(held_out)
                     loop.whole = False  # until what belongs to the epoch is kept
                     loop.history.add(row)
                     after(row)
-                    loop.show.epoch(row)
+                    loop.show.epoch(row, loop.passes)
                     loop.epoch, loop.done, loop.seconds, loop.total = loop.epoch + 1, 0, 0.0, Totals("train")
-                    loop.plan.epoch_ended(loop.epoch)
+                    loop.plan.reserve(time.perf_counter() - ended)
                     loop.whole = True
                     if loop.states.due():
                         loop.keep()
@@ -870,7 +926,7 @@ def run(
 def finished(loop: Loop, patience: int | None) -> bool:
     """Whether all planned epochs are done, or so many have passed since the best one."""
     waited = len(loop.history) - loop.history.best_epoch
-    done = loop.plan.epochs is not None and loop.epoch >= loop.plan.epochs
+    done = not loop.done and loop.plan.over(loop.epoch)  # what is left of an epoch is first brought to its end
     return done or bool(patience and loop.history.best_epoch and waited >= patience)
 
 
@@ -886,22 +942,15 @@ def resolve_splits(
 
 
 def check_numbers(
-    epochs: int | None,
-    minutes: float | None,
-    batch_size: int,
-    clip: float | None,
-    ema: float | None,
-    precision: str,
+    epochs: int | None, budget: Budget | None, batch_size: int, clip: float | None, ema: float | None
 ) -> None:
     """Raise unless one can train by these numbers."""
     if (epochs is not None and epochs < 1) or batch_size < 1:
         raise ValueError(f"Expected epochs and batch_size of 1 or more; got {epochs} and {batch_size}.")
-    if minutes is not None and (epochs is not None or not 0 < minutes < math.inf):
-        raise ValueError(f"Expected epochs, or a positive number of minutes; got epochs={epochs}, minutes={minutes}.")
+    if budget is not None and epochs is not None:
+        raise ValueError(f"Expected epochs or minutes, not both; got epochs={epochs}, minutes={budget.minutes}.")
     if (clip is not None and not clip > 0) or (ema is not None and not 0 < ema < 1):
         raise ValueError(f"Expected a positive clip and ema in (0, 1), or None; got clip={clip} and ema={ema}.")
-    if precision not in PRECISIONS:
-        raise ValueError(f"Expected a precision of {', '.join(PRECISIONS)}; got {precision!r}.")
 
 
 def check_fit(model: Generator, data: LabelledImages, validation: LabelledImages | None) -> None:

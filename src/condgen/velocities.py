@@ -97,7 +97,7 @@ class ResNetVelocity(Part):
         channels, height, columns = shape
         self.embed = Embedding(condition_dim, components, embedding)
         self.first = nn.Conv2d(channels, width, 3, padding=1)
-        self.positions = nn.Parameter(0.02 * torch.randn(width, height, columns))
+        self.positions = nn.Parameter(nn.init.normal_(torch.empty(width, height, columns), std=0.02))
         self.blocks = nn.ModuleList(ResidualBlock(width, embedding) for _ in range(depth))
         after = sorted({depth // 3, 2 * depth // 3}) if heads else []
         self.attention = nn.ModuleDict({str(k): SelfAttention(width, heads) for k in after})

@@ -7,7 +7,7 @@ __all__ = ["Embedding", "ResidualClassifier", "fit_classifier", "network_feature
 
 import math
 import warnings
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,7 +20,8 @@ from condgen.augmentations import symmetries, turned
 from condgen.data import LabelledImages, image_tensor
 from condgen.layers import SMALLEST_IMAGE
 from condgen.noise import Use, permutation, stream, uniform
-from condgen.parts import Part, evaluating, keeping_modes
+from condgen.parts import Part, evaluating, keeping_modes, weights_hash
+from condgen.states import States
 
 NETWORK = 1  # of the architecture and its training: another number trains every judge anew
 COMFORTABLE = 32  # pixels along a side that the stages see, about
@@ -162,7 +163,8 @@ def fit_classifier(
     weights: Tensor | np.ndarray | None = None,
     milestones: Collection[int] = (),
     on_milestone: Callable[[int, nn.Module], object] | None = None,
-    on_step: Callable[[], object] = lambda: None,
+    on_step: Callable[..., object] = lambda *_: None,
+    states: States | None = None,
 ) -> None:
     """Train a classifier in place, on the device and back in the mode it came in.
 
@@ -182,7 +184,9 @@ def fit_classifier(
             every pass takes every image once.
         milestones: steps in [1, steps] after which `on_milestone` is called.
         on_milestone: called with the number of steps taken and the network, lent in evaluation mode.
-        on_step: called after every step.
+        on_step: called after every step (with a number of steps, where it goes on from a state).
+        states: where the state of the training is kept from time to time; from one of this very training that is there
+            it goes on, and ends with the weights of one that was never stopped.
 
     Raises:
         ValueError: if images, labels and weights do not fit together, or a number is out of range.
@@ -202,6 +206,8 @@ def fit_classifier(
     """
     images, labels = as_tensors(images, labels)
     check_training(images, labels, steps, batch_size, milestones)
+    if states is not None and milestones:
+        raise ValueError("Expected states or milestones, not both: what milestones found is not kept in a state.")
     order = passes(len(images), batch_size, seed) if weights is None else draws(weights, len(images), batch_size, seed)
     device = next((p.device for p in network.parameters()), torch.device("cpu"))
     optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=WEIGHT_DECAY, fused=True)
@@ -210,7 +216,13 @@ def fit_classifier(
     with torch.random.fork_rng(), keeping_modes(network):
         torch.manual_seed(seed)
         network.train()
+        identity = training_identity(network, images, labels, steps, batch_size, seed, learning_rate, weights)
+        done = go_on(states, identity, network, optimizer, schedule)
+        if done:
+            on_step(done)
         for step, index in zip(range(1, steps + 1), order, strict=False):
+            if step <= done:
+                continue
             x = turned(image_tensor(images[index]).float(), symmetry_codes(seed, step, images.shape, batch_size))
             optimizer.zero_grad()
             loss = F.cross_entropy(network(x.to(device)), labels[index].to(device))
@@ -222,9 +234,49 @@ def fit_classifier(
             optimizer.step()
             schedule.step()
             on_step()
+            if states is not None and states.due():
+                states.write(
+                    {"of": identity, "step": step, "network": dict(network.state_dict()), "rng": torch.get_rng_state()}
+                    | {"optimizer": optimizer.state_dict(), "schedule": plain_schedule(schedule)}
+                )
             if on_milestone is not None and step in milestones:
                 with evaluating(network):
                     on_milestone(step, network)
+
+
+def training_identity(
+    network: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    steps: int,
+    batch_size: int,
+    seed: int,
+    rate: float,
+    weights: Any,
+) -> dict[str, Any]:
+    """What tells one training of a classifier from another; its network is as it was built."""
+    drawn = None if weights is None else weights_hash({"weights": torch.as_tensor(weights)})
+    numbers = {"steps": steps, "batch_size": batch_size, "seed": seed, "learning_rate": rate, "drawn": drawn}
+    about = {"images": list(images.shape), "labels": weights_hash({"labels": labels})}
+    return {**numbers, **about, "network": weights_hash(network.state_dict())}
+
+
+def plain_schedule(schedule: Any) -> dict[str, Any]:
+    """The state of a learning-rate schedule that is numbers and lists."""
+    kinds = (int, float, str, bool, list)
+    return {key: value for key, value in schedule.state_dict().items() if value is None or isinstance(value, kinds)}
+
+
+def go_on(states: States | None, identity: Mapping[str, Any], network: nn.Module, optimizer: Any, schedule: Any) -> int:
+    """Restore the newest state of this very training; how many steps it had done, 0 where there is none."""
+    state = states.read() if states is not None else None
+    if state is None or state["of"] != identity:
+        return 0
+    network.load_state_dict(state["network"])
+    optimizer.load_state_dict(state["optimizer"])
+    schedule.load_state_dict(state["schedule"])
+    torch.set_rng_state(state["rng"])
+    return int(state["step"])
 
 
 def as_tensors(images: Tensor | np.ndarray, labels: Tensor | np.ndarray) -> tuple[Tensor, Tensor]:

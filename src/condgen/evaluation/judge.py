@@ -13,8 +13,7 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -28,10 +27,16 @@ from condgen.data import LabelledImages
 from condgen.evaluation.classifier import NETWORK, ResidualClassifier, check_data, fit_classifier, in_batches
 from condgen.evaluation.records import listed
 from condgen.parts import evaluating
+from condgen.places import SHIPPED
+from condgen.progress import working
+from condgen.states import States
 
 FORMAT = 2  # of the file
+SHIPPED_JUDGES = SHIPPED / "judges"  # that come with the package, one file per data set
+TRUSTED = 0.95  # a shipped judge must reach this share of its own accuracy on the validation images at hand
 EPOCHS, LEAST_STEPS, MOST_EPOCHS = 12, 600, 200  # of a judge, unless told
 TABLES = ("recalls", "counts", "validation_counts")  # in the order of the classes
+FEW_LOOKED_AT = 512  # validation images that tell whether a shipped judge knows them
 WEAK_ACCURACY, WEAK_RECALL, FEW_VALIDATION, FEW_TRAINING = 0.8, 0.5, 20, 50
 
 
@@ -171,7 +176,13 @@ class Judge:
 
 
 def train_judge(
-    data: LabelledImages, *, seed: int = 0, epochs: float | None = None, width: int = 32, progress: bool = False
+    data: LabelledImages,
+    *,
+    seed: int = 0,
+    epochs: float | None = None,
+    width: int = 32,
+    progress: bool = False,
+    states: States | None = None,
 ) -> Judge:
     """A judge trained on the training split alone, its accuracy measured on the validation split.
 
@@ -183,7 +194,8 @@ def train_judge(
         epochs: passes over the training images; by default 12, and more for small sets: about 600 steps, but no
             more than 200 passes.
         width: channels of the network's first stage.
-        progress: show a progress bar.
+        progress: tell how far it is.
+        states: where the state of the training is kept every minute; from one that is there it goes on.
 
     Raises:
         ValueError: if labels are not classes, there are no splits, there is one class only, or a class has no
@@ -206,7 +218,7 @@ def train_judge(
         torch.manual_seed(seed)
         network = ResidualClassifier(data.image_shape, data.num_classes, width).float()
     steps = math.ceil(epochs * n / batch_size)
-    with counting("training the judge", steps, progress) as advance:
+    with working("training the judge", steps, progress) as advance:
         fit_classifier(
             network,
             training.images,
@@ -215,6 +227,7 @@ def train_judge(
             batch_size=batch_size,
             seed=seed,
             on_step=advance,
+            states=states,
         )
     names = tuple(data.class_names)
     blank = Judge(
@@ -283,7 +296,10 @@ def load_judge(
         pass
     except (ValueError, OSError) as error:
         warnings.warn(f"{error} Training another judge in its place.", stacklevel=2)
-    judge = train_judge(data, seed=seed, epochs=epochs, width=width, progress=progress)
+    if (seed, epochs, width) == (0, None, 32) and (judge := shipped_judge(data)) is not None:
+        return judge
+    states = States(path.with_suffix(""), keep=1)
+    judge = train_judge(data, seed=seed, epochs=epochs, width=width, progress=progress, states=states)
     try:
         judge.save(path)
     except OSError as error:
@@ -292,7 +308,36 @@ def load_judge(
             "Name a folder that can be written to: cache=, or the environment variable CONDGEN_CACHE.",
             stacklevel=2,
         )
+    states.clear()
     return judge
+
+
+def shipped_judge(data: LabelledImages) -> Judge | None:
+    """The judge that comes with condgen for these images, if one does.
+
+    It is taken where class names and image shape are its own and it recognises the validation images as it should. Its
+    training images may be others than those of `data`, where the same images were split in another way: then
+    `judge.fingerprint` differs from that of the data.
+
+    Args:
+        data: images with one class label each, and splits.
+
+    Example:
+        >>> from condgen import load_smears
+        >>> shipped_judge(load_smears(100, size=16)) is None
+        True
+    """
+    for file in sorted(SHIPPED_JUDGES.glob("*.safetensors")):
+        judge = open_judge(file)
+        if judge.class_names != tuple(data.class_names) or judge.image_shape != data.image_shape:
+            continue
+        if judge.fingerprint == data.content_hash("train"):
+            return judge
+        some = data.validation.subset(slice(0, FEW_LOOKED_AT))
+        right = judge.embed(some.images).probabilities.argmax(1).numpy() == some.labels
+        if right.mean() >= TRUSTED * judge.accuracy:
+            return judge
+    return None
 
 
 def cache_folder(cache: str | Path | None = None) -> Path:
@@ -378,21 +423,3 @@ def renamed(judge: Judge, names: tuple[str, ...]) -> Judge:
     """The judge with other class names, in the order of its own."""
     tables = {key: dict(zip(names, getattr(judge, key).values(), strict=True)) for key in TABLES}
     return replace(judge, class_names=names, **tables)
-
-
-@contextmanager
-def counting(text: str, total: int, progress: bool) -> Iterator[Callable[..., None]]:
-    """What shows how much of `total` is done; called after each part, with what comes next where that has a name."""
-    if not progress:
-        yield lambda _="": None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(text, total=total)
-
-        def advance(after: str = "") -> None:
-            bar.update(task, advance=1, description=f"{text}: {after}" if after else text)
-
-        yield advance

@@ -36,6 +36,7 @@ from condgen.evaluation.verdict import Verdict, judge_measures
 from condgen.files import read_json, write_atomically
 from condgen.noise import permutation
 from condgen.parts import weights_hash
+from condgen.progress import working
 from condgen.runs import History
 from condgen.sampling import num_classes, pairs, to_uint8
 
@@ -136,8 +137,8 @@ def evaluate(
         judge: of these very images, or its file; by default the one in `cache`, trained where there is none.
         features: a second look beside the judge's: another network, images in [0, 1] → (n, d), or "pixels".
         images: number of generated images; by default as many as validation images (and no more than test images).
-        usefulness: how much is trained to see what a classifier learns from generated images: "full" (half an hour
-            on two cores for BloodMNIST), "quick" (under five minutes) or "none".
+        usefulness: how much is trained to see what a classifier learns from generated images: "full" (three seeds, and
+            a rare class cut down), "quick" (one seed, smaller and shorter) or "none".
         seed: of samples, subsamples and classifiers.
         judge_seed: of the judge: another one is another feature space, in which figures cannot be compared.
         cache: folder of judges and of classifiers of real images; see
@@ -178,14 +179,9 @@ def evaluate(
         judge, usefulness = None, "none"
     tell(f"drawing {len(held_out):,} images")
     look, labelled = looker(judge, features), source.labelled and data.kind == "class"
-    sets = Sets(
-        real=look(data.test.images, data.test.labels),
-        held_out=look(held_out.images, held_out.labels),
-        generated=look(source.draw(held_out.labels, seed), held_out.labels),
-        names=tuple(data.class_names) if labelled else (),
-        seed=seed,
-    )
-    found = Found(warnings=[*cautions(sets, source, data, held_out, images), *origins(source.model, data)])
+    with working("drawing and looking at images", progress=progress):
+        sets = compared(look, source, data, held_out, labelled, seed)
+    found = Found(warnings=[*cautions(sets, source, data, held_out, images, judge), *origins(source.model, data)])
     found.pictures["samples"] = grid(sets.generated, sets)
     if include_real:
         found.pictures["real"] = grid(sets.held_out, sets)
@@ -207,7 +203,8 @@ def evaluate(
     for part in wanted:
         tell(parts[part][0])
         try:
-            parts[part][1]()
+            with working(parts[part][0], progress=progress and part != "usefulness"):  # which tells more of itself
+                parts[part][1]()
         except Exception as error:  # what it has to say goes on the page, and hours of the others' work are kept
             failed[part] = f"{part} could not be measured: {error}"
             if len(failed) == len(wanted):
@@ -411,6 +408,24 @@ class Found:
     warnings: list[str] = field(default_factory=list)
     latents: LatentHealth | None = None
     useful: usefulness.Usefulness | None = None
+
+
+def compared(
+    look: Callable[[np.ndarray, Any], ImageSet],
+    source: Source,
+    data: LabelledImages,
+    held_out: LabelledImages,
+    labelled: bool,
+    seed: int,
+) -> Sets:
+    """The three sets that are compared, the generated one drawn now."""
+    return Sets(
+        real=look(data.test.images, data.test.labels),
+        held_out=look(held_out.images, held_out.labels),
+        generated=look(source.draw(held_out.labels, seed), held_out.labels),
+        names=tuple(data.class_names) if labelled else (),
+        seed=seed,
+    )
 
 
 def looker(judge: Judge | None, second: nn.Module | str | None) -> Callable[[np.ndarray, Any], ImageSet]:
@@ -650,10 +665,16 @@ def about_judge(judge: Judge | None, sets: Sets) -> dict[str, Any] | None:
 
 
 def cautions(
-    sets: Sets, source: Source, data: LabelledImages, held_out: LabelledImages, asked: int | None
+    sets: Sets, source: Source, data: LabelledImages, held_out: LabelledImages, asked: int | None, judge: Judge | None
 ) -> Iterator[str]:
     """What makes the figures less certain than they look, or others than were asked for."""
     n = len(held_out)
+    if judge is not None and judge.fingerprint != data.content_hash("train"):
+        yield (
+            f"The judge that comes with condgen was trained on {sum(judge.counts.values()):,} images of these classes, "
+            "split in another way: some test images may be among them, which makes real and generated images "
+            "look better recognised than they are. Pass --judge-seed 1 to train one on this training split."
+        )
     if data.kind != "class":
         yield (
             f"Labels are {data.kind}, no classes: truth to the label, usefulness and fidelity in a judge's features "

@@ -26,11 +26,11 @@ from torch import Tensor, nn
 
 from condgen.data import LabelledImages
 from condgen.evaluation.classifier import NETWORK, ResidualClassifier, check_data, fit_classifier, network_features
-from condgen.evaluation.judge import counting
 from condgen.evaluation.records import Measure, about, plain
 from condgen.evaluation.statistics import Values, mean, spread, student
 from condgen.files import read_json, write_atomically
 from condgen.noise import permutation
+from condgen.progress import working
 
 Images = UInt8[np.ndarray, "images channels height width"]
 Labels = Int64[np.ndarray, " images"]
@@ -58,6 +58,7 @@ class Plan:
         width: of the classifier.
         cuts: to how many images the rare class is cut, one set of arms each.
         milestones: how often along the training the validation split is looked at, the last time at its end.
+        most: generated images an arm has at most, in the proportions that it would have without; None for all.
 
     Raises:
         ValueError: if a number is not positive, or there are more milestones than steps.
@@ -73,6 +74,7 @@ class Plan:
     width: int = 8
     cuts: tuple[int, ...] = (20,)
     milestones: int = 4
+    most: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "cuts", tuple(self.cuts))
@@ -89,7 +91,7 @@ class Plan:
         return tuple(math.floor(self.steps * k / self.milestones + 0.5) for k in range(1, self.milestones + 1))
 
 
-QUICK = Plan()
+QUICK = Plan(seeds=1, cuts=(), most=6000)
 FULL = Plan(seeds=3, steps=600, batch_size=64, width=16, cuts=(20, 100))
 PLANS = {"quick": QUICK, "full": FULL}
 
@@ -319,21 +321,23 @@ def usefulness(
     rare = rarest(train) if rare is None else rare
     cuts = {n: cut_class(train, rare, n, seed) for n in plan.cuts if n < class_count(train, rare)}
     kept = {None: np.arange(len(train)), **cuts}
-    arms = [empty_arm(kind, None, train.labels) for kind in KINDS]
-    arms += [empty_arm(kind, n, train.labels[kept[n]]) for n in cuts for kind in CUT_KINDS]
+    arms = [empty_arm(kind, None, train.labels, plan.most) for kind in KINDS]
+    arms += [empty_arm(kind, n, train.labels[kept[n]], plan.most) for n in cuts for kind in CUT_KINDS]
     runs: dict[tuple[str, int | None], list[Run]] = {(arm.kind, arm.cut): [] for arm in arms}
     remembered = Remembered(cache, data, plan, seed, rare)
-    with counting("training classifiers", len(arms) * plan.seeds, progress) as advance:
+    with working("training classifiers", len(arms) * plan.seeds, progress) as advance:
         for run_seed in range(seed, seed + plan.seeds):
-            pool = draw_pool(draw, data, [train.labels[indices] for indices in kept.values()], run_seed)
+            pool = draw_pool(draw, data, [train.labels[indices] for indices in kept.values()], run_seed, plan.most)
             for arm in arms:
                 run = remembered.get(arm, run_seed)
                 if run is None:
                     real = train.subset(kept[arm.cut])
-                    run = train_and_test(training_set(arm.kind, real.images, real.labels, pool), data, plan, run_seed)
+                    run = train_and_test(
+                        training_set(arm.kind, real.images, real.labels, pool, plan.most), data, plan, run_seed
+                    )
                     remembered.put(arm, run)
                 runs[arm.kind, arm.cut].append(run)
-                advance(arm_name(arm.kind, arm.cut, rare))
+                advance(after=arm_name(arm.kind, arm.cut, rare))
     label = names.index(rare)
     return Usefulness(
         tuple(replace(arm, runs=tuple(runs[arm.kind, arm.cut])) for arm in arms),
@@ -394,6 +398,11 @@ def remarks(
     data: LabelledImages, plan: Plan, rare: str, cuts: Mapping[int, np.ndarray], saw: int | None
 ) -> Iterator[str]:
     """What to keep in mind, a sentence each."""
+    if plan.most is not None and plan.most < len(data.train):
+        yield (
+            f"Quick: {plan.most:,} generated images stand against {len(data.train):,} real ones, and rows have "
+            f"{plan.seeds} seed{'s' if plan.seeds > 1 else ''}. The full plan is surer."
+        )
     known = [str(n) for n in cuts if saw is None or saw > n]
     if known:
         yield (
@@ -421,19 +430,33 @@ def filling(labels: Labels, classes: int) -> Counts:
     return counts.max() - counts
 
 
-def empty_arm(kind: Kind, cut: int | None, labels: Labels) -> Arm:
+def limited(counts: Counts, most: int | None) -> Counts:
+    """Counts brought down to about `most` together, in their proportions, one of each class at least.
+
+    Example:
+        >>> limited(np.array([300, 100, 0]), 40).tolist()
+        [30, 10, 0]
+    """
+    if most is None or counts.sum() <= most:
+        return counts
+    return np.where(counts > 0, np.maximum(counts * most // counts.sum(), 1), 0)
+
+
+def empty_arm(kind: Kind, cut: int | None, labels: Labels, most: int | None = None) -> Arm:
     """An arm without runs, its images counted."""
     n, classes = len(labels), int(labels.max()) + 1
-    fill = int(filling(labels, classes).sum())
-    real, generated = {"synthetic": (0, n), "balanced": (n, fill)}.get(kind, (n, 0))
+    fill = int(limited(filling(labels, classes), most).sum())
+    alone = int(limited(np.bincount(labels), most).sum())
+    real, generated = {"synthetic": (0, alone), "balanced": (n, fill)}.get(kind, (n, 0))
     return Arm(kind, cut, real, generated)
 
 
-def draw_pool(draw: Draw, data: LabelledImages, label_sets: LabelSets, seed: int) -> Pool:
+def draw_pool(draw: Draw, data: LabelledImages, label_sets: LabelSets, seed: int, most: int | None = None) -> Pool:
     """Generated images of each class, as many as the arm that needs most of it."""
     classes = data.num_classes
-    whole = np.bincount(label_sets[0], minlength=classes)
-    wanted = np.max([whole, *(filling(labels, classes) for labels in label_sets)], axis=0).tolist()
+    whole = limited(np.bincount(label_sets[0], minlength=classes), most)
+    fills = (limited(filling(labels, classes), most) for labels in label_sets)
+    wanted = np.max([whole, *fills], axis=0).tolist()
     # A seed for each class: the images of two classes are drawn from different noise.
     seeds = [(seed * classes + label) % 2**63 for label in range(classes)]
     return [drawn(draw, label, wanted[label], seeds[label], data) for label in range(classes)]
@@ -467,14 +490,14 @@ class TrainingSet(NamedTuple):
     weights: Float[np.ndarray, " images"] | None
 
 
-def training_set(kind: Kind, images: Images, labels: Labels, pool: Pool) -> TrainingSet:
+def training_set(kind: Kind, images: Images, labels: Labels, pool: Pool, most: int | None = None) -> TrainingSet:
     """The set of an arm, from real images and enough generated ones of each class."""
     counts = np.bincount(labels, minlength=len(pool))
     if kind == "real":
         return TrainingSet(images, labels, None)
     if kind == "oversampled":
         return TrainingSet(images, labels, 1 / counts[labels])
-    wanted = counts if kind == "synthetic" else filling(labels, len(pool))
+    wanted = limited(counts if kind == "synthetic" else filling(labels, len(pool)), most)
     generated = [of_class[:n] for of_class, n in zip(pool, wanted.tolist(), strict=True)]
     generated_labels = np.repeat(np.arange(len(pool)), wanted)
     if kind == "synthetic":

@@ -1,0 +1,88 @@
+"""The command line: one file per command, called `condgen COMMAND`.
+
+A command is a function whose arguments are its options; its docstring is their help. It raises ValueError, OSError and
+the like for whatever the user can mend, which becomes one line on standard error. Nothing here imports torch before a
+command has checked its options: `--help` and usage errors answer at once.
+"""
+
+__all__ = [
+    "balance",
+    "benchmark",
+    "compare",
+    "demo",
+    "evaluate",
+    "explore",
+    "export",
+    "main",
+    "reconstruct",
+    "sample",
+    "train",
+]
+
+import inspect
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import condgen
+from condgen.cli.balance import balance
+from condgen.cli.benchmark import benchmark
+from condgen.cli.compare import compare
+from condgen.cli.demo import demo
+from condgen.cli.evaluate import evaluate
+from condgen.cli.explore import explore
+from condgen.cli.export import export
+from condgen.cli.parser import OPTIONS, Parser, bounded, one_line, spelled_out
+from condgen.cli.reconstruct import reconstruct
+from condgen.cli.sample import sample
+from condgen.cli.train import train
+
+COMMANDS: dict[str, Any] = {
+    command.__name__: bounded(command)
+    for command in (demo, train, sample, reconstruct, evaluate, compare, balance, explore, export, benchmark)
+}
+OPTIONS.update(name for command in COMMANDS.values() for name in inspect.signature(command).parameters)
+LEFT = {
+    "demo": "what the run folder holds is complete up to its last epoch",
+    "train": "what the run folder holds is complete up to its last epoch",
+    "sample": "a folder that was begun is completed by the same command",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; errors are one line on standard error, and `--debug` shows where they came from.
+
+    Args:
+        arguments: by default those of the process.
+
+    Returns:
+        0, or 1 after an error, or 130 when interrupted. Wrong usage exits with 2.
+    """
+    from jsonargparse import auto_cli
+
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug, command = "--debug" in arguments, next(iter(arguments), "")
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_: print(f"condgen: warning: {one_line(str(message))}", file=sys.stderr)
+        try:
+            auto_cli(
+                COMMANDS,
+                args=spelled_out([argument for argument in arguments if argument != "--debug"]) or ["--help"],
+                parser_class=type(
+                    "Parser", (Parser,), {"command": f"condgen {command}" if command in COMMANDS else "condgen"}
+                ),
+                prog="condgen",
+                version=condgen.__version__,
+                description="Conditional generative models for small labelled image sets. Start with: condgen demo",
+                epilog="--debug shows where an error came from; --config FILE reads a command's options from YAML.",
+            )
+        except KeyboardInterrupt:
+            print(f"condgen: stopped; {LEFT.get(command, 'nothing was written')}.", file=sys.stderr)
+            return 130
+        except Exception as error:
+            if debug:
+                raise
+            print(f"condgen: {one_line(str(error)) or type(error).__name__}", file=sys.stderr)
+            return 1
+    return 0

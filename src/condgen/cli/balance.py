@@ -1,0 +1,77 @@
+"""Balance: fill rare classes of a set up with generated images."""
+
+__all__ = ["balance"]
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from condgen.cli.shared import Accelerator, about_run, beside, data_for, on, say
+from condgen.places import weights_file
+from condgen.progress import working
+
+
+def balance(
+    run: Path,
+    out: Path | None = None,
+    data: str | None = None,
+    strategy: Literal["auto", "minority", "not minority", "not majority", "all"] = "auto",
+    counts: list[str] | None = None,
+    judge: bool = False,
+    refuse_copies: bool = False,
+    seed: int = 0,
+    accelerator: Accelerator = "auto",
+) -> None:
+    """Fill rare classes of a set up with generated images; a table says which image is what.
+
+    Args:
+        run: folder of a trained model, or the name of one that comes with condgen.
+        out: an .npz file in MedMNIST's layout, or a folder with one subfolder for each split and class; by default
+            balanced.npz in the run.
+        data: as for train; by default what the run was trained on. Only its training images gain any.
+        strategy: which classes are filled up to the largest: auto (all others), minority (the smallest alone), "not
+            minority", "not majority" or all.
+        counts: images that single classes are to have, instead of a strategy, e.g. [platelet=3000,basophil=2000].
+        judge: draw samples again that a classifier of the real images does not take for their class.
+        refuse_copies: draw near copies of training images again.
+        seed: of the samples.
+        accelerator: where to draw.
+    """
+    weights_file(run)
+
+    from condgen.checkpoints import load
+    from condgen.evaluation.judge import load_judge
+    from condgen.rebalancing import balance as rebalance
+    from condgen.rebalancing import write_balanced
+
+    out = out or (run if run.exists() else Path()) / "balanced.npz"
+    if out.suffix == ".npz" and out.exists():
+        raise ValueError(f"{out} is there already. Choose another file (out=).")
+    model = on(accelerator, load(run))
+    labelled = data_for(run, data)
+    own = (
+        load_judge(labelled.ordered(model.class_names), cache=beside(data or about_run(run)["data"])) if judge else None
+    )
+    wanted = counted(counts) if counts is not None else strategy
+    say(f"Drawing what {labelled.name} lacks.")
+    with working("drawing images for rare classes"):
+        balanced, provenance = rebalance(labelled, model, wanted, seed=seed, judge=own, refuse_copies=refuse_copies)
+    with working(f"writing {out}"):
+        table = write_balanced(balanced, provenance, out)
+    say(f"{provenance}\nWrote {out}, and what each training image is to {table}.")
+
+
+def counted(counts: Sequence[str]) -> dict[Any, int]:
+    """Class → count, of class=count.
+
+    Example:
+        >>> counted(["platelet=300", "2=50"])
+        {'platelet': 300, 2: 50}
+    """
+    found: dict[Any, int] = {}
+    for text in counts:
+        name, _, number = text.rpartition("=")
+        if not name or not number.isdigit():
+            raise ValueError(f"Expected --counts as [class=count,…]; got {text!r}.")
+        found[int(name) if name.isdigit() else name] = int(number)
+    return found

@@ -1,0 +1,78 @@
+"""Benchmark: how fast encoder and decoder variants are on this machine."""
+
+__all__ = ["benchmark"]
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from condgen.cli.shared import Accelerator, kind_of, say, show
+from condgen.files import check_writable, write_atomically
+from condgen.settings import NETWORKS
+
+
+def benchmark(
+    networks: list[str] = list(NETWORKS),  # noqa: B006 - never changed
+    widths: list[int] = [32],  # noqa: B006
+    sizes: list[int] = [28],  # noqa: B006
+    batches: list[int] = [128],  # noqa: B006
+    precisions: list[str] = ["float32", "bfloat16"],  # noqa: B006
+    modes: list[str] = ["eager"],  # noqa: B006
+    layouts: list[str] = ["contiguous"],  # noqa: B006
+    encoder: str | None = None,
+    decoder: str | None = None,
+    seconds: float = 2.0,
+    quick: bool = False,
+    out: Path | None = None,
+    accelerator: Accelerator = "auto",
+) -> None:
+    """Time encoder and decoder variants on this machine: a training step and sampling, and what share of it they use.
+
+    Args:
+        networks: reference (trimmed), reference_untrimmed, conv, resnet, resnet_map, gan, flow, own.
+        widths: channels of the first map of conv and resnet.
+        sizes: height and width of images.
+        batches: images a step.
+        precisions: float32, bfloat16.
+        modes: eager, compiled, graphs (CUDA graphs).
+        layouts: contiguous, channels_last.
+        encoder: of your own, as my.module:MyEncoder, called with (image_shape, condition_dim, latent); timed as "own".
+        decoder: of your own, called with (output_shape, latent, condition_dim).
+        seconds: spent on each figure, about.
+        quick: a quarter of a second each: the whole of the defaults within two minutes on any two cores. bfloat16 is
+            timed where the machine computes in it; elsewhere one convolution says how much slower it is.
+        out: a name without ending, for .md, .json and .png; by default the table is only shown.
+        accelerator: where to run.
+    """
+    from condgen.benchmarking import benchmark as time_variants
+    from condgen.benchmarking import cells, grid, machine, markdown, plot
+    from condgen.figures import write_figure
+
+    if out is not None:
+        check_writable(out.parent)
+    networks = [*networks, "own"] if (encoder or decoder) and "own" not in networks else networks
+    variants = grid(networks, widths, sizes, batches, precisions, modes, layouts)
+    device = kind_of(accelerator)
+    about = {**machine(device), "multiply-adds": "forward, one image"}
+    results = []
+
+    def tell(name: str) -> None:
+        print(f"{len(results) + 1}/{len(variants)} {name}", file=sys.stderr)
+
+    for result in time_variants(
+        variants, encoder=encoder, decoder=decoder, seconds=0.25 if quick else seconds, device=device, tell=tell
+    ):
+        results.append(result)
+    command = f"condgen {' '.join(sys.argv[1:])}" if sys.argv[1:2] == ["benchmark"] else "condgen benchmark"
+    text = markdown(results, about, command)
+    columns = ("variant", "train", "sample", "of product", "of layers", "")
+    rows = (cells(result) for result in results)  # images per second, and shares of the machine's own rate
+    show([columns, *([row[k] for k in (0, 1, 2, 4, 5, 9)] for row in rows)])
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(out.with_suffix(".md"), f"{text}\n".encode())
+        content = {"machine": about, "command": command, "results": [asdict(result) for result in results]}
+        write_atomically(out.with_suffix(".json"), json.dumps(content, indent=1).encode())
+        write_figure(plot(results), out.with_suffix(".png"))
+        say(f"Wrote {out.with_suffix('.md')}, .json and .png.")

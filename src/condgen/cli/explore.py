@@ -1,0 +1,40 @@
+"""Explore: a page on this machine to play with a model."""
+
+__all__ = ["explore"]
+
+from pathlib import Path
+
+from condgen.cli.shared import Accelerator, about_run, beside, data_for, on, say
+from condgen.places import weights_file
+
+
+def explore(
+    run: Path,
+    data: str | None = None,
+    judge: bool = False,
+    port: int | None = None,
+    inbrowser: bool = True,
+    accelerator: Accelerator = "auto",
+) -> None:
+    """Open a page on this machine to play with a model: pick cells, move latents, swap labels, look at an image.
+
+    Args:
+        run: folder of a trained model, or the name of one that comes with condgen.
+        data: for the judge; as for train, by default what the run was trained on.
+        judge: a classifier of the real images tells what it takes your image for; trained once where there is none.
+        port: of the page; by default the first free one from 7860 on.
+        inbrowser: open it in a browser.
+        accelerator: where to draw.
+    """
+    weights_file(run)
+
+    from condgen.checkpoints import load
+    from condgen.evaluation.judge import load_judge
+    from condgen.explorer import explore as open_page
+
+    model, own = on(accelerator, load(run)), None
+    if judge:
+        labelled = data_for(run, data)
+        place = beside(data or about_run(run)["data"])
+        own = load_judge(labelled.ordered(model.class_names), cache=place, progress=True)
+    open_page(model, own, port=port, title=f"condgen: {run.name}", inbrowser=inbrowser, say=say)

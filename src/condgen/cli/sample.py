@@ -1,0 +1,115 @@
+"""Sample: draw new images from a trained model."""
+
+__all__ = ["sample"]
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from condgen.cli.shared import Accelerator, load_run_data, on, say
+from condgen.files import check_writable
+from condgen.places import weights_file
+
+if TYPE_CHECKING:
+    from condgen.generator import Generator
+
+Labels = list[int | str | list[float]]
+
+
+def sample(
+    run: Path,
+    out: Path | None = None,
+    per_class: int = 10,
+    labels: Labels | None = None,
+    seed: int = 0,
+    start: int = 0,
+    temperature: float = 1.0,
+    steps: int | None = None,
+    guidance: float | None = None,
+    shard: str | None = None,
+    accelerator: Accelerator = "auto",
+) -> None:
+    """Draw new images from a trained model: so many of every class, or one for each label you list.
+
+    Args:
+        run: folder of a trained model, or the name of one that comes with condgen: bloodmnist.
+        out: a .png grid, an .npz file (images and labels), or a folder (one subfolder per class); by default
+            samples.png in the run.
+        per_class: images of every class; where labels are no classes, images with the labels of validation images.
+        labels: class names or numbers, one per image, instead of so many per class, e.g. [neutrophil,platelet,6] or
+            neutrophil platelet 6; several labels or conditions an image as [[1,0,1],[0,1,1]].
+        seed: of the samples.
+        start: number of the first sample, to go on where an earlier call stopped.
+        temperature: scales the noise; below 1 is more typical and less varied.
+        steps: of flow matching, instead of the model's: more are better and slower.
+        guidance: of flow matching, instead of the model's: above 0 labels are truer, at twice the cost.
+        shard: k/n, the k-th of n parts, for one of n workers that are called alike; the last to end joins the parts.
+        accelerator: where to draw.
+    """
+    weights_file(run)
+
+    import torch
+
+    from condgen.checkpoints import load
+    from condgen.figures import check_png, save_grid
+    from condgen.priors import FlowMatching
+    from condgen.sampling import class_names, num_classes, write_samples
+
+    model, out = on(accelerator, load(run)), out or (run if run.exists() else Path()) / "samples.png"
+    flow = next((own for own in model.children() if isinstance(own, FlowMatching)), None)
+    for name, value in (("steps", steps), ("guidance", guidance)):
+        if value is not None and flow is None:
+            raise ValueError(f"Expected a model that samples by flow matching for --{name}; {run} does not.")
+        if value is not None:
+            setattr(flow, name, value)
+    classes = num_classes(model) if model.conditioner.columns <= 1 and not continuous(model) else 0
+    if classes and labels is None and out.suffix.lower() == ".png":  # before there are as many labels
+        check_png(out, classes, per_class, model.image_shape or (0, 1, 1))
+    if labels is not None:
+        wanted = model.labels([label_number(model, label) for label in labels])
+    elif classes:
+        wanted = torch.arange(classes).repeat_interleave(per_class)
+    else:
+        wanted = model.labels(load_run_data(run, None).validation.labels[:per_class])
+    rows = (classes, per_class) if classes and labels is None else (1, len(wanted))
+    check_writable(out.parent)
+    part = shard_of(shard)
+    if part is not None and out.suffix.lower() == ".png":
+        raise ValueError(f"Expected an .npz file or a folder for --shard; got {out}. Pass --out.")
+    if out.suffix.lower() == ".png":
+        check_png(out, *rows, model.image_shape or (0, 1, 1))
+        drawn = model.sample(wanted, seed=seed, start=start, temperature=temperature).cpu()
+        save_grid(drawn.unflatten(0, rows), out, class_names(model) if rows[0] > 1 else ())
+    else:
+        settings = {"seed": seed, "start": start, "temperature": temperature}
+        write_samples(model, wanted, out, **settings, shard=part, progress=True)
+    say(f"Wrote {len(wanted)} images to {out}." if part is None else f"Wrote part {shard} of {out}.")
+
+
+def continuous(model: "Generator") -> bool:
+    """Whether the model's labels are no classes though they have one column."""
+    from condgen.conditioners import Continuous, MultiLabel
+
+    return isinstance(getattr(model.conditioner, "conditioner", model.conditioner), Continuous | MultiLabel)
+
+
+def label_number(model: "Generator", label: Any) -> Any:
+    """The number of a class name; a number is itself, unless a class has it for its name; several are themselves."""
+    if isinstance(label, list):
+        return label
+    return label if isinstance(label, int) and str(label) not in model.class_names else int(model.labels([str(label)]))
+
+
+def shard_of(text: str | None) -> tuple[int, int] | None:
+    """What --shard names.
+
+    Example:
+        >>> shard_of("2/8")
+        (2, 8)
+    """
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
+    if not found:
+        raise ValueError(f"Expected --shard as k/n, such as 1/4; got {text!r}.")
+    return int(found[1]), int(found[2])

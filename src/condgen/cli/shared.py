@@ -1,0 +1,117 @@
+"""What several commands need: the data of a run, the device, lines and tables for people."""
+
+__all__ = ["about_run", "absolute", "beside", "data_for", "kind_of", "load_run_data", "on", "say", "show"]
+
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from condgen.files import read_json
+
+if TYPE_CHECKING:
+    from condgen.data import LabelledImages
+    from condgen.generator import Generator
+
+Accelerator = Literal["auto", "cpu", "cuda", "mps"]
+RUN = {"data": str, "fingerprint": str, "size": int, "images": int, "seed": int, "train": str}  # read of run.json
+
+
+def on(accelerator: Accelerator, model: "Generator") -> "Generator":
+    """The model on the device of this kind."""
+    return model.to(kind_of(accelerator))
+
+
+def kind_of(accelerator: Accelerator) -> str:
+    """The kind of device that is asked for, or the best there is."""
+    import torch
+
+    kinds = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    kind = next(name for name, there in kinds.items() if there) if accelerator == "auto" else accelerator
+    if not kinds[kind]:
+        raise ValueError(f"Expected --accelerator among {', '.join(k for k in kinds if kinds[k])} here; got {kind}.")
+    return kind
+
+
+def about_run(run: Path) -> dict[str, Any]:
+    """What `run.json` tells."""
+    file = run / "run.json"
+    return read_json(file, RUN) if file.is_file() else {}
+
+
+def load_run_data(run: Path, data: str | None) -> "LabelledImages":
+    """The data that a run was trained on, or other data read the same way.
+
+    Raises:
+        ValueError: if the data are no longer those the run saw, and were not asked for by name.
+    """
+    from condgen.readers import load_data
+
+    about = about_run(run)
+    if "data" not in about and data is None:
+        raise ValueError(f"{run / 'run.json'} does not tell what data the run was trained on. Pass --data.")
+    known = {key: about[name] for key, name in (("size", "size"), ("n", "images"), ("seed", "seed")) if name in about}
+    labelled = load_data(data or about["data"], **known)
+    if about.get("fingerprint") in (None, labelled.fingerprint):
+        return labelled
+    now, then = repr(labelled.train), about.get("train", "")
+    changed = f"now {now}, then {then}" if now != then else "other images, labels or splits of the same number"
+    if data is None:
+        raise ValueError(
+            f"{about['data']} is not what {run} was trained on: {changed}. Its test images may have been trained on. "
+            f"Restore it, or pass --data {about['data']} to go on."
+        )
+    warnings.warn(f"{data} is not what {run} was trained on; some of its images may have been.", stacklevel=2)
+    return labelled
+
+
+def data_for(run: Path, data: str | None) -> "LabelledImages":
+    """The data of a run, or those named for a model that comes with condgen.
+
+    Raises:
+        ValueError: if neither is known.
+    """
+    from condgen.readers import load_data
+
+    if data is None and not (run / "run.json").is_file():
+        raise ValueError(f"Expected --data: {run} does not tell what it was trained on.")
+    return load_run_data(run, data) if run.exists() else load_data(str(data))
+
+
+def beside(data: str) -> Path | None:
+    """The folder of judges beside the data, where there is a place for it; None means the user's own cache."""
+    from condgen.readers import medmnist_folder
+
+    path = Path(data).expanduser()
+    if path.exists() and data != "smears":
+        folder = path.resolve().parent
+    elif data.endswith("mnist"):
+        folder = medmnist_folder(None)
+    else:
+        return None
+    return folder / ".condgen" if os.access(folder, os.W_OK) else None
+
+
+def absolute(data: str) -> str:
+    """A path that later commands find from any folder; names stay names."""
+    path = Path(data).expanduser()
+    return str(path.resolve()) if path.suffix == ".npz" or (path.is_dir() and data != "smears") else data
+
+
+def say(text: str) -> None:
+    """Tell the user."""
+    from rich.console import Console
+
+    Console(soft_wrap=True, highlight=False, markup=False).print(text)
+
+
+def show(rows: Sequence[Sequence[str]]) -> None:
+    """A table, headed by its first row."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*rows[0])
+    for row in rows[1:]:
+        table.add_row(*row)
+    Console().print(table)
