@@ -32,7 +32,7 @@ from condgen.data import image_tensor
 from condgen.evaluation.classifier import ResidualClassifier, fit_classifier
 from condgen.evaluation.judge import load_judge
 from condgen.figures import save_grid
-from condgen.recipes import RECIPES
+from condgen.recipes import RECIPES, sampler_of, work_of
 from condgen.sampling import per_class, to_uint8
 
 ROUNDS, PROBED = 3, 60  # a budget is turned into epochs by the rates of so many steps, in turns
@@ -112,17 +112,18 @@ def one(recipe: str, minutes: float, seed: int, data: Any, judge: Any, options: 
     if file.is_file():
         return json.loads(file.read_text())
     row: dict[str, Any] = {"model": NAMES.get(recipe, recipe), "minutes": minutes, "seed": seed}
-    numbers, prior = RECIPES[recipe].numbers(), {}
-    if numbers["sampler_minutes"]:
-        share = numbers["sampler_minutes"] / (numbers["minutes"] + numbers["sampler_minutes"])
-        prior, minutes = {"sampler_minutes": minutes * share}, minutes * (1 - share)
+    numbers = RECIPES[recipe].numbers()
+    model = RECIPES[recipe].build(data.image_shape, data.num_classes)
+    work = work_of(model, sampler_of(numbers, model, data), data, numbers)
+    minutes *= work.training / (work.training + work.encoding + work.flow)  # of the model; its prior has the rest
     if (folder / "run.json").is_file():
         row["epochs"] = json.loads((folder / "run.json").read_text())["epochs"]
     else:
         seconds = passes(data, options.runs / "rates.json")[recipe]
         row["epochs"] = max(1, round(60 * minutes / seconds))
+    prior = max(1, round(numbers["sampler_epochs"] * row["epochs"] / numbers["epochs"]))
     try:
-        RECIPES[recipe].fit(data, folder, epochs=row["epochs"], seed=seed, resume="auto", **prior)
+        RECIPES[recipe].fit(data, folder, epochs=row["epochs"], sampler_epochs=prior, seed=seed, resume="auto")
     except FloatingPointError as error:
         row["failed"] = str(error)
     else:

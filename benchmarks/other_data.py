@@ -35,8 +35,7 @@ def grey(n: int) -> LabelledImages:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=5000)
-    parser.add_argument("--minutes", type=float, default=4.0)
-    parser.add_argument("--sampler-minutes", type=float, default=3.0)
+    parser.add_argument("--minutes", type=float, default=6.0, help="of all stages of a recipe")
     parser.add_argument("--recipes", nargs="+", default=["fast", "sharp"])
     parser.add_argument("--sets", nargs="+", default=["grey", "smears64"])
     parser.add_argument("--out", type=Path)
@@ -50,8 +49,7 @@ def main() -> None:
         real, floor = data.test, data.validation
         rows[f"{name}: real"] = measured(judge, data, real, floor.images, floor.labels, floor)
         for recipe in options.recipes:
-            budget = {"minutes": options.minutes, "sampler_minutes": options.sampler_minutes}
-            model, _ = RECIPES[recipe].fit(data, **budget, progress=False)
+            model, _ = RECIPES[recipe].fit(data, minutes=options.minutes, progress=False)
             images = to_uint8(model.sample(real.labels)).numpy()
             rows[f"{name}: {recipe}"] = measured(judge, data, real, images, real.labels, floor)
             print(f"{name}: {recipe}", rows[f"{name}: {recipe}"], flush=True)
@@ -59,7 +57,6 @@ def main() -> None:
                 save_grid(per_class(model, 10), Path(f"{options.out}_{name}_{recipe}.png"), data.class_names)
     about = ", ".join(f"{key} {value}" for key, value in machine().items())
     command = f"python benchmarks/other_data.py --images {options.images} --minutes {options.minutes}"
-    command += f" --sampler-minutes {options.sampler_minutes}"
     lines = ["# The recipes on other data", "", f"{about}.", "", f"    {command}", ""]
     lines += [f"| images | {' | '.join(column.replace('_', ' ') for column in COLUMNS)} |"]
     lines += [f"|---{'|---' * len(COLUMNS)}|"]

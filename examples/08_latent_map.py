@@ -2,7 +2,7 @@
 8. Latent maps, two phases and fitted priors
 ============================================
 
-Residual networks with a map of latents, trained in bfloat16 under averaged weights on images in all their flips and
+Residual networks with a map of latents, trained under averaged weights on images in all their flips and
 turns, with a critic of the script's own as a second phase; then two priors fitted to where the latents really lie. Some
 four minutes; ``--smoke`` takes seconds. Dependencies: ``pip install "condgen[flows]"``.
 """
@@ -75,7 +75,6 @@ condgen.fit(
     learning_rate=WarmupDecay(warmup=0.1, decay=0.4),
     clip=1.0,
     ema=0.998,
-    precision="bf16-mixed",
     augment=Augmentation(flips=True, quarter_turns=True),
 )
 

@@ -4,7 +4,7 @@ BloodMNIST: balance a rare class, and see whether it helps
 
 From the first line to a balanced set and a measured gain: lymphocytes are cut to 20 training images, as if they were
 rare; a generator is trained on what is left; its images fill the class up; classifiers trained without and with them
-are tested on real images. About a quarter of an hour on two cores. Needs ``pip install condgen``; ``bloodmnist.npz`` is
+are tested on real images. About half an hour on two current cores. Needs ``pip install condgen``; ``bloodmnist.npz`` is
 downloaded by medmnist, or read from the folder that ``CONDGEN_DATA`` names. Without it, or with ``--smoke``, built-in
 images take its place.
 """
@@ -40,7 +40,7 @@ few = condgen.LabelledImages(few.images, few.labels, few.class_names, name=f"{da
 print(few.class_counts)
 
 # %%
-# A generator in ten minutes: a latent map with a discriminator of reconstructions, a mixture fitted to its latents.
+# A generator: a latent map with a discriminator of reconstructions, a mixture fitted to its latents.
 budget = {"epochs": 1, "components": 2, "em": 1} if SMOKE else {}
 model, history = RECIPES["fast"].fit(few, HERE / "fast", resume="auto", progress=False, **budget)
 print(model)

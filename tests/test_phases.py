@@ -18,7 +18,7 @@ from condgen.elbo import ELBO, Constant, LinearWarmup
 from condgen.evaluation.model import latent_health
 from condgen.noise import Use, normals
 from condgen.objectives import Phase, phases_of
-from condgen.planning import Plan
+from condgen.planning import Budget, Plan
 from condgen.runs import load_objective
 from condgen.training import Averaged, WarmupDecay, adam, adamw
 from tests.test_training import same, small, toy, weights
@@ -230,11 +230,11 @@ class TestNumbers:
     @pytest.mark.parametrize(
         ("options", "said"),
         [
-            ({"precision": "8-bit"}, "Expected a precision of 32-true, bf16-mixed, 16-mixed; got '8-bit'"),
+            ({"precision": "8-bit"}, "Expected a precision of auto, 32-true, bf16-mixed, 16-mixed; got '8-bit'"),
             ({"precision": "16-mixed"}, 'on a CPU; got "16-mixed"'),
             ({"ema": 1.0}, r"ema in \(0, 1\)"),
             ({"clip": 0.0}, "a positive clip"),
-            ({"epochs": 1, "minutes": 1.0}, "Expected epochs, or a positive number of minutes"),
+            ({"epochs": 1, "minutes": 1.0}, "Expected epochs or minutes, not both"),
             ({"minutes": math.nan}, "a positive number of minutes"),
         ],
     )
@@ -259,43 +259,88 @@ class TestNumbers:
         assert torch.equal(*validated)
 
 
+class Clock:
+    """A clock that only moves when it is told to."""
+
+    def __init__(self, monkeypatch):
+        self.now = 0.0
+        monkeypatch.setattr(planning.time, "perf_counter", lambda: self.now)
+
+
 class TestBudget:
-    def test_a_plan_fits_the_rate(self, monkeypatch):
-        clock = iter(range(1000))
-        monkeypatch.setattr(planning.time, "perf_counter", lambda: float(next(clock)))
-        plan = Plan(None, 10.0, steps=10)  # a second a step
-        assert plan.share(0.5) == 0.0
-        for _ in range(20):
-            plan.stepped()
-        assert plan.epochs == math.floor(2 + (600 - 21) / (1.08 * 10))
-        assert plan.share(plan.epochs / 2) == 0.5
+    def test_the_share_of_training_is_the_share_of_time(self, monkeypatch):
+        clock = Clock(monkeypatch)
+        plan = Plan(None, Budget(10.0), steps=10)
+        shares = []
+        while not plan.over(len(shares) / 10):
+            clock.now += 1.0 if len(shares) < 100 else 3.0  # the machine becomes busy
+            plan.tick()
+            shares.append(plan.share(0.0))
+        assert clock.now <= 600
+        assert clock.now > 580
+        assert shares[99] == pytest.approx(100 / (600 * 0.98))
+        assert (np.diff(shares) > 0).all()
 
-    def test_a_slower_rate_changes_the_plan_and_no_share_jumps(self, monkeypatch):
-        now = 0.0
-        monkeypatch.setattr(planning.time, "perf_counter", lambda: now)
-        plan, shares, epoch = Plan(None, 10.0, steps=10), [], 0
-        while plan.epochs is None or epoch < plan.epochs:
-            for step in range(10):
-                shares.append(plan.share(epoch + step / 10))
-                now += 1.0 if epoch < 20 else 2.0
-                plan.stepped()
-            epoch += 1
-            plan.epoch_ended(epoch)
-        assert plan.share(epoch) == pytest.approx(1)
-        known = np.array(shares[20:])
-        assert (np.diff(known) > 0).all()
-        assert np.diff(known).max() < 0.01
-        assert 560 < now <= 600  # at the first rate it would have been 1,000 seconds
-        assert plan.anchors[0] == (0.0, 0.0)
-        assert len(plan.anchors) <= 4
+    def test_time_for_what_follows_is_set_aside(self, monkeypatch):
+        clock = Clock(monkeypatch)
+        plan, steps = Plan(None, Budget(1.0), steps=10), 0
+        while not plan.over(steps / 10):
+            clock.now, steps = clock.now + 1.0, steps + 1
+            if steps == 10:
+                plan.reserve(20.0)  # an epoch's validation took this long
+            plan.tick()
+        assert 37 <= clock.now <= 40
 
-    def test_it_is_kept(self, tmp_path):
-        history = quiet(small(), toy(), minutes=0.02, out=tmp_path)
+    def test_a_larger_reserve_never_lets_the_share_fall(self, monkeypatch):
+        clock = Clock(monkeypatch)
+        plan = Plan(None, Budget(1.0), steps=10)
+        clock.now = 50.0
+        plan.reserve(20.0)
+        plan.tick()
+        before = plan.share(0.0)
+        plan.reserve(0.0)
+        plan.tick()
+        assert plan.share(0.0) == before == 1.0
+
+    def test_parts_of_a_budget_share_its_clock(self, monkeypatch):
+        clock = Clock(monkeypatch)
+        whole = Budget(10.0)
+        part = whole.part(0.5)
+        clock.now = 400.0
+        assert (part.left(), whole.left()) == (-100.0, 200.0)
+        second = whole.part(1.0)
+        state = second.state()
+        clock.now = 10_000.0  # the process was gone for long
+        second.restore(state)
+        assert second.left() == whole.left() == pytest.approx(200.0)
+
+    def test_devices_follow_the_first_ones_clock(self, monkeypatch):
+        clock = Clock(monkeypatch)
+        plan = Plan(None, Budget(1.0), steps=10)
+        clock.now = 30.0
+        plan.tick(agree=lambda _: 0.25)
+        assert plan.share(0.0) == 0.25
+
+    def test_it_ends_inside_an_epoch_and_the_rate_has_come_down(self, tmp_path):
+        rates = []
+
+        def rate(share):
+            rates.append(share)
+            return WarmupDecay(0.0, 0.5)(share)
+
+        images = toy(4096)
+        history = quiet(small(), images, minutes=0.02, out=tmp_path, batch_size=4, learning_rate=rate)
         run = json.loads((tmp_path / "run.json").read_text())
-        assert run["epochs"] == len(history) == run["epochs_done"] >= 1
         assert run["minutes"] == 0.02
+        assert run["passes"] % 1 > 0
+        assert len(history) == math.ceil(run["passes"]) == run["epochs_done"]
+        assert 0.8 < rates[-1] <= 1
+        steps = len(history) * 1024 if run["passes"] % 1 == 0 else int(run["passes"] * 1024)
+        assert history.rows[-1]["images_per_second"] * history.rows[-1]["seconds"] == pytest.approx(
+            4 * (steps % 1024), rel=0.01
+        )
 
-    def test_less_than_an_epoch_is_one(self):
+    def test_less_than_a_step_is_one(self):
         assert len(quiet(small(), toy(), minutes=1e-6)) == 1
 
 

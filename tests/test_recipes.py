@@ -1,18 +1,26 @@
 """Recipes: the reference network layer by layer, as the student report describes it."""
 
+import json
 import math
+import os
+import subprocess
+import sys
+import time
 
 import pytest
 import torch
 from torch import nn
 
+import condgen
 from condgen import recipes
+from condgen.benchmarking import multiply_adds
 from condgen.conditioners import OneHot
 from condgen.layers import LabelConv2d
 from condgen.likelihoods import Bernoulli
 from condgen.priors import StandardNormal
-from condgen.recipes import RECIPES, USUAL, bloodmnist_reference, smears_demo
+from condgen.recipes import RECIPES, USUAL, bloodmnist_reference, sampler_of, smears_demo, work_of
 from condgen.reparameterizers import Gaussian
+from condgen.settings import RECIPE_NAMES
 
 # Kernel 3x3, six layers a side, encoder strides 2 but for the last, and the encoder's channels are the report's;
 # padding 1, the mirrored decoder and its output paddings are our reading of it.
@@ -195,3 +203,61 @@ def test_the_demo_is_small():
 
 def test_public_names_exist():
     assert all(hasattr(recipes, name) for name in recipes.__all__)
+
+
+@pytest.mark.parametrize("name", ["fast", "sharp"])
+def test_a_busy_machine_changes_nothing(name, tmp_path):
+    """Recipes are numbers of passes: one training alone, one beside processes that keep all cores busy."""
+    data = condgen.load_smears(48, size=16)
+    chosen = {"epochs": 2, "sampler_epochs": 1, "components": 1, "progress": False, "accelerator": "cpu", "seed": 3}
+    alone, _ = RECIPES[name].fit(data, tmp_path / "alone", **chosen)
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(os.cpu_count() or 1)]
+    try:
+        beside, _ = RECIPES[name].fit(data, tmp_path / "beside", **chosen)
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+    assert {k: v.tolist() for k, v in alone.state_dict().items()} == {
+        k: v.tolist() for k, v in beside.state_dict().items()
+    }
+
+
+def test_recipes_are_stated_in_passes():
+    """Nothing that depends on a clock or on the machine."""
+    for name, recipe in RECIPES.items():
+        numbers = recipe.numbers()
+        assert numbers["minutes"] is None, name
+        assert numbers["epochs"] >= 1, name
+        assert numbers["precision"] == "auto", name
+    assert tuple(RECIPES) == RECIPE_NAMES
+
+
+def test_a_budget_covers_the_prior_too(tmp_path):
+    data = condgen.load_smears(2000, size=16)
+    started = time.perf_counter()
+    model, _ = RECIPES["sharp"].fit(data, tmp_path, minutes=0.15, progress=False, accelerator="cpu")
+    taken = time.perf_counter() - started
+    assert type(model.sampler).__name__ == "FlowMatching"
+    assert taken < 1.1 * 9 + 10
+    run = json.loads((tmp_path / "run.json").read_text())
+    assert run["planned"] == "0.15 minutes"
+    assert 0 < run["passes"] < 30
+
+
+def test_work_is_that_of_the_layers():
+    """Two routes to one number: three forward passes for forward and backward."""
+    data = condgen.load_smears(40, size=16)
+    recipe = RECIPES["fast"]
+    numbers = recipe.numbers(epochs=3)
+    model = recipe.build(data.image_shape, data.num_classes)
+    work = work_of(model, None, data, numbers)
+    assert work.per_image == 3 * multiply_adds(model)
+    assert work.training == work.per_image * len(data.train) * 3
+    assert work.first_share == 1.0
+    assert work.later(64) == 0.0
+    flow = sampler_of(RECIPES["sharp"].numbers(components=1), model, data)
+    sharp = work_of(model, flow, data, RECIPES["sharp"].numbers(components=1, epochs=3, sampler_epochs=2))
+    one = work_of(model, flow, data, RECIPES["sharp"].numbers(components=1, epochs=3, sampler_epochs=1))
+    assert sharp.flow == 2 * one.flow > 0
+    assert sharp.encoding == one.encoding > 0

@@ -2,6 +2,7 @@
 
 import json
 import signal
+import time
 import warnings
 from functools import partial
 
@@ -161,16 +162,40 @@ class TestBitForBit:
         quiet(model, toy(40), resume=True, **run)
         assert same(weights(model), whole["the bound"][0])
 
-    def test_a_plan_of_minutes_is_kept(self, tmp_path):
-        """It was made at another speed; what is left of it is done as planned."""
+    def test_a_budget_goes_on_with_what_is_left_of_it(self, tmp_path):
         stop = stopper(30, partial(signal.raise_signal, signal.SIGINT))
-        schedule = WarmupDecay(0.1, 0.4)
-        run = {"minutes": 0.05, "out": tmp_path, "learning_rate": schedule}
+        run = {"minutes": 0.05, "out": tmp_path, "learning_rate": WarmupDecay(0.1, 0.4)}
         with pytest.raises(KeyboardInterrupt):
             quiet(small(), toy(40), on_step=stop, **run)
         kept = States(tmp_path / "state").read()["plan"]
-        history = quiet(small(), toy(40), resume=True, **run)
-        assert len(history) == kept["epochs"] > 6
+        started = time.perf_counter()
+        quiet(small(), toy(40), resume=True, **run)
+        spent = time.perf_counter() - started
+        assert kept["budget"]["spent"] + spent == pytest.approx(3.0, abs=1.0)
+
+    @pytest.mark.parametrize(
+        ("changed", "said"),
+        [({"seed": 1}, "seed was 0, now 1"), ({"batch_size": 16}, "batch_size was 32, now 16")],
+    )
+    def test_a_strangers_sampler_state_is_refused(self, changed, said, tmp_path):
+        data = condgen.load_smears(120, size=16)
+        model = condgen.conditional_vae(data.image_shape, data.num_classes, latent=4, width=4)
+        shared = {"epochs": 2, "batch_size": 32, "progress": False, "accelerator": "cpu"}
+
+        class Killed(States):
+            def write(self, state):
+                super().write(state)
+                raise RuntimeError("pulled out")
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("condgen.fitting.States", Killed)
+            with pytest.raises(RuntimeError, match="pulled out"):
+                fit_prior(model, data, FlowMatching(4, 8), keep=tmp_path, save_every=0.0, **shared)
+        with pytest.raises(ValueError, match=said):
+            fit_prior(model, data, FlowMatching(4, 8), keep=tmp_path, **{**shared, **changed})
+        other = condgen.load_smears(120, size=16, seed=1)
+        with pytest.raises(ValueError, match="what differs: data was"):
+            fit_prior(model, other, FlowMatching(4, 8), keep=tmp_path, **shared)
 
     def test_a_sampler_goes_on_too(self, tmp_path):
         data = condgen.load_smears(120, size=16)
@@ -446,7 +471,7 @@ class TestCommandLine:
 
 def test_a_recipe_stopped_in_its_sampler_goes_on_there(tmp_path):
     data = condgen.load_smears(48, size=16)
-    chosen = {"epochs": 1, "components": 2, "sampler": "flow_matching", "sampler_epochs": 2, "sampler_minutes": None}
+    chosen = {"epochs": 1, "components": 2, "sampler": "flow_matching", "sampler_epochs": 2}
     chosen |= {"progress": False, "accelerator": "cpu"}
     whole, _ = RECIPES["latent_map"].fit(data, tmp_path / "whole", **chosen)
 

@@ -21,6 +21,7 @@ __all__ = [
 
 import inspect
 import sys
+import time
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -36,6 +37,7 @@ from condgen.cli.export import export
 from condgen.cli.parser import OPTIONS, Parser, bounded, one_line, spelled_out
 from condgen.cli.reconstruct import reconstruct
 from condgen.cli.sample import sample
+from condgen.cli.shared import CLOCK
 from condgen.cli.train import train
 
 COMMANDS: dict[str, Any] = {
@@ -61,6 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     from jsonargparse import auto_cli
 
+    CLOCK["began"] = time.perf_counter()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug, command = "--debug" in arguments, next(iter(arguments), "")
     with warnings.catch_warnings():

@@ -138,6 +138,6 @@ def bounded(command: Callable[..., None]) -> Callable[..., None]:
                 )
         command(**options)
 
-    # jsonargparse looks a function up by name in every package on its way, and `condgen.evaluate` is another, with torch.
+    # jsonargparse looks a function up by name in every package on its way; `condgen.evaluate` is another one.
     checked.__module__ = "__main__"
     return checked

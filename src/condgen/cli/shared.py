@@ -1,8 +1,21 @@
 """What several commands need: the data of a run, the device, lines and tables for people."""
 
-__all__ = ["about_run", "absolute", "beside", "data_for", "kind_of", "load_run_data", "on", "say", "show"]
+__all__ = [
+    "CLOCK",
+    "about_run",
+    "absolute",
+    "beside",
+    "data_for",
+    "kind_of",
+    "load_run_data",
+    "on",
+    "say",
+    "seconds_so_far",
+    "show",
+]
 
 import os
+import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,8 +27,14 @@ if TYPE_CHECKING:
     from condgen.data import LabelledImages
     from condgen.generator import Generator
 
+CLOCK: dict[str, float] = {}  # "began": when the command did, which counts towards a budget of time
 Accelerator = Literal["auto", "cpu", "cuda", "mps"]
 RUN = {"data": str, "fingerprint": str, "size": int, "images": int, "seed": int, "train": str}  # read of run.json
+
+
+def seconds_so_far() -> float:
+    """Seconds since the command began; 0 where a command's function is called by itself."""
+    return time.perf_counter() - CLOCK["began"] if "began" in CLOCK else 0.0
 
 
 def on(accelerator: Accelerator, model: "Generator") -> "Generator":

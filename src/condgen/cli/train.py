@@ -3,7 +3,6 @@
 __all__ = ["train"]
 
 import inspect
-import os
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -170,7 +169,7 @@ def train(
     options = {name: value for name, value in options.items() if value is not None}
     model = build_model(recipe, labelled, options, seed, conditional)
     say(f"{labelled}\n{model}")
-    budget = Budget(minutes, spent=process_age()) if minutes is not None else None
+    budget = None if minutes is None else Budget(minutes, spent=seconds_so_far())
     chosen = {"epochs": epochs, "minutes": budget, "batch_size": batch_size, "learning_rate": learning_rate}
     chosen |= {"beta": beta, "optimizer": optimizer, "weight_decay": weight_decay, "rise": rise, "decay": decay}
     chosen |= {"clip": clip, "ema": ema, "precision": precision}
@@ -226,15 +225,6 @@ def likelihood_of(name: LikelihoodName | None) -> Any:
     from condgen import likelihoods
 
     return getattr(likelihoods, name.title().replace("_", ""))()
-
-
-def process_age() -> float:
-    """Seconds since this process began, where the system tells; they count towards a budget of time."""
-    try:
-        began = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
-        return max(0.0, float(Path("/proc/uptime").read_text().split()[0]) - began)
-    except (OSError, ValueError, IndexError):
-        return 0.0
 
 
 def build_model(
