@@ -21,7 +21,7 @@ from torch import nn
 import condgen
 import condgen.checkpoints
 import condgen.cli
-from condgen import checkpoints, conditioners, likelihoods, priors, reparameterizers
+from condgen import conditioners, likelihoods, places, priors, reparameterizers
 from condgen.checkpoints import build, describe, load, save
 from condgen.encoders import ConvEncoder
 from condgen.files import replacing, write_atomically
@@ -766,9 +766,9 @@ class TestShipped:
     def test_a_name_is_a_model_that_comes_with_the_package(self, tmp_path, monkeypatch):
         model = condgen.conditional_vae((1, 8, 8), 2, latent=4)
         condgen.save(model, tmp_path / "weights" / "cells")
-        monkeypatch.setattr(checkpoints, "SHIPPED", tmp_path / "weights")
+        monkeypatch.setattr(places, "SHIPPED", tmp_path / "weights")
         monkeypatch.chdir(tmp_path)
-        assert checkpoints.shipped() == ["cells"]
+        assert places.shipped() == ["cells"]
         assert torch.equal(condgen.load("cells").sample([0, 1]), model.eval().sample([0, 1]))
         other = condgen.conditional_vae((1, 8, 8), 3, latent=2)
         condgen.save(other, tmp_path / "cells")  # a folder of one's own comes first
@@ -781,7 +781,7 @@ class TestTheShippedModel:
     """The model that comes with the package."""
 
     def test_it_draws_what_it_is_asked_for_out_of_the_box(self):
-        assert condgen.checkpoints.shipped() == ["bloodmnist"]
+        assert places.shipped() == ["bloodmnist"]
         model = condgen.load("bloodmnist")
         assert len(model.class_names) == 8
         images = model.sample(["neutrophil", "platelet"], seed=0)
@@ -792,7 +792,7 @@ class TestTheShippedModel:
         assert (neutrophil > 0.5).sum() > 2 * (platelet > 0.5).sum()  # and a large one
 
     def test_its_file_is_small_and_has_a_card(self):
-        folder = condgen.checkpoints.SHIPPED / "bloodmnist"
+        folder = places.SHIPPED / "bloodmnist"
         assert (folder / "model.safetensors").stat().st_size < 8e6
         card = (folder / "README.md").read_text(encoding="utf-8")
         for said in ("CC BY 4.0", "Not for clinical use", "Near copies", "ecognised", "seed"):
@@ -804,7 +804,7 @@ class TestTheShippedModel:
         mine = condgen.conditional_vae((1, 8, 8), num_classes=2, latent=2, width=4)
         condgen.save(mine, "bloodmnist")
         assert condgen.load("bloodmnist").image_shape == (1, 8, 8)
-        assert condgen.load(condgen.checkpoints.SHIPPED / "bloodmnist").image_shape == (3, 28, 28)
+        assert condgen.load(places.SHIPPED / "bloodmnist").image_shape == (3, 28, 28)
 
     def test_the_command_line_finds_it(self, tmp_path, monkeypatch, capsys):
         monkeypatch.chdir(tmp_path)

@@ -338,10 +338,19 @@ class TestSample:
             assert torch.equal(
                 model.sample(([0, 1, 2] * 22)[start : start + count], start=start), whole[start : start + count]
             )
-        pieces = [PIECE] * (BLOCK // PIECE) + [BLOCK]  # of the trial, once
-        assert drawn == pieces + [PIECE] * (1 + 1 + 4 + 2 + 2)
+        assert drawn == [PIECE] * (1 + 1 + 4 + 2 + 2)
 
-    def test_bits_that_depend_on_the_block_are_those_of_whole_blocks(self, monkeypatch):
+    def test_whole_blocks_are_tried_once(self, monkeypatch):
+        drawn, model = [], build()
+        draw = model.draw
+        monkeypatch.setattr(model, "draw", lambda y, noise: drawn.append(len(y)) or draw(y, noise))
+        model.sample([0, 1, 2] * 22)
+        assert drawn == [BLOCK, PIECE, PIECE, PIECE]  # the first and the last piece again, and two images more
+        drawn.clear()
+        model.sample([0] * 2 * BLOCK, start=BLOCK)
+        assert drawn == [BLOCK, BLOCK]
+
+    def test_bits_that_depend_on_the_block_are_those_of_pieces(self, monkeypatch):
         """A decoder for which it matters how many images it sees at once."""
         model = build()
         decoder = model.decoder.forward

@@ -57,6 +57,7 @@ def curves(devices, folder):
     return {kind: json.loads((out / f"{kind}.json").read_text()) for kind in ("accumulated", "adversarial")}
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_curve_of_one(tmp_path):
     """56 steps in float64."""
     one, two = (curves(devices, tmp_path) for devices in (1, 2))

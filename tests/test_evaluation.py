@@ -116,6 +116,7 @@ def bad(evaluation):
     return {finding.title for finding in evaluation.verdict.findings if finding.severity == "bad"}
 
 
+@pytest.mark.slow
 class TestKnownGenerators:
     def test_fresh_images_are_at_the_floor_on_everything(self, judged):
         found = judged["perfect"]
@@ -295,6 +296,7 @@ class TestModels:
             assert any(f"{asked:,} images were asked for" in text for text in said)
         assert not evaluate(whole(fresh), cells, **only).details["warnings"]
 
+    @pytest.mark.slow
     def test_usefulness_of_a_perfect_generator(self, cells, judge, monkeypatch):
         from condgen.evaluation import usefulness
 
@@ -344,6 +346,7 @@ class TestOtherSets:
 class TestClassNamesDecide:
     """Not the numbers that two sets happen to give their classes."""
 
+    @pytest.mark.slow
     def test_generated_images_in_another_order(self, cells, judge, fresh, judged):
         order = np.roll(np.arange(8), 3)
         names = tuple(np.array(fresh.class_names)[order])
@@ -356,6 +359,7 @@ class TestClassNamesDecide:
         with pytest.raises(ValueError, match=r"'generated' has others: ant. Rename"):
             evaluate(LabelledImages(fresh.images, fresh.labels, names, name="generated"), cells, judge=judge)
 
+    @pytest.mark.slow
     def test_a_model_in_another_order(self, tmp_path):
         """A model that draws the class mean of each name is recognised, whatever numbers it uses."""
         data = condgen.load_smears(400, size=16, balance="equal")
@@ -402,12 +406,14 @@ class TestWhatIsKnownOfTheRun:
         assert found.details["model"]["weights"] == weights_hash(model.state_dict())
         assert found.details["data"]["fingerprint"] == cells.fingerprint
 
+    @pytest.mark.slow
     def test_a_model_trained_on_other_images_is_said(self, cells, judge):
         model = condgen.conditional_vae(cells.image_shape, 8, latent=2, width=4)
         condgen.fit(model, smears(60, 5), epochs=1, progress=False, accelerator="cpu")
         found = evaluate(model, cells, judge=judge, usefulness="none", images=50)
         assert "trained on other images" in " ".join(found.details["warnings"])
 
+    @pytest.mark.slow
     def test_that_the_decoder_left_the_bound_is_said(self, cells, judge):
         model = condgen.conditional_vae(cells.image_shape, 8, latent=2, width=4)
         critic = ConvDiscriminator(cells.image_shape, 8, widths=(4, 4))
@@ -416,6 +422,7 @@ class TestWhatIsKnownOfTheRun:
         assert "trained by Adversarial, not by the bound alone" in " ".join(found.details["warnings"])
         assert found["elbo"].overall is not None
 
+    @pytest.mark.slow
     def test_a_run_that_stopped_on_nan_is_evaluated_all_the_same(self, cells, judge, fresh, tmp_path):
         history = condgen.History([{"epoch": 1, "train_loss": 3.0}, {"epoch": 2, "train_loss": math.nan}])
         found = evaluate(whole(fresh), cells, judge=judge, usefulness="none", history=history)

@@ -71,6 +71,7 @@ print(json.dumps(worst))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "to"), [("mixture", "torch-export"), ("flow", "onnx"), ("gan", "onnx"), ("pixels", "onnx")]
 )

@@ -202,6 +202,7 @@ class TestTraining:
         assert np.isfinite(history["train_loss"]).all()
         assert np.isfinite(history["validation_loss"]).all()
 
+    @pytest.mark.slow
     def test_stopped_and_resumed_is_never_stopped(self, build, cells, tmp_path):
         def run(out, **options):
             torch.manual_seed(0)
@@ -253,6 +254,7 @@ def test_per_class_and_balance(trained, cells):
 
 
 class TestRecipes:
+    @pytest.mark.slow
     @pytest.mark.parametrize("recipe", ["gan", "flow", "diffusion"])
     def test_from_the_command_line(self, recipe, tmp_path):
         run = str(tmp_path / recipe)
@@ -517,6 +519,7 @@ class TestFlow:
         moved[:, :, -1, -1] += 1  # the last pixel is seen, padded or not
         assert not torch.allclose(velocity(moved, t, torch.eye(2), none, torch.zeros(2)), out)
 
+    @pytest.mark.slow
     def test_it_learns_two_points(self):
         points = torch.tensor([[-1.0, 0.0], [1.0, 0.5]])
         cells = condgen.LabelledImages(

@@ -199,6 +199,7 @@ class TestIntervals:
         assert drawn.min() > 10  # of 25 expected: every image has its turn
         assert not torch.equal(halves[0], halves[1])
 
+    @pytest.mark.slow
     def test_the_interval_of_a_mean_covers_it_as_often_as_it_should(self):
         """Known truth: the difference of two means, of which the standard error is sqrt(2 / n)."""
 

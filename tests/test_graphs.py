@@ -92,6 +92,7 @@ class TestTraining:
         still = trained(kind, cells)[1]
         assert still[-1]["train_loss"] != pytest.approx(rows[-1]["train_loss"], rel=1e-3)
 
+    @pytest.mark.slow
     @pytest.mark.usefixtures("recording")
     def test_it_goes_on_where_it_stopped(self, kind, cells, tmp_path):
         whole, rows = trained(kind, cells)

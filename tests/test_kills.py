@@ -9,6 +9,7 @@ import pytest
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "kills.py"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not SCRIPT.exists(), reason="only in a clone of the repository")
 @pytest.mark.filterwarnings("ignore")
 def test_killed_runs_end_as_if_they_never_had_been(monkeypatch, capsys):

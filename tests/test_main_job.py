@@ -52,6 +52,7 @@ assert np.array_equal(images[65:75].numpy(), model.sample([6] * 5 + [7] * 5, see
 """
 
 
+@pytest.mark.slow
 def test_a_users_script_trains_samples_saves_and_reloads(tmp_path):
     """Each script in a process of its own, warnings being errors."""
     source = str(Path(importlib.util.find_spec("condgen").origin).parents[1])

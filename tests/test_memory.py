@@ -31,6 +31,7 @@ def faults(mode, **environment):
     return kept, int(count)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc's")
 def test_a_step_takes_its_memory_from_the_one_before():
     """Six MB a tensor are 1,465 pages: given back and fetched again, thousands of faults; kept, none."""
@@ -39,5 +40,6 @@ def test_a_step_takes_its_memory_from_the_one_before():
     assert 5 * few < faults("given back", MALLOC_MMAP_THRESHOLD_="1000000")[1]
 
 
+@pytest.mark.slow
 def test_settings_of_the_user_s_stay():
     assert faults("kept", MALLOC_TRIM_THRESHOLD_="131072")[0] == "False"

@@ -50,6 +50,7 @@ class Notebook(nn.Module):
         return (bce + kl) / len(x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("output_labels", "steps"), [(True, 200), (False, 60)])
 def test_the_recipe_trains_as_the_notebook_does(output_labels, steps):
     """Same weights, order and noise: the losses of Adam steps agree in float64, dead weights trimmed and all."""

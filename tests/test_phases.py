@@ -204,12 +204,12 @@ class TestNumbers:
             WarmupDecay(*shares)
 
     def test_bf16_trains_and_probabilities_stay_in_float32(self):
-        model, kinds = small(likelihood=likelihoods.DiscretizedLogistic()), set()
-        model.decoder.register_forward_hook(lambda _, __, output: kinds.add(output.dtype))
+        model, kinds = small(likelihood=likelihoods.DiscretizedLogistic()), []
+        model.decoder.register_forward_hook(lambda _, __, output: kinds.append(output.dtype))
         history = quiet(
             model, toy(), validation=toy(8), epochs=3, precision="bf16-mixed", optimizer=partial(adamw, lr=1e-2)
         )
-        assert kinds == {torch.bfloat16}
+        assert set(kinds[1:]) == {torch.bfloat16}  # the first is a look at the layers
         assert history["train_loss"][-1] < history["train_loss"][0]
         assert all(p.dtype == torch.float32 for p in model.parameters())
         assert (
@@ -487,6 +487,7 @@ def test_decoding_from_a_condition_between_two_labels():
     assert not any(torch.equal(between, end) for end in ends)
 
 
+@pytest.mark.slow
 def test_one_graph():
     """Nothing in inference makes the compiler give up: in a process without run-time type checks."""
     script = """if True:

@@ -52,6 +52,7 @@ class TestGaussianMixture:
         noise = torch.randn(5, 4)
         torch.testing.assert_close(prior.draw(torch.eye(2)[[0] * 5], noise), noise[:, 1:])
 
+    @pytest.mark.slow
     def test_it_integrates_to_one(self, fitted):
         steps = torch.linspace(-12, 12, 601, dtype=torch.float64)
         z = torch.cartesian_prod(steps, steps)
@@ -164,6 +165,7 @@ class TestFlow:
             optimizer.step()
         return prior
 
+    @pytest.mark.slow
     def test_it_integrates_to_one(self, flow):
         steps = torch.linspace(-14, 14, 401)
         z = torch.cartesian_prod(steps, steps)

@@ -52,6 +52,7 @@ def test_ctrl_c_in_the_first_moment_is_one_line():
     assert not Path("nowhere").exists()
 
 
+@pytest.mark.slow
 def test_a_terminal_without_utf_8(tmp_path):
     process = started("train", *SMALL, "--epochs", "1", "--out", tmp_path / "run", PYTHONIOENCODING="ascii")
     out, err = process.communicate(timeout=120)
@@ -59,6 +60,7 @@ def test_a_terminal_without_utf_8(tmp_path):
     assert b"y ? c (8)" in out
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_stops_no_run(tmp_path):
     process = started("train", *SMALL, "--epochs", "3", "--out", tmp_path / "run")
     process.stdout.close()
@@ -67,6 +69,7 @@ def test_a_closed_pipe_stops_no_run(tmp_path):
     assert json.loads((tmp_path / "run" / "run.json").read_text())["state"] == "finished"
 
 
+@pytest.mark.slow
 def test_a_folder_of_samples_that_was_stopped_says_so_and_is_completed(run, tmp_path):
     command = ["sample", run, "--per-class", "20000", "--out", tmp_path / "cells"]
     process = started(*command)
@@ -92,6 +95,7 @@ def interrupts():
     return module
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGKILL"])
 def test_an_interrupted_run_is_whole(name, tmp_path):
     found = interrupts().interrupted(tmp_path / "run", signal.Signals[name], 0.3)
@@ -100,7 +104,8 @@ def test_an_interrupted_run_is_whole(name, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("k", range(40))
-def test_forty_interrupts(k, tmp_path):
+@pytest.mark.parametrize("k", range(6))
+def test_interrupts_at_other_moments(k, tmp_path):
+    """`benchmarks/interrupts.py` tries forty."""
     name = ("SIGINT", "SIGTERM", "SIGKILL")[k % 3]
-    assert interrupts().interrupted(tmp_path / "run", signal.Signals[name], 0.05 * k)["faults"] == []
+    assert interrupts().interrupted(tmp_path / "run", signal.Signals[name], 0.35 * k)["faults"] == []

@@ -233,6 +233,7 @@ def test_recipes_are_stated_in_passes():
     assert tuple(RECIPES) == RECIPE_NAMES
 
 
+@pytest.mark.slow
 def test_a_budget_covers_the_prior_too(tmp_path):
     data = condgen.load_smears(2000, size=16)
     started = time.perf_counter()

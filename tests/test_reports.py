@@ -109,6 +109,7 @@ class TestPage:
         assert "no density &amp; no bits" in text
         assert "\N{EN DASH}" in text
 
+    @pytest.mark.slow
     def test_missing_parts_are_left_out(self):
         bare = page(content(usefulness=None, privacy=None, model=None), {})
         for heading in ("Confusion", "Near copies", "Reconstructions", "What a classifier learns", "The model"):

@@ -440,6 +440,7 @@ class TestSteps:
 class TestCommandLine:
     OPTIONS = ("--size", "16", "--images", "120", "--width", "4", "--latent", "4", "--epochs", "3", "--seed", "2")
 
+    @pytest.mark.slow
     def test_a_run_goes_on_by_its_folder_alone(self, tmp_path, monkeypatch, capsys):
         augment = ("--augment.flips", "true", "--save_every", "0")
         assert main(["train", *self.OPTIONS, *augment, "--out", str(tmp_path / "whole")]) == 0

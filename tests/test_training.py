@@ -4,6 +4,8 @@ import csv
 import json
 import math
 import random
+import re
+import time
 from functools import partial
 
 import numpy as np
@@ -16,6 +18,8 @@ from condgen import conditioners, training
 from condgen.data import LabelledImages, batches
 from condgen.elbo import ELBO, Cyclical, LinearWarmup
 from condgen.noise import Use, normals
+from condgen.planning import Forecast, Plan
+from condgen.progress import display, working
 from condgen.runs import History
 from condgen.training import fit
 
@@ -484,7 +488,8 @@ class TestDisplay:
         fit(small(), toy(), validation=toy(8), epochs=2, progress=True)
         out, err = capsys.readouterr()
         assert out == ""
-        first, second = err.strip().splitlines()
+        chosen, first, second = err.strip().splitlines()
+        assert chosen.startswith("precision 32-true: ")
         assert first.startswith("epoch 1/2 ")
         assert second.startswith("epoch 2/2 ")
         assert "images/s  validation: log-likelihood -" in second
@@ -686,3 +691,67 @@ class TestOwnObjective:
         assert "validation: loss 0." in capsys.readouterr().err
         titles = [axes.get_title() for axes in condgen.figures.curves(history).axes]
         assert titles == ["loss", "error"]
+
+
+class TestTheTimeThatIsLeft:
+    def forecast(self, later=0.0, epochs=10):
+        return Forecast(Plan(epochs=epochs, budget=None, steps=100), later)
+
+    def test_it_is_told_after_twenty_steps_for_all_stages(self, monkeypatch, capsys):
+        now = 0.0
+        monkeypatch.setattr("condgen.planning.time.perf_counter", lambda: now)
+        with display(self.forecast(later=1000.0), 100, True, lambda: None) as show:
+            for step in range(30):
+                now += 1.2
+                show.stepped((step + 1) / 100)
+        err = capsys.readouterr().err
+        assert err.count("on this machine") == 1
+        assert "about 40 min on this machine; a budget of minutes" in " ".join(err.split())  # 1.2 s for 1,980 steps
+
+    def test_it_is_corrected_while_it_runs(self):
+        forecast = self.forecast()
+        for step in range(60):
+            forecast.stepped(now=float(step))
+        assert forecast.left(0.6) == pytest.approx(940)
+        for step in range(60):
+            forecast.stepped(now=60.0 + 3 * step)
+        assert forecast.left(1.2) == pytest.approx(3 * 880)
+
+    def test_what_comes_between_epochs_is_no_step(self):
+        forecast = self.forecast()
+        for step in range(30):
+            forecast.stepped(now=float(step))
+        forecast.pause()
+        for step in range(30):
+            forecast.stepped(now=500.0 + step)
+        assert forecast.left(0.6) == pytest.approx(940)
+
+    def test_short_trainings_say_nothing(self, capsys):
+        fit(small(), toy(), epochs=30, progress=True)
+        assert "on this machine" not in capsys.readouterr().err
+
+    def test_without_a_terminal_a_line_comes_every_half_minute(self, monkeypatch, capsys):
+        now = 0.0
+        monkeypatch.setattr("condgen.progress.time.monotonic", lambda: now)
+        with display(self.forecast(), 100, True, lambda: None) as show:
+            for step in range(100):
+                now += 1.0
+                show.stepped((step + 1) / 100)
+        lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("pass ")]
+        assert len(lines) == 3
+        assert re.match(r"pass 0\.\d\d of 10, about .* left", lines[0])
+
+    def test_waits_tell_what_is_done_and_how_far_it_is(self, monkeypatch, capsys):
+        monkeypatch.setattr("condgen.progress.PATIENCE", 0.05)
+        monkeypatch.setattr("condgen.progress.EVERY", 0.05)
+        with working("training the judge", total=4) as advance:
+            advance(after="first part")
+            time.sleep(0.3)
+        lines = capsys.readouterr().err.strip().splitlines()
+        assert len(lines) >= 2
+        assert re.match(r"training the judge: first part, 0 s so far, 25% done, about \d s left", lines[-1])
+
+    def test_short_waits_tell_nothing(self, capsys):
+        with working("a moment", total=1) as advance:
+            advance()
+        assert capsys.readouterr().err == ""

@@ -49,6 +49,7 @@ def perfect(cells, fresh):
     return usefulness(drawer(fresh), cells, plan=PLAN)
 
 
+@pytest.mark.slow
 class TestKnownGenerators:
     def test_a_perfect_one_teaches_as_well_as_real_images(self, perfect):
         assert perfect.arm("synthetic").mean("accuracy") > perfect.arm("real").mean("accuracy") - 0.1
@@ -101,6 +102,7 @@ class TestArms:
 
 
 class TestChoice:
+    @pytest.mark.slow
     def test_test_labels_have_no_part_in_it(self, cells, fresh, perfect):
         """With the test labels shuffled the same states are chosen by the same figures; only what is measured moves."""
         labels, test = cells.labels.copy(), np.arange(len(cells))[cells.splits["test"]]
