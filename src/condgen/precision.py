@@ -23,8 +23,8 @@ from condgen.parts import evaluating
 
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
 HEAVY = 1_000_000  # multiply-adds per image of a layer, below which converting to bfloat16 costs what it saves
-FASTER = 1.1  # times; how much faster bfloat16 must be on a CPU
-PROBE_IMAGES, PROBE_CALLS, PROBE_SECONDS = 16, 5, 0.25
+PROBE_IMAGES, PROBE_CALLS, MOST_CHANNELS = 16, 4, 96
+CLEARLY = 3  # times slower, from which on nothing more has to be measured
 LAYERS = nn.Conv2d | nn.ConvTranspose2d | nn.Linear
 
 
@@ -97,7 +97,7 @@ def choose_precision(
     if layer is None or shape is None:
         return Precision("32-true", "the network is too small to gain from bfloat16")
     ratio = slowdown(*kind_of(layer, shape))
-    if ratio < 1 / FASTER:
+    if ratio < 1:
         return Precision("bf16-mixed", "bfloat16 is faster than float32 here")
     return Precision("32-true", "bfloat16 is not faster than float32 here")
 
@@ -179,16 +179,17 @@ def kind_of(layer: Any, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
     """The 3x3 convolution that stands for a layer in a measurement: channels in and out, rows and columns."""
     if isinstance(layer, nn.Linear):
         side = max(1, math.isqrt(shape[0]))
-        return layer.in_features, layer.out_features, side, side
-    return layer.in_channels, layer.out_channels, min(shape[-2], 32), min(shape[-1], 32)
+        return min(layer.in_features, MOST_CHANNELS), min(layer.out_features, MOST_CHANNELS), side, side
+    channels = min(layer.in_channels, MOST_CHANNELS), min(layer.out_channels, MOST_CHANNELS)
+    return *channels, min(shape[-2], 14), min(shape[-1], 14)
 
 
 @functools.cache
 def slowdown(inputs: int, outputs: int, rows: int, columns: int) -> float:
     """How many times longer a 3x3 convolution takes in bfloat16 than in float32 on this CPU, forward and backward.
 
-    Measured once per process, in under half a second: both in turn, the fastest call of each counts, so that a busy
-    machine changes little.
+    Measured once per process, in under half a second, both in turn: the fastest call of each counts. One thread
+    computes, and its own time is taken, not the clock's, so that what else the machine does changes little.
 
     Args:
         inputs: channels in.
@@ -206,16 +207,20 @@ def slowdown(inputs: int, outputs: int, rows: int, columns: int) -> float:
     x.requires_grad_()
 
     def seconds(enabled: bool) -> float:
-        started = time.perf_counter()
+        started = time.thread_time()
         with torch.enable_grad(), torch.autocast("cpu", torch.bfloat16, enabled=enabled):
             F.conv2d(x, weight, padding=1).float().sum().backward()
-        return time.perf_counter() - started
+        return time.thread_time() - started
 
-    fastest = {enabled: seconds(enabled) for enabled in (False, True)}  # the first call chooses an algorithm
-    began = time.perf_counter()
-    for call in range(PROBE_CALLS):
-        if call and time.perf_counter() - began > PROBE_SECONDS:
-            break
-        for enabled in fastest:
-            fastest[enabled] = min(fastest[enabled], seconds(enabled))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        fastest = {enabled: seconds(enabled) for enabled in (False, True)}  # the first call chooses an algorithm
+        for _ in range(PROBE_CALLS):
+            for enabled in fastest:
+                fastest[enabled] = min(fastest[enabled], seconds(enabled))
+            if fastest[True] > CLEARLY * fastest[False]:
+                break
+    finally:
+        torch.set_num_threads(threads)
     return fastest[True] / fastest[False]
