@@ -24,6 +24,7 @@ ORDER = [
     "settings",
     "planning",
     "progress",
+    "threads",
     "noise",
     "graphs",
     "memory",
@@ -157,7 +158,7 @@ def test_the_package_itself_is_asked_for_its_version_alone(name):
 def test_parts_do_not_know_their_assembler(shelf):
     """They know the layers, what every part has in common, and a Gaussian to draw from; a decoder its mirror."""
     known = {"layers", "parts", "reparameterizers"}
-    known |= {"decoders": {"encoders"}, "priors": {"velocities", "noise"}}.get(shelf, set())
+    known |= {"decoders": {"encoders"}, "priors": {"velocities", "noise", "threads"}}.get(shelf, set())
     assert imported_from_condgen(shelf) <= known
 
 

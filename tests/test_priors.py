@@ -470,3 +470,9 @@ class TestShrinkage:
             prior.fit(randn(70, 12), c)
             found.append(prior(c).log_prob(randn(70, 12, seed=1)))
         assert torch.equal(*found)
+
+
+def test_fitting_a_mixture_leaves_threads_as_they_were():
+    before = torch.get_num_threads()
+    GaussianMixture(2, 0, components=2).fit(torch.randn(200, 2), torch.zeros(200, 0))
+    assert torch.get_num_threads() == before

@@ -31,7 +31,7 @@ from condgen.training import WarmupDecay, adamw, resolve_splits, run, set_up, te
 BATCH = 256
 DECAY = WarmupDecay()
 ENCODING, MIXTURE = 0.15, 0.2  # of a budget that is left: most that encoding and a mixture may take
-MIXTURE_RATE = 2e9  # multiply-adds per second that fitting a mixture makes at least, on two cores
+MIXTURE_RATE = 1e9  # multiply-adds per second that fitting a mixture makes at least
 LEAST_LATENTS = 500  # that a mixture is fitted to, whatever the budget
 
 

@@ -28,6 +28,7 @@ from torch.distributions import Distribution, Independent, Normal
 from condgen.noise import Use, normal, stream
 from condgen.parts import Part
 from condgen.reparameterizers import Gaussian
+from condgen.threads import one_thread
 from condgen.velocities import MLPVelocity, ResNetVelocity
 
 PRINCIPAL = 24  # leading components in which clusters are looked for
@@ -238,6 +239,11 @@ class GaussianMixture(Part):
         """
         if not bool(torch.isfinite(z).all()):
             raise ValueError("Expected finite latents; got NaN or infinity. Train the model again.")
+        with one_thread():
+            self._fit(z, c, seed, validation)
+
+    def _fit(self, z: Tensor, c: Tensor, seed: int, validation: tuple[Tensor, Tensor] | None) -> None:
+        """Fit, class by class."""
         conditions, groups = c[:1], torch.zeros(len(c), dtype=torch.int64)
         if c.shape[1]:
             conditions, groups = torch.unique(c, dim=0, return_inverse=True)

@@ -276,7 +276,7 @@ class Work:
     """How much work the stages of a recipe are, in multiply-adds, to share a budget and to estimate a time.
 
     Attributes:
-        per_image: of training the model, per image and step.
+        per_image: of training the model without a discriminator, per image and step.
         training: of training the model, all passes.
         encoding: of encoding the images and fitting a mixture to their latents.
         flow: of training a flow of latents, all passes.
@@ -317,7 +317,9 @@ def work_of(model: Any, prior: Any, data: LabelledImages, numbers: Mapping[str, 
             trained = Density(prior)
             each = multiply_adds(partial(try_once, trained, (z, label), nn.Identity()), trained)
             flow = 3.0 * latents * each * numbers["sampler_epochs"]
-    return Work(3.0 * forward, 3.0 * forward * n * numbers["epochs"], encoding, flow)
+    critic = 1 + CRITIC * (1 - numbers["critic_start"]) * bool(numbers["adversarial"] or numbers["matching"])
+    training = 3.0 * forward * critic * n * numbers["epochs"]
+    return Work(3.0 * forward, training, encoding, FLOW_COST * flow)
 
 
 def turned_in(numbers: Mapping[str, Any]) -> bool:
@@ -406,6 +408,7 @@ OF_THE_BOUND = {"beta", "warmup", "free_bits", "adversarial", "matching", "criti
 OF_THE_BOUND |= {"sampler", "components", "em", "sampler_epochs", "steps", "guidance"}
 MATCHING = {"lr": 2e-3, "betas": (0.9, 0.95), "decay": 1e-2}  # of a velocity field's optimizer
 MATCHING_BATCH = 128
+CRITIC, FLOW_COST = 0.3, 1.5  # measured: what a discriminator adds to a step; a flow's time per multiply-add
 MOST_FIRST = 0.75  # share of a budget that training the model may have where a prior is fitted afterwards
 SAMPLER_STATE = "sampler_state"  # folder of its training states within a run's
 LATENT_MAP = {

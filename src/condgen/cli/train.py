@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from condgen.cli.shared import Accelerator, absolute, say
+from condgen.cli.shared import Accelerator, absolute, say, seconds_so_far
 from condgen.files import read_json
 from condgen.settings import RECIPE_NAMES, AugmentationSettings
 
