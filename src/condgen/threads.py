@@ -10,7 +10,7 @@ from contextlib import contextmanager
 def one_thread() -> Iterator[None]:
     """One thread for NumPy, SciPy, scikit-learn and PyTorch inside; their own numbers of threads come back.
 
-    Their threads wait for each other, and for PyTorch's, by spinning. For matrices of a few hundred rows that takes five
+    Their threads wait for each other and for PyTorch's by spinning. For matrices of a few hundred rows that takes five
     times as long as one thread on a free machine with two cores, and a hundred times as long on a busy one. Sums are
     then taken in one order, too, whatever the machine.
 

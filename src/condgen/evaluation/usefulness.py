@@ -91,7 +91,7 @@ class Plan:
         return tuple(math.floor(self.steps * k / self.milestones + 0.5) for k in range(1, self.milestones + 1))
 
 
-QUICK = Plan(seeds=1, cuts=(), most=6000)
+QUICK = Plan(seeds=1, cuts=(), most=3000)
 FULL = Plan(seeds=3, steps=600, batch_size=64, width=16, cuts=(20, 100))
 PLANS = {"quick": QUICK, "full": FULL}
 
