@@ -17,10 +17,10 @@ from notes import keep
 from quality import COLUMNS, measured, number
 
 import condgen
-from condgen.augmentations import Augmentation
+from condgen.data.augmentation import Augmentation
 from condgen.evaluation.judge import load_judge
 from condgen.recipes import RECIPES
-from condgen.sampling import to_uint8
+from condgen.sampling.grids import to_uint8
 
 TURNS: dict[str, Any] = {"flips": True, "quarter_turns": True}
 ROWS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # name → options of the model, numbers of the training

@@ -14,8 +14,8 @@ import torch
 from notes import keep
 from torch import nn
 
-from condgen import velocities
-from condgen.velocities import ResNetVelocity, UNetVelocity
+from condgen.nn import velocities
+from condgen.nn.velocities import ResNetVelocity, UNetVelocity
 
 BATCH, CLASSES, COMPONENTS = 128, 8, 64
 

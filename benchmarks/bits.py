@@ -15,18 +15,19 @@ import torch
 from notes import keep
 
 import condgen
-from condgen.augmentations import Augmentation
-from condgen.conditioners import OneHot
-from condgen.cvae import ConditionalVAE
-from condgen.decoders import DeconvDecoder
-from condgen.encoders import ConvEncoder
+from condgen.data.augmentation import Augmentation
+from condgen.distributions.likelihoods import DiscretizedLogistic
+from condgen.distributions.priors.mixture import GaussianMixture
+from condgen.distributions.priors.standard import StandardNormal
+from condgen.distributions.reparameterizers import Gaussian
 from condgen.evaluation.statistics import normal
-from condgen.fitting import fit_prior
-from condgen.likelihoods import DiscretizedLogistic
-from condgen.priors import GaussianMixture, StandardNormal
+from condgen.models.cvae import ConditionalVAE
+from condgen.nn.conditioners import OneHot
+from condgen.nn.decoders import DeconvDecoder
+from condgen.nn.encoders import ConvEncoder
 from condgen.recipes import REFERENCE_CHANNELS, REFERENCE_STRIDES
-from condgen.reparameterizers import Gaussian
-from condgen.training import WarmupDecay, adamw
+from condgen.training.fit_prior import fit_prior
+from condgen.training.optimizers import WarmupDecay, adamw
 
 
 def reference(data: Any) -> ConditionalVAE:

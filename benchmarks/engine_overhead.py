@@ -17,11 +17,11 @@ import torch
 from notes import keep
 
 import condgen
-from condgen.data import batches
-from condgen.elbo import ELBO
-from condgen.noise import Use, normals
+from condgen.data.batches import batches
+from condgen.losses.elbo import ELBO
+from condgen.random import Use, normals
 from condgen.recipes import bloodmnist_reference
-from condgen.training import adam
+from condgen.training.optimizers import adam
 
 
 def bare(images: Any, epochs: int) -> float:

@@ -22,7 +22,7 @@ import torch
 from scipy.stats import spearmanr
 
 from condgen.evaluation import read_evaluation
-from condgen.files import write_atomically
+from condgen.io.atomic import write_atomically
 
 PER_CLASS = ("label_accuracy", "kid", "kid_early", "precision", "coverage", "coverage_early", "diversity", "psnr")
 

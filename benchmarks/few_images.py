@@ -16,14 +16,14 @@ import torch
 from notes import keep
 
 import condgen
-from condgen import priors
+from condgen.distributions.priors import mixture as fitted
+from condgen.distributions.priors.mixture import Clusters, packed
 from condgen.evaluation.fidelity import diversity, fidelity, label_truth
 from condgen.evaluation.judge import load_judge
 from condgen.evaluation.run import drawing
 from condgen.evaluation.usefulness import Plan, TrainingSet, cut_class, draw_pool, train_and_test, training_set
-from condgen.fitting import encode_latents
-from condgen.priors import Clusters, packed
-from condgen.sampling import to_uint8
+from condgen.sampling.grids import to_uint8
+from condgen.training.fit_prior import encode_latents
 
 OTHERS = 3000  # images of other classes whose covariances are pooled
 MIXTURES = [(1, 0.5, 1.0), (1, 1.0, 1.0), (8, 1.0, 1.0), (16, 1.0, 1.0), (16, 1.0, 0.5), (16, 1.0, 0.3), (16, 1.0, 0.1)]
@@ -82,7 +82,7 @@ def main() -> None:
     found = [Clusters.of(flat[labels == k], 4, 0) for k in range(data.num_classes) if k != label]
     pooled = np.stack([own.total * own.shared for own in found]).sum(0) / sum(own.total for own in found)
     group = int(prior._groups(model.condition(model.labels([label])))[0])
-    priors.LEAST_MEMBERS = 1  # so that 20 images have 16 components
+    fitted.LEAST_MEMBERS = 1  # so that 20 images have 16 components
     lines += ["", "| components | all classes' share | variance | recognised | FID | coverage | diversity |"]
     lines.append("|---|---|---|---|---|---|---|")
     for components, borrowed, variance in [(0, 0.0, 1.0), *MIXTURES]:

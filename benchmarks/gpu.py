@@ -20,8 +20,8 @@ from notes import keep
 from torch.profiler import ProfilerActivity, profile
 
 import condgen
-from condgen.benchmarking import peak, reset_peak, synchronise
-from condgen.generator import BLOCK
+from condgen.apps.benchmarking import peak, reset_peak, synchronise
+from condgen.models.generator import BLOCK
 from condgen.recipes import RECIPES
 
 NAMES = ("bloodmnist_reference", "fast", "gan", "flow", "diffusion")

@@ -21,10 +21,10 @@ import torch
 from notes import keep
 
 import condgen
-from condgen.augmentations import Augmentation
-from condgen.parts import weights_hash
-from condgen.states import States
-from condgen.training import WarmupDecay, adamw
+from condgen.data.augmentation import Augmentation
+from condgen.io.archives import weights_hash
+from condgen.training.optimizers import WarmupDecay, adamw
+from condgen.training.state import States
 
 EPOCHS = 20
 
@@ -103,7 +103,7 @@ def moved(folder: Path, states: list[dict]) -> bool:
 def kill_test(runs: int, seed: int = 0) -> list[dict]:
     """So many runs, each killed one to three times."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["condgen.training", "condgen.smears", "condgen.augmentations"])
+    context.set_forkserver_preload(["condgen.training.loop", "condgen.data.smears", "condgen.data.augmentation"])
     rows, chance = [], random.Random(seed)
     with tempfile.TemporaryDirectory() as place:
         process = context.Process(target=train, args=(f"{place}/whole",))

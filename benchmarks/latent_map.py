@@ -16,13 +16,13 @@ from pathlib import Path
 import torch
 
 import condgen
-from condgen.elbo import ELBO
-from condgen.figures import save_grid
-from condgen.likelihoods import Laplace
-from condgen.priors import GaussianMixture
+from condgen.distributions.likelihoods import Laplace
+from condgen.distributions.priors.mixture import GaussianMixture
+from condgen.losses.elbo import ELBO
 from condgen.recipes import RECIPES
-from condgen.sampling import per_class
-from condgen.training import WarmupDecay, adamw
+from condgen.sampling.figures import save_grid
+from condgen.sampling.grids import per_class
+from condgen.training.optimizers import WarmupDecay, adamw
 
 
 def main() -> None:

@@ -13,8 +13,8 @@ import torch
 
 import condgen
 from condgen import recipes
-from condgen.figures import save_grid
-from condgen.sampling import per_class
+from condgen.sampling.figures import save_grid
+from condgen.sampling.grids import per_class
 
 MEASURES = (
     *("fid", "kid", "precision", "recall", "coverage", "fid_early", "recall_early", "coverage_early"),

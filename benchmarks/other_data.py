@@ -15,12 +15,12 @@ import numpy as np
 from quality import COLUMNS, measured, number
 
 import condgen
-from condgen.benchmarking import machine
-from condgen.data import LabelledImages
+from condgen.apps.benchmarking import machine
+from condgen.data.images import LabelledImages
 from condgen.evaluation.judge import load_judge
-from condgen.figures import save_grid
 from condgen.recipes import RECIPES
-from condgen.sampling import per_class, to_uint8
+from condgen.sampling.figures import save_grid
+from condgen.sampling.grids import per_class, to_uint8
 
 
 def grey(n: int) -> LabelledImages:

@@ -22,8 +22,8 @@ from pathlib import Path
 import numpy as np
 
 import condgen
-from condgen.benchmarking import machine
-from condgen.precision import native_bfloat16, slowdown
+from condgen.apps.benchmarking import machine
+from condgen.nn.precision import native_bfloat16, slowdown
 
 ROUNDS = 3
 PART, LATENTS_PART = 1920, 960  # images of a training that is told for a whole pass

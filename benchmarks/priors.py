@@ -16,12 +16,14 @@ import torch
 from quality import COLUMNS, measured, number
 
 import condgen
-from condgen.benchmarking import machine
+from condgen.apps.benchmarking import machine
+from condgen.distributions.priors.flow_matching import FlowMatching
+from condgen.distributions.priors.mixture import GaussianMixture
+from condgen.distributions.priors.normalizing_flow import Flow
 from condgen.evaluation.judge import load_judge
-from condgen.priors import Flow, FlowMatching, GaussianMixture
 from condgen.recipes import MATCHING
-from condgen.sampling import to_uint8
-from condgen.training import WarmupDecay, adamw
+from condgen.sampling.grids import to_uint8
+from condgen.training.optimizers import WarmupDecay, adamw
 
 
 def main() -> None:

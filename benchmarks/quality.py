@@ -20,14 +20,14 @@ import numpy as np
 import torch
 
 import condgen
-from condgen.benchmarking import machine
-from condgen.data import image_tensor
+from condgen.apps.benchmarking import machine
+from condgen.data.batches import image_tensor
+from condgen.distributions.priors.flow_matching import FlowMatching
 from condgen.evaluation.fidelity import diversity, fidelity, label_truth, relative_sharpness, repeats
 from condgen.evaluation.judge import Judge, load_judge
 from condgen.evaluation.privacy import near_copies
-from condgen.figures import save_grid
-from condgen.priors import FlowMatching
-from condgen.sampling import per_class, to_uint8
+from condgen.sampling.figures import save_grid
+from condgen.sampling.grids import per_class, to_uint8
 
 COLUMNS = (
     *("fid", "kid", "precision", "recall", "coverage", "fid_early", "recall_early", "coverage_early"),

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import condgen
-from condgen.benchmarking import machine
+from condgen.apps.benchmarking import machine
 from condgen.evaluation.run import drawing
 from condgen.evaluation.usefulness import Plan, cut_class, usefulness
 from condgen.recipes import RECIPES

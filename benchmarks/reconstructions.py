@@ -15,7 +15,7 @@ from notes import keep
 import condgen
 from condgen.evaluation.fidelity import label_truth
 from condgen.evaluation.judge import load_judge
-from condgen.sampling import to_uint8
+from condgen.sampling.grids import to_uint8
 
 
 def main() -> None:

@@ -18,9 +18,9 @@ from pathlib import Path
 import torch
 
 import condgen
-from condgen.figures import save_grid
-from condgen.noise import Use, normals
-from condgen.sampling import per_class
+from condgen.random import Use, normals
+from condgen.sampling.figures import save_grid
+from condgen.sampling.grids import per_class
 
 COMPONENTS = (1, 8)
 ACTIVE = 0.01  # a latent is active if its posterior mean varies by more than this (variance over images)

@@ -22,11 +22,11 @@ import numpy as np
 import torch
 
 import condgen
-from condgen.benchmarking import Variant, build, machine
-from condgen.elbo import ELBO
-from condgen.memory import keep_freed_memory
-from condgen.noise import Use, normals
-from condgen.training import adam
+from condgen.apps.benchmarking import Variant, build, machine
+from condgen.losses.elbo import ELBO
+from condgen.nn.memory import keep_freed_memory
+from condgen.random import Use, normals
+from condgen.training.optimizers import adam
 
 STEPS = 8  # of a round
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 
 import condgen
-from condgen.checkpoints import SHIPPED, WEIGHTS
-from condgen.sampling import to_uint8
+from condgen.models.saving import SHIPPED, WEIGHTS
+from condgen.sampling.grids import to_uint8
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import condgen
-from condgen.data import batches, image_tensor
+from condgen.data.batches import batches, image_tensor
 
 IMAGES, TRAIN, FRESH, EPOCHS = 10_000, 4_000, 2_000, 12
 

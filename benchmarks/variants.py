@@ -26,9 +26,9 @@ import torch
 
 import condgen
 from condgen import recipes
-from condgen.benchmarking import machine, peak
-from condgen.likelihoods import DiscretizedLogistic
-from condgen.training import adamw
+from condgen.apps.benchmarking import machine, peak
+from condgen.distributions.likelihoods import DiscretizedLogistic
+from condgen.training.optimizers import adamw
 
 matplotlib.use("Agg")
 

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 
 import condgen
-from condgen.benchmarking import machine
+from condgen.apps.benchmarking import machine
 from condgen.evaluation.judge import load_judge
 from condgen.evaluation.records import Measure, about
 from condgen.evaluation.run import Found, Sets, looker, of_copies, of_images

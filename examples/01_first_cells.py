@@ -8,8 +8,8 @@ Train a conditional VAE on built-in blood smears and draw ten new cells of every
 import sys
 
 import condgen
-from condgen.figures import class_grid
-from condgen.sampling import per_class
+from condgen.sampling.figures import class_grid
+from condgen.sampling.grids import per_class
 
 SMOKE = "--smoke" in sys.argv
 IMAGES, EPOCHS = (200, 1) if SMOKE else (6000, 20)

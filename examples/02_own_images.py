@@ -13,7 +13,7 @@ from pathlib import Path
 from PIL import Image
 
 import condgen
-from condgen.sampling import write_samples
+from condgen.sampling.shards import write_samples
 
 SMOKE = "--smoke" in sys.argv
 IMAGES, EPOCHS = (300, 1) if SMOKE else (3000, 15)

@@ -13,9 +13,10 @@ import torch
 from torch import nn
 
 import condgen
-from condgen import conditioners, layers, likelihoods, priors, reparameterizers
-from condgen.figures import class_grid
-from condgen.sampling import per_class
+from condgen.distributions import likelihoods, priors, reparameterizers
+from condgen.nn import conditioners, layers
+from condgen.sampling.figures import class_grid
+from condgen.sampling.grids import per_class
 
 SMOKE = "--smoke" in sys.argv
 IMAGES, EPOCHS, LATENT = (200, 1, 16) if SMOKE else (4000, 15, 16)

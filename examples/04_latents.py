@@ -10,8 +10,9 @@ import sys
 import torch
 
 import condgen
-from condgen.figures import class_grid
-from condgen.sampling import interpolate, pairs, transfer
+from condgen.sampling.figures import class_grid
+from condgen.sampling.grids import pairs
+from condgen.sampling.latents import interpolate, transfer
 
 SMOKE = "--smoke" in sys.argv
 IMAGES, EPOCHS = (200, 1) if SMOKE else (6000, 20)

@@ -11,8 +11,8 @@ import sys
 import torch
 
 import condgen
-from condgen import likelihoods
-from condgen.figures import class_grid
+from condgen.distributions import likelihoods
+from condgen.sampling.figures import class_grid
 
 SMOKE = "--smoke" in sys.argv
 IMAGES, EPOCHS, SAMPLES = (200, 1, 2) if SMOKE else (6000, 15, 64)

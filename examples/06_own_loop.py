@@ -11,11 +11,11 @@ import sys
 import torch
 
 import condgen
-from condgen.data import batches
-from condgen.elbo import ELBO, LinearWarmup
-from condgen.figures import class_grid
-from condgen.noise import Use, normals
-from condgen.sampling import per_class
+from condgen.data.batches import batches
+from condgen.losses.elbo import ELBO, LinearWarmup
+from condgen.random import Use, normals
+from condgen.sampling.figures import class_grid
+from condgen.sampling.grids import per_class
 
 SMOKE = "--smoke" in sys.argv
 IMAGES, EPOCHS = (200, 1) if SMOKE else (6000, 20)

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 import condgen
-from condgen.data import LabelledImages
+from condgen.data.images import LabelledImages
 
 SMOKE = "--smoke" in sys.argv
 IMAGES, SIZE, EPOCHS = (400, 16, 1) if SMOKE else (6000, 28, 30)

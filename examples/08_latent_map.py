@@ -17,14 +17,15 @@ import torch
 from torch import nn
 
 import condgen
-from condgen.augmentations import Augmentation
-from condgen.elbo import ELBO
-from condgen.figures import class_grid
-from condgen.likelihoods import Laplace
-from condgen.objectives import Phase
-from condgen.priors import Flow, GaussianMixture
-from condgen.sampling import per_class
-from condgen.training import WarmupDecay, adamw
+from condgen.data.augmentation import Augmentation
+from condgen.distributions.likelihoods import Laplace
+from condgen.distributions.priors.mixture import GaussianMixture
+from condgen.distributions.priors.normalizing_flow import Flow
+from condgen.losses.elbo import ELBO
+from condgen.losses.phases import Phase
+from condgen.sampling.figures import class_grid
+from condgen.sampling.grids import per_class
+from condgen.training.optimizers import WarmupDecay, adamw
 
 SMOKE = "--smoke" in sys.argv
 IMAGES, EPOCHS, LATENT = (300, 1, (4, 7, 7)) if SMOKE else (6000, 12, (4, 7, 7))

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 
 import condgen
+from condgen.apps.balance import write_balanced
 from condgen.evaluation.judge import load_judge
-from condgen.figures import class_grid
-from condgen.rebalancing import write_balanced
+from condgen.sampling.figures import class_grid
 
 SMOKE = "--smoke" in sys.argv
 IMAGES, SIZE, EPOCHS = (300, 16, 1) if SMOKE else (3000, 28, 20)

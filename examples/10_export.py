@@ -16,9 +16,9 @@ import onnxruntime
 import torch
 
 import condgen
-from condgen.export import export
-from condgen.figures import class_grid
-from condgen.hub import Pretrained
+from condgen.apps.export import export
+from condgen.apps.hub import Pretrained
+from condgen.sampling.figures import class_grid
 
 SMOKE = "--smoke" in sys.argv
 IMAGES, SIZE, EPOCHS = (200, 16, 1) if SMOKE else (6000, 28, 20)

@@ -11,10 +11,10 @@ import sys
 import torch
 
 import condgen
-from condgen.elbo import ELBO, LinearWarmup
 from condgen.evaluation.model import latent_health
-from condgen.figures import class_grid
-from condgen.sampling import per_class
+from condgen.losses.elbo import ELBO, LinearWarmup
+from condgen.sampling.figures import class_grid
+from condgen.sampling.grids import per_class
 
 SMOKE = "--smoke" in sys.argv
 IMAGES, SIZE, EPOCHS = (200, 16, 1) if SMOKE else (3000, 28, 15)

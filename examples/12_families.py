@@ -11,8 +11,8 @@ import sys
 import torch
 
 import condgen
-from condgen.figures import class_grid
-from condgen.sampling import per_class
+from condgen.sampling.figures import class_grid
+from condgen.sampling.grids import per_class
 
 SMOKE = "--smoke" in sys.argv
 IMAGES, SIZE, EPOCHS = (200, 16, 1) if SMOKE else (6000, 28, 40)

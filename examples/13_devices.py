@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 import condgen
-from condgen.sampling import write_samples
+from condgen.sampling.shards import write_samples
 
 SMOKE = "--smoke" in sys.argv
 IMAGES, SIZE, EPOCHS = (160, 16, 1) if SMOKE else (6000, 28, 10)

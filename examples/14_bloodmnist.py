@@ -15,12 +15,12 @@ import tempfile
 from pathlib import Path
 
 import condgen
+from condgen.apps.balance import write_balanced
 from condgen.evaluation.run import drawing
 from condgen.evaluation.usefulness import Plan, cut_class, usefulness
-from condgen.figures import class_grid
-from condgen.rebalancing import write_balanced
 from condgen.recipes import RECIPES
-from condgen.sampling import per_class
+from condgen.sampling.figures import class_grid
+from condgen.sampling.grids import per_class
 
 SMOKE = "--smoke" in sys.argv
 HERE = Path(os.environ.get("OUT", tempfile.mkdtemp()))

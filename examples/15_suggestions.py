@@ -13,10 +13,10 @@ import tempfile
 import torch
 
 import condgen
-from condgen.augmentations import Augmentation
+from condgen.data.augmentation import Augmentation
 from condgen.evaluation.judge import load_judge
-from condgen.figures import class_grid
-from condgen.sampling import per_class
+from condgen.sampling.figures import class_grid
+from condgen.sampling.grids import per_class
 
 SMOKE = "--smoke" in sys.argv
 IMAGES, SIZE, EPOCHS = (200, 16, 1) if SMOKE else (3000, 28, 20)

@@ -26,7 +26,7 @@ def on_the_cpu(request, monkeypatch):
 def in_float32(request, monkeypatch):
     """Whether this machine computes in bfloat16 changes no test but those of the choice itself."""
     if request.path.name != "test_precision.py":
-        monkeypatch.setattr("condgen.precision.native_bfloat16", lambda: False)
+        monkeypatch.setattr("condgen.nn.precision.native_bfloat16", lambda: False)
 
 
 @pytest.fixture

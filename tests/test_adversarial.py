@@ -7,13 +7,13 @@ import torch
 from torch import nn
 
 import condgen
-from condgen import likelihoods
-from condgen.adversarial import Adversarial, pull_of
-from condgen.discriminators import ConvDiscriminator
-from condgen.elbo import ELBO
-from condgen.noise import Use, normals
-from condgen.runs import load_objective
-from condgen.training import adam
+from condgen.distributions import likelihoods
+from condgen.losses.elbo import ELBO
+from condgen.losses.vaegan import Adversarial, pull_of
+from condgen.nn.discriminators import ConvDiscriminator
+from condgen.random import Use, normals
+from condgen.training.optimizers import adam
+from condgen.training.run_folder import load_objective
 from tests.test_training import same, small, toy, weights
 
 quiet = partial(condgen.fit, progress=False, accelerator="cpu", batch_size=16)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from condgen.archives import HEADER, read_archive, write_archive
+from condgen.io.archives import HEADER, read_archive, write_archive
 
 ABOUT = {"format": 1, "names": ["a", "b"], "of": {"x": None}}
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from condgen.augmentations import Augmentation, coloured, erased, moved, refocused, symmetries, turned
+from condgen.data.augmentation import Augmentation, coloured, erased, moved, refocused, symmetries, turned
 
 KINDS = {
     "flips": True,

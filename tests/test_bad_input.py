@@ -19,9 +19,11 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import condgen
-from condgen import likelihoods, readers, sampling
 from condgen.cli import main
-from condgen.data import LabelledImages
+from condgen.data import readers
+from condgen.data.images import LabelledImages
+from condgen.distributions import likelihoods
+from condgen.sampling import latents
 
 SMALL = "--width 4 --latent 4 --epochs 1 --batch-size 64 --accelerator cpu"
 TRAIN = f"train --data data/cells.npz --out new {SMALL}"
@@ -587,7 +589,7 @@ CALLS = {
         lambda: small(likelihood=likelihoods.Gaussian(0.1)).bits_per_dimension(X, [*Y, 0]),
         "a label for each of 3 images; got 4",
     ),
-    "interpolate, another shape": (lambda: sampling.interpolate(small(), X[0, :, 1:], X[0], 0), "an image of shape"),
+    "interpolate, another shape": (lambda: latents.interpolate(small(), X[0, :, 1:], X[0], 0), "an image of shape"),
     "no latents": (lambda: condgen.conditional_vae((1, 8, 8), 2, latent=0), "width and depth of 1 or more; got 0"),
     "no width": (lambda: condgen.conditional_vae((1, 8, 8), 2, width=0), "width and depth of 1 or more"),
     "no channels": (lambda: condgen.conditional_vae((0, 8, 8), 2), "each at least 1"),

@@ -8,12 +8,13 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import condgen
-from condgen import benchmarking, recipes
-from condgen.benchmarking import Variant, benchmark, build, grid, markdown, multiply_adds
+from condgen import recipes
+from condgen.apps import benchmarking
+from condgen.apps.benchmarking import Variant, benchmark, build, grid, markdown, multiply_adds
 from condgen.cli import main
-from condgen.elbo import ELBO
-from condgen.noise import Use, normals
-from condgen.training import adam
+from condgen.losses.elbo import ELBO
+from condgen.random import Use, normals
+from condgen.training.optimizers import adam
 
 OPERATIONS, NUMBERS = 340, 9_000_000  # of a step of the trimmed reference on 16 images
 TINY = {"widths": [4], "batches": [8], "precisions": ["float32"]}

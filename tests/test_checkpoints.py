@@ -19,13 +19,15 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import condgen
-import condgen.checkpoints
 import condgen.cli
-from condgen import conditioners, likelihoods, places, priors, reparameterizers
-from condgen.checkpoints import build, describe, load, save
-from condgen.encoders import ConvEncoder
-from condgen.files import replacing, write_atomically
-from condgen.layers import ChannelNorm, Concatenate, FiLM
+import condgen.models.saving
+from condgen.distributions import likelihoods, priors, reparameterizers
+from condgen.io import places
+from condgen.io.atomic import replacing, write_atomically
+from condgen.models.saving import build, describe, load, save
+from condgen.nn import conditioners
+from condgen.nn.encoders import ConvEncoder
+from condgen.nn.layers import ChannelNorm, Concatenate, FiLM
 
 SHAPE, LATENT = (1, 8, 8), 4
 EXECUTED = []
@@ -130,7 +132,7 @@ class TestRoundTrip:
         save(model, tmp_path)
         np.save(tmp_path / "samples.npy", model.sample([0, 1, 2, 0]).numpy())
         script = """if True:
-            import sys, numpy as np, torch, condgen.checkpoints
+            import sys, numpy as np, torch, condgen.models.saving
             before = set(sys.modules)
             model = condgen.load(sys.argv[1])
             assert np.array_equal(model.sample([0, 1, 2, 0]).numpy(), np.load(sys.argv[1] + "/samples.npy"))
@@ -443,9 +445,9 @@ NAMES = [
     "torch.nn.DataParallel",
     "torch.nn.Nothing",
     "condgen.cli.main",
-    "condgen.checkpoints.Path",
-    "condgen.training.Step",
-    "condgen.checkpoints.nn.Linear",
+    "condgen.models.saving.Path",
+    "condgen.training.loop.Step",
+    "condgen.models.saving.nn.Linear",
     "condgen.__main__.Module",
     "condgen.nothing.Module",
     "condgen..os.System",
@@ -470,7 +472,7 @@ class TestTampering:
     def test_a_users_module_is_never_found_by_name(self, folder, monkeypatch):
         monkeypatch.setattr(nn, "Canary", Canary, raising=False)
         monkeypatch.setattr(conditioners, "Canary", Canary, raising=False)
-        for name in ("torch.nn.Canary", "condgen.conditioners.Canary", f"{__name__}.Canary"):
+        for name in ("torch.nn.Canary", "condgen.nn.conditioners.Canary", f"{__name__}.Canary"):
             with pytest.raises(ValueError, match="Expected the name of a part"):
                 build({"module": name, "arguments": {}})
         assert EXECUTED == []
@@ -493,9 +495,9 @@ class TestTampering:
             {"module": "torch.nn.Sequential", "children": {"0": 3}},
             {"module": "torch.nn.Sequential", "children": {"a.b": {"module": "torch.nn.ReLU"}}},
             {"module": "torch.nn.Sequential", "children": [1]},
-            {"module": "condgen.conditioners.OneHot", "arguments": {"num_classes": 3}},
-            {"module": "condgen.conditioners.Joint", "arguments": {"conditioners": [1, 2]}},
-            {"module": "condgen.cvae.ConditionalVAE", "arguments": {}},
+            {"module": "condgen.nn.conditioners.OneHot", "arguments": {"num_classes": 3}},
+            {"module": "condgen.nn.conditioners.Joint", "arguments": {"conditioners": [1, 2]}},
+            {"module": "condgen.models.cvae.ConditionalVAE", "arguments": {}},
             {"external": ["unhashable"]},
             {"external": ""},
             {},

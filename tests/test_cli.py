@@ -18,10 +18,10 @@ from condgen import cli
 from condgen.cli import main
 from condgen.cli.parser import spelled_out
 from condgen.cli.train import LIKELIHOODS, likelihood_of
-from condgen.parts import weights_hash
-from condgen.runs import read_history
-from condgen.sampling import to_uint8
-from condgen.training import set_up
+from condgen.io.archives import weights_hash
+from condgen.sampling.grids import to_uint8
+from condgen.training.run_folder import read_history
+from condgen.training.set_up import set_up
 
 SMALL = ["--size", "16", "--images", "200", "--width", "4", "--latent", "4", "--epochs", "1", "--accelerator", "cpu"]
 
@@ -276,8 +276,8 @@ class TestMoreOfTraining:
             seen.append(graphs)
             return set_up(*arguments, graphs=graphs, **options)
 
-        monkeypatch.setattr("condgen.training.set_up", spy)
-        monkeypatch.setattr("condgen.fitting.set_up", spy)
+        monkeypatch.setattr("condgen.training.fit.set_up", spy)
+        monkeypatch.setattr("condgen.training.fit_prior.set_up", spy)
         options = "--images 60 --size 16 --latent 2,4,4 --width 4 --epochs 1 --sampler flow_matching --components 1"
         options += " --sampler-epochs 1 --accelerator cpu --graphs false"
         assert main(["train", *options.split(), "--out", str(tmp_path)]) == 0

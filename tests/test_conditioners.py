@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from condgen.conditioners import Continuous, Embedding, Joint, LabelDropout, MultiLabel, OneHot, Unconditional
+from condgen.nn.conditioners import Continuous, Embedding, Joint, LabelDropout, MultiLabel, OneHot, Unconditional
 
 NAN, INFINITY = math.nan, math.inf
 

@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
-from condgen import likelihoods
-from condgen.conditioners import Continuous, Embedding, Joint, LabelDropout, MultiLabel, OneHot, Unconditional
-from condgen.cvae import ConditionalVAE, conditional_vae
-from condgen.elbo import ELBO, dequantize, label_log_likelihood
-from condgen.generator import BLOCK, PIECE
-from condgen.layers import ChannelNorm, FiLM
-from condgen.noise import Use, normal, normals, stream, uniform
-from condgen.priors import LabelNormal, StandardNormal
+from condgen.distributions import likelihoods
+from condgen.distributions.priors.standard import LabelNormal, StandardNormal
+from condgen.losses.elbo import ELBO, dequantize, label_log_likelihood
+from condgen.models.cvae import ConditionalVAE, conditional_vae
+from condgen.models.generator import BLOCK, PIECE
+from condgen.nn.conditioners import Continuous, Embedding, Joint, LabelDropout, MultiLabel, OneHot, Unconditional
+from condgen.nn.layers import ChannelNorm, FiLM
+from condgen.random import Use, normal, normals, stream, uniform
 
 CLASSES = 3
 

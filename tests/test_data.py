@@ -6,7 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from condgen.data import LabelledImages, batches, image_tensor
+from condgen.data.batches import batches, image_tensor
+from condgen.data.images import LabelledImages
 
 
 def blank(labels, **settings):

@@ -10,17 +10,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from condgen.data import batches
+from condgen.data.batches import batches
 
 SCRIPT = """
 import json, sys
 from functools import partial
 import torch
 import condgen
-from condgen.adversarial import Adversarial
-from condgen.discriminators import ConvDiscriminator
-from condgen.elbo import ELBO
-from condgen.training import adam
+from condgen.losses.vaegan import Adversarial
+from condgen.nn.discriminators import ConvDiscriminator
+from condgen.losses.elbo import ELBO
+from condgen.training.optimizers import adam
 
 torch.set_num_threads(1)
 devices, out = int(sys.argv[1]), sys.argv[2]

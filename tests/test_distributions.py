@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.distributions import kl_divergence
 
-from condgen import likelihoods
-from condgen.likelihoods import Bernoulli, ContinuousBernoulli, DiscretizedLogistic
-from condgen.noise import normal
-from condgen.priors import LabelNormal, StandardNormal
-from condgen.reparameterizers import LOG_VARIANCE_RANGE, Gaussian
+from condgen.distributions import likelihoods
+from condgen.distributions.likelihoods import Bernoulli, ContinuousBernoulli, DiscretizedLogistic
+from condgen.distributions.priors.standard import LabelNormal, StandardNormal
+from condgen.distributions.reparameterizers import LOG_VARIANCE_RANGE, Gaussian
+from condgen.random import normal
 
 LEVELS = torch.arange(256, dtype=torch.float64) / 255
 

@@ -10,9 +10,9 @@ from torch import nn
 from torch.distributions import Categorical, Independent, MixtureSameFamily, MultivariateNormal, Normal
 
 from condgen import conditional_vae
-from condgen.conditioners import OneHot
-from condgen.cvae import ConditionalVAE
-from condgen.elbo import (
+from condgen.distributions.priors.standard import LabelNormal
+from condgen.distributions.reparameterizers import Gaussian
+from condgen.losses.elbo import (
     ELBO,
     Constant,
     Cyclical,
@@ -24,9 +24,9 @@ from condgen.elbo import (
     importance_weighted,
     kl_per_latent,
 )
-from condgen.noise import Use, normal, normals
-from condgen.priors import LabelNormal
-from condgen.reparameterizers import Gaussian
+from condgen.models.cvae import ConditionalVAE
+from condgen.nn.conditioners import OneHot
+from condgen.random import Use, normal, normals
 
 SIGMA = 0.3
 

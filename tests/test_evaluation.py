@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 
 import condgen
-from condgen.adversarial import Adversarial
-from condgen.data import LabelledImages
-from condgen.discriminators import ConvDiscriminator
+from condgen.data.images import LabelledImages
 from condgen.evaluation import evaluate, read_evaluation
 from condgen.evaluation.judge import load_judge
-from condgen.parts import weights_hash
+from condgen.io.archives import weights_hash
+from condgen.losses.vaegan import Adversarial
+from condgen.nn.discriminators import ConvDiscriminator
 
 SIZE = 16
 

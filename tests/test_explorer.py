@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 
 import condgen
+from condgen.apps.explorer import REACH, Cell, Explorer, opened, tiles
 from condgen.evaluation.judge import train_judge
-from condgen.explorer import REACH, Cell, Explorer, opened, tiles
-from condgen.sampling import to_uint8
+from condgen.sampling.grids import to_uint8
 
 
 @pytest.fixture(scope="module")

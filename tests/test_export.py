@@ -10,20 +10,21 @@ from pathlib import Path
 import pytest
 
 import condgen
+from condgen.apps.export import graphs
 from condgen.cli import main
-from condgen.export import graphs
-from condgen.priors import Levels, StandardNormal
+from condgen.distributions.priors.standard import Levels, StandardNormal
 
 SCRIPT = """
 import json, sys
 import numpy as np
 import torch
 import condgen
-from condgen.conditioners import MultiLabel
-from condgen.export import export
-from condgen.fitting import fit_prior
-from condgen.priors import FlowMatching, GaussianMixture
-from condgen.velocities import ResNetVelocity
+from condgen.nn.conditioners import MultiLabel
+from condgen.apps.export import export
+from condgen.training.fit_prior import fit_prior
+from condgen.distributions.priors.flow_matching import FlowMatching
+from condgen.distributions.priors.mixture import GaussianMixture
+from condgen.nn.velocities import ResNetVelocity
 
 torch.manual_seed(0)
 torch.set_num_threads(1)

@@ -13,21 +13,22 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import condgen
-from condgen.adversarial import AUGMENTED, Game, gradient_norm, without
-from condgen.augmentations import Augmentation
-from condgen.cflow import CENTRE, SPREAD, ConditionalFlow
-from condgen.cgan import ConditionalGAN
 from condgen.cli import main
-from condgen.conditioners import LabelDropout, OneHot, Unconditional
-from condgen.discriminators import ResNetDiscriminator, alike
+from condgen.data.augmentation import NUMBERS as AUGMENTED
+from condgen.data.augmentation import Augmentation
+from condgen.distributions.priors.flow_matching import FlowMatching
 from condgen.evaluation.judge import train_judge
-from condgen.noise import Use, normal, normals, stream, uniform
-from condgen.parts import FAMILIES
-from condgen.priors import FlowMatching
+from condgen.losses.gan import Game, gradient_norm, without
+from condgen.models.cflow import CENTRE, SPREAD, ConditionalFlow
+from condgen.models.cgan import ConditionalGAN
+from condgen.nn.conditioners import LabelDropout, OneHot, Unconditional
+from condgen.nn.discriminators import ResNetDiscriminator, alike
+from condgen.nn.parts import FAMILIES
+from condgen.nn.velocities import MLPVelocity, UNetVelocity
+from condgen.random import Use, normal, normals, stream, uniform
 from condgen.recipes import RECIPES
-from condgen.sampling import write_samples
-from condgen.training import WarmupDecay, adam
-from condgen.velocities import MLPVelocity, UNetVelocity
+from condgen.sampling.shards import write_samples
+from condgen.training.optimizers import WarmupDecay, adam
 
 SHAPE, CLASSES = (3, 16, 12), 3
 
@@ -247,7 +248,7 @@ def test_evaluation_says_what_a_family_cannot(trained, cells, judge):
 
 
 def test_per_class_and_balance(trained, cells):
-    assert condgen.sampling.per_class(trained, 2).shape == (8, 2, 3, 16, 16)
+    assert condgen.sampling.grids.per_class(trained, 2).shape == (8, 2, 3, 16, 16)
     balanced, provenance = condgen.balance(cells, trained, seed=0)
     assert len(set(balanced.train.class_counts.values())) == 1
     assert provenance.synthetic.any()
@@ -560,7 +561,7 @@ class Flat(nn.Module):
 
 def test_assemblers_are_short():
     for family in FAMILIES:
-        lines = inspect.getsource(import_module(f"condgen.{family}")).splitlines()
+        lines = inspect.getsource(import_module(f"condgen.models.{family}")).splitlines()
         code, quoted = 0, False
         for line in lines:
             bare = line.strip()

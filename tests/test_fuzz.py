@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 import condgen
-from condgen.archives import HEADER, archive_hash, read_archive
 from condgen.cli import main
+from condgen.data.readers import load_npz
 from condgen.evaluation import read_evaluation
 from condgen.evaluation.judge import open_judge, train_judge
-from condgen.readers import load_npz
-from condgen.runs import read_history
-from condgen.states import KIND, States, unpack
+from condgen.io.archives import HEADER, archive_hash, read_archive
+from condgen.training.run_folder import read_history
+from condgen.training.state import KIND, States, unpack
 from tests.test_training import quiet, small, toy
 
 REFUSALS = (ValueError, FileNotFoundError, OSError)
@@ -177,7 +177,7 @@ class TestBoundedMemory:
 def test_a_full_disk_is_named_with_the_file(tmp_path, monkeypatch):
     import os
 
-    from condgen.files import write_atomically
+    from condgen.io.atomic import write_atomically
 
     def full(_):
         raise OSError(28, "No space left on device")

@@ -8,16 +8,18 @@ import pytest
 import torch
 
 import condgen
-from condgen import graphs
-from condgen.adversarial import Adversarial
-from condgen.augmentations import Augmentation
-from condgen.benchmarking import benchmark, grid
+from condgen.apps.benchmarking import benchmark, grid
 from condgen.cli import main
-from condgen.discriminators import ConvDiscriminator
-from condgen.priors import FlowMatching, GaussianMixture
+from condgen.data.augmentation import Augmentation
+from condgen.distributions.priors.flow_matching import FlowMatching
+from condgen.distributions.priors.mixture import GaussianMixture
+from condgen.losses.vaegan import Adversarial
+from condgen.nn import cuda_graphs as graphs
+from condgen.nn.discriminators import ConvDiscriminator
 from condgen.recipes import RECIPES, bloodmnist_reference
-from condgen.sampling import to_uint8
-from condgen.training import WarmupDecay, fit
+from condgen.sampling.grids import to_uint8
+from condgen.training.fit import fit
+from condgen.training.optimizers import WarmupDecay
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")
 

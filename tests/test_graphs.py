@@ -7,12 +7,15 @@ import torch
 from torch import nn
 
 import condgen
-from condgen import graphs, training
-from condgen.adversarial import Adversarial, Game
-from condgen.augmentations import Augmentation
-from condgen.discriminators import ConvDiscriminator
-from condgen.graphs import MOST, SETTLING, Replays, replayable
-from condgen.training import WarmupDecay, adamw, fit
+from condgen import training
+from condgen.data.augmentation import Augmentation
+from condgen.losses.gan import Game
+from condgen.losses.vaegan import Adversarial
+from condgen.nn import cuda_graphs as graphs
+from condgen.nn.cuda_graphs import MOST, SETTLING, Replays, replayable
+from condgen.nn.discriminators import ConvDiscriminator
+from condgen.training.fit import fit
+from condgen.training.optimizers import WarmupDecay, adamw
 
 RATE = 2.0**-10  # in single precision what it is in double
 MODELS = {

@@ -5,7 +5,7 @@ import torch
 
 import condgen
 
-hub = pytest.importorskip("condgen.hub", reason="huggingface_hub is not installed")
+hub = pytest.importorskip("condgen.apps.hub", reason="huggingface_hub is not installed")
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def measured(weights):
 
 
 def test_the_card_tells_what_the_evaluation_found(run, tmp_path):
-    from condgen.parts import weights_hash
+    from condgen.io.archives import weights_hash
 
     model = condgen.load(run)
     (tmp_path / "evaluation.json").write_text(json.dumps(measured(weights_hash(model.state_dict()))))

@@ -12,12 +12,12 @@ from safetensors.torch import save_file
 from torch import nn
 
 import condgen
-from condgen import archives
-from condgen.data import LabelledImages
+from condgen.data.images import LabelledImages
 from condgen.evaluation import classifier
 from condgen.evaluation import judge as judging
 from condgen.evaluation.classifier import ResidualClassifier, fit_classifier, network_features, symmetry_codes, turned
 from condgen.evaluation.judge import Judge, check_judge, load_judge, open_judge, train_judge
+from condgen.io import archives
 
 TINY = {"epochs": 1, "width": 4}
 
@@ -487,7 +487,7 @@ def test_the_fingerprint_does_not_depend_on_how_images_are_held(smears, tmp_path
     views = [replace(smears, splits={"train": members}) for members in (mask, np.flatnonzero(mask))]
     for data in (mapped, strided, *views):
         assert data.content_hash("train") == same
-    monkeypatch.setattr(condgen.data, "CHUNK", 7)
+    monkeypatch.setattr(condgen.data.images, "CHUNK", 7)
     assert smears.content_hash("train") == same
 
 

@@ -14,12 +14,12 @@ import torch
 from torch import nn
 
 import condgen
-from condgen.conditioners import OneHot
-from condgen.layers import Concatenate
-from condgen.likelihoods import Bernoulli
-from condgen.priors import StandardNormal
-from condgen.reparameterizers import Gaussian
-from condgen.training import adam
+from condgen.distributions.likelihoods import Bernoulli
+from condgen.distributions.priors.standard import StandardNormal
+from condgen.distributions.reparameterizers import Gaussian
+from condgen.nn.conditioners import OneHot
+from condgen.nn.layers import Concatenate
+from condgen.training.optimizers import adam
 
 TRAIN = """
 import sys

@@ -10,7 +10,7 @@ import pytest
 FAULTS = """
 import resource, sys
 import torch
-from condgen.memory import keep_freed_memory
+from condgen.nn.memory import keep_freed_memory
 
 done = keep_freed_memory() if sys.argv[1] == "kept" else None
 def step():

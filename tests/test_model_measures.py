@@ -12,6 +12,8 @@ from hypothesis.extra import numpy as hnp
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal, kl_divergence
 
 import condgen
+from condgen.distributions.likelihoods import ContinuousBernoulli, DiscretizedLogistic, Gaussian
+from condgen.distributions.priors.standard import LabelNormal
 from condgen.evaluation.model import (
     PSNR_LIMIT,
     carrying,
@@ -26,9 +28,7 @@ from condgen.evaluation.model import (
     ssim,
 )
 from condgen.evaluation.records import average
-from condgen.likelihoods import ContinuousBernoulli, DiscretizedLogistic, Gaussian
-from condgen.noise import Use, normal, normals, stream
-from condgen.priors import LabelNormal
+from condgen.random import Use, normal, normals, stream
 
 
 @pytest.fixture(scope="module")

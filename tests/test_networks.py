@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from condgen.decoders import DeconvDecoder, ResNetDecoder, SkipLatent
-from condgen.encoders import ConvEncoder, ResNetEncoder
-from condgen.layers import (
+from condgen.nn.decoders import DeconvDecoder, ResNetDecoder, SkipLatent
+from condgen.nn.encoders import ConvEncoder, ResNetEncoder
+from condgen.nn.layers import (
     ChannelNorm,
     Concatenate,
     ConvBlock,
@@ -251,7 +251,9 @@ class TestSizes:
 
 @pytest.mark.parametrize("norm", [nn.BatchNorm2d, nn.SyncBatchNorm])
 def test_batch_normalisation_is_refused_in_a_decoder(norm):
-    with pytest.raises(ValueError, match=r"Norm.*makes a sample depend on its batch. Use condgen.layers.ChannelNorm"):
+    with pytest.raises(
+        ValueError, match=r"Norm.*makes a sample depend on its batch. Use condgen.nn.layers.ChannelNorm"
+    ):
         decoder(norm=norm)
 
 

@@ -9,7 +9,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from condgen.noise import Use, normal, normals, permutation, philox, stream, uniform, words
+from condgen.random import Use, normal, normals, permutation, philox, stream, uniform, words
 
 SEEDS = st.integers(0, 2**64 - 1)
 INDICES = st.lists(st.integers(0, 2**63 - 1), min_size=1, max_size=8)

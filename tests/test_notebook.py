@@ -5,11 +5,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from condgen.data import batches
-from condgen.elbo import ELBO
-from condgen.noise import Use, normals
+from condgen.data.batches import batches
+from condgen.losses.elbo import ELBO
+from condgen.nn.pruning import trim
+from condgen.random import Use, normals
 from condgen.recipes import bloodmnist_reference
-from condgen.trimming import trim
 
 CLASSES, LATENT, BATCH = 8, 128, 4
 

@@ -12,15 +12,18 @@ import torch
 from torch import nn
 
 import condgen
-from condgen import conditioners, decoders, encoders, likelihoods, planning, priors, reparameterizers
-from condgen.augmentations import Augmentation
-from condgen.elbo import ELBO, Constant, LinearWarmup
+from condgen.data.augmentation import Augmentation
+from condgen.distributions import likelihoods, priors, reparameterizers
 from condgen.evaluation.model import latent_health
-from condgen.noise import Use, normals
-from condgen.objectives import Phase, phases_of
-from condgen.planning import Budget, Plan
-from condgen.runs import load_objective
-from condgen.training import Averaged, WarmupDecay, adam, adamw
+from condgen.losses.elbo import ELBO, Constant, LinearWarmup
+from condgen.losses.phases import Phase, phases_of
+from condgen.nn import conditioners, decoders, encoders
+from condgen.random import Use, normals
+from condgen.training import budget as planning
+from condgen.training.budget import Budget, Plan
+from condgen.training.ema import Averaged
+from condgen.training.optimizers import WarmupDecay, adam, adamw
+from condgen.training.run_folder import load_objective
 from tests.test_training import same, small, toy, weights
 
 quiet = partial(condgen.fit, progress=False, accelerator="cpu", batch_size=16)
@@ -374,8 +377,8 @@ class TestLatentMaps:
     def test_interpolation_swap_health_and_likelihood(self, latent):
         model, images = resnet(latent), toy(24)
         z = model.encode(images.images[:2], images.labels[:2])
-        assert condgen.sampling.interpolate(model, z[0], z[1], 0, steps=3).shape == (3, 1, 8, 8)
-        assert condgen.sampling.transfer(model, images.images[:2], [0, 1], [0, 1]).shape == (2, 2, 1, 8, 8)
+        assert condgen.sampling.latents.interpolate(model, z[0], z[1], 0, steps=3).shape == (3, 1, 8, 8)
+        assert condgen.sampling.latents.transfer(model, images.images[:2], [0, 1], [0, 1]).shape == (2, 2, 1, 8, 8)
         health = latent_health(model, images.images, images.labels)
         assert health.latents == math.prod(z.shape[1:])
         assert len(health.kl_per_latent) == health.latents
@@ -492,7 +495,7 @@ def test_one_graph():
     """Nothing in inference makes the compiler give up: in a process without run-time type checks."""
     script = """if True:
         import torch, condgen
-        from condgen import likelihoods
+        from condgen.distributions import likelihoods
         for options in ({"latent": 4}, {"latent": (2, 4, 4), "likelihood": likelihoods.Laplace("optimal")}):
             model = condgen.conditional_vae((1, 8, 8), 2, width=4, **options).eval()
             noise = {"z": torch.zeros(2, *model.noise_shapes["z"])}

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 import condgen
-from condgen import precision
-from condgen.precision import choose_precision, heaviest_layer, multiply_adds, slowdown
-from condgen.priors import FlowMatching
+from condgen.distributions.priors.flow_matching import FlowMatching
+from condgen.nn import precision
+from condgen.nn.precision import choose_precision, heaviest_layer, multiply_adds, slowdown
 from condgen.recipes import latent_map
 
 CPU = torch.device("cpu")

@@ -9,21 +9,14 @@ import torch
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
 import condgen
-from condgen import velocities
-from condgen.fitting import encode_latents
-from condgen.likelihoods import Laplace
-from condgen.priors import (
-    Clusters,
-    Flow,
-    FlowMatching,
-    GaussianMixture,
-    LabelNormal,
-    Levels,
-    StandardNormal,
-    packed,
-    unpacked,
-)
-from condgen.velocities import MLPVelocity, ResNetVelocity, attended
+from condgen.distributions.likelihoods import Laplace
+from condgen.distributions.priors.flow_matching import FlowMatching
+from condgen.distributions.priors.mixture import Clusters, GaussianMixture, packed, unpacked
+from condgen.distributions.priors.normalizing_flow import Flow
+from condgen.distributions.priors.standard import LabelNormal, Levels, StandardNormal
+from condgen.nn import velocities
+from condgen.nn.velocities import MLPVelocity, ResNetVelocity, attended
+from condgen.training.fit_prior import encode_latents
 
 
 def randn(*shape, seed=0):

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import condgen
+from condgen.distributions.likelihoods import Gaussian
 from condgen.evaluation.privacy import membership_auc, near_copies, nearest, privacy_measures
 from condgen.evaluation.statistics import delong
-from condgen.likelihoods import Gaussian
-from condgen.noise import Use, normal, stream
+from condgen.random import Use, normal, stream
 
 
 @pytest.fixture(scope="module")

@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from condgen.data import LabelledImages
-from condgen.readers import load_data, load_folder, load_medmnist, load_npz
+from condgen.data.images import LabelledImages
+from condgen.data.readers import load_data, load_folder, load_medmnist, load_npz
 
 RNG = np.random.default_rng(0)
 REAL = Path(os.environ.get("CONDGEN_DATA", "/no/folder"))
@@ -560,7 +560,9 @@ class TestLoadData:
     def test_smears(self, monkeypatch):
         drawn = LabelledImages(pixels(4, 3, 32, 32), np.arange(4))
         asked = []
-        monkeypatch.setattr("condgen.readers.load_smears", lambda n, size, seed: asked.append((n, size, seed)) or drawn)
+        monkeypatch.setattr(
+            "condgen.data.readers.load_smears", lambda n, size, seed: asked.append((n, size, seed)) or drawn
+        )
         assert load_data("smears", size=32, n=4, seed=7) is drawn
         assert asked == [(4, 32, 7)]
 
@@ -587,9 +589,9 @@ class TestLoadData:
 
 CALLER = """
 import sys
-import condgen.readers
+import condgen.data.readers
 assert "medmnist" not in sys.modules, "it takes seconds, with pandas and scikit-learn"
-condgen.readers.load_medmnist("breastmnist", root=".")
+condgen.data.readers.load_medmnist("breastmnist", root=".")
 """
 
 

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import condgen
+from condgen.apps.balance import Balancer, balance, wanted, write_balanced
 from condgen.cli import main
-from condgen.data import LabelledImages
-from condgen.rebalancing import Balancer, balance, wanted, write_balanced
-from condgen.sampling import to_uint8
+from condgen.data.images import LabelledImages
+from condgen.sampling.grids import to_uint8
 
 NAMES = ("round", "lobed", "dark")
 
@@ -150,7 +150,7 @@ class TestBalancer:
             image_shape, class_names, device = (1, 8, 8), NAMES, "cpu"
 
             def __init__(self):
-                self.conditioner = condgen.conditioners.OneHot(3)
+                self.conditioner = condgen.nn.conditioners.OneHot(3)
 
             def state_dict(self):
                 return {}

@@ -13,14 +13,14 @@ from torch import nn
 
 import condgen
 from condgen import recipes
-from condgen.benchmarking import multiply_adds
-from condgen.conditioners import OneHot
-from condgen.layers import LabelConv2d
-from condgen.likelihoods import Bernoulli
-from condgen.priors import StandardNormal
+from condgen.apps.benchmarking import multiply_adds
+from condgen.distributions.likelihoods import Bernoulli
+from condgen.distributions.priors.standard import StandardNormal
+from condgen.distributions.reparameterizers import Gaussian
+from condgen.nn.conditioners import OneHot
+from condgen.nn.layers import LabelConv2d
 from condgen.recipes import RECIPES, USUAL, bloodmnist_reference, sampler_of, smears_demo, work_of
-from condgen.reparameterizers import Gaussian
-from condgen.settings import RECIPE_NAMES
+from condgen.training.settings import RECIPE_NAMES
 
 # Kernel 3x3, six layers a side, encoder strides 2 but for the last, and the encoder's channels are the report's;
 # padding 1, the mirrored decoder and its output paddings are our reading of it.
@@ -134,7 +134,7 @@ class TestReference:
 
     def test_the_loss_is_the_summed_cross_entropy_and_kl_averaged_over_the_batch(self):
         """The report's objective, label planes in the target, by torch's own functions."""
-        from condgen.elbo import ELBO
+        from condgen.losses.elbo import ELBO
 
         x, y, z = torch.rand(3, 3, 28, 28), torch.tensor([0, 7, 3]), torch.randn(3, 128)
         c = nn.functional.one_hot(y, 8).float()
@@ -147,7 +147,7 @@ class TestReference:
 
     def test_the_loss_of_guessing_is_a_coin_a_pixel(self):
         """All weights zero: 11 * 784 coins and no KL."""
-        from condgen.elbo import ELBO
+        from condgen.losses.elbo import ELBO
 
         model = bloodmnist_reference()
         for parameter in model.parameters():

@@ -6,10 +6,10 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from condgen import figures
 from condgen.evaluation.records import Measure
 from condgen.evaluation.report import best, comparison_page, comparison_table, number, page, title
 from condgen.evaluation.verdict import judge_measures
+from condgen.sampling import figures
 
 NAMES = ("basophil", "<script>alert(1)</script>", "neutrophil")
 VOID = {"meta", "link", "br", "img"}

@@ -14,17 +14,18 @@ from hypothesis import strategies as st
 from torch import nn
 
 import condgen
-from condgen.adversarial import Adversarial
-from condgen.augmentations import Augmentation
 from condgen.cli import main
-from condgen.discriminators import ConvDiscriminator
-from condgen.elbo import ELBO, LinearWarmup
-from condgen.fitting import fit_prior
-from condgen.likelihoods import Gaussian
-from condgen.priors import FlowMatching, GaussianMixture
+from condgen.data.augmentation import Augmentation
+from condgen.distributions.likelihoods import Gaussian
+from condgen.distributions.priors.flow_matching import FlowMatching
+from condgen.distributions.priors.mixture import GaussianMixture
+from condgen.losses.elbo import ELBO, LinearWarmup
+from condgen.losses.vaegan import Adversarial
+from condgen.nn.discriminators import ConvDiscriminator
 from condgen.recipes import RECIPES
-from condgen.states import States, pack, unpack
-from condgen.training import WarmupDecay, adam, adamw
+from condgen.training.fit_prior import fit_prior
+from condgen.training.optimizers import WarmupDecay, adam, adamw
+from condgen.training.state import States, pack, unpack
 from tests.test_training import same, small, toy, weights
 
 STEPS = 5  # of an epoch: 40 images, eight a step
@@ -145,14 +146,14 @@ class TestBitForBit:
 
     def test_stopped_twice_and_in_validation(self, whole, tmp_path):
         run = {"validation": toy(16), "epochs": 3, "out": tmp_path}
-        real = condgen.training.Loop.evaluate_epoch
+        real = condgen.training.loop.Loop.evaluate_epoch
 
         def stopping(*arguments):
             signal.raise_signal(signal.SIGTERM)
             return real(*arguments)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(condgen.training.Loop, "evaluate_epoch", stopping)
+            patch.setattr(condgen.training.loop.Loop, "evaluate_epoch", stopping)
             with pytest.raises(SystemExit):
                 quiet(small(), toy(40), **run)
         stop = stopper(2, partial(signal.raise_signal, signal.SIGINT))
@@ -188,7 +189,7 @@ class TestBitForBit:
                 raise RuntimeError("pulled out")
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("condgen.fitting.States", Killed)
+            patch.setattr("condgen.training.fit_prior.States", Killed)
             with pytest.raises(RuntimeError, match="pulled out"):
                 fit_prior(model, data, FlowMatching(4, 8), keep=tmp_path, save_every=0.0, **shared)
         with pytest.raises(ValueError, match=said):
@@ -217,7 +218,7 @@ class TestBitForBit:
                     raise RuntimeError("pulled out")
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("condgen.fitting.States", Killed)
+            patch.setattr("condgen.training.fit_prior.States", Killed)
             with pytest.raises(RuntimeError, match="pulled out"):
                 fit_prior(model, data, prior(), keep=tmp_path / "kept", save_every=0.0, **shared)
         again = fit_prior(model, data, prior(), keep=tmp_path / "kept", **shared)
@@ -303,7 +304,7 @@ class TestStates:
         ]
 
     def test_a_full_disk_leaves_what_was_there(self, tmp_path, monkeypatch):
-        import condgen.archives as archives
+        import condgen.io.archives as archives
 
         whole = archives.write_atomically
 
@@ -389,8 +390,8 @@ class TestSteps:
 
     def test_balanced_batches_hold_every_class_alike(self):
         data = condgen.LabelledImages(np.zeros((200, 1, 8, 8), np.uint8), (np.arange(200) < 20).astype(int))
-        from condgen.data import batches
-        from condgen.training import class_weights
+        from condgen.data.batches import batches
+        from condgen.training.fit import class_weights
 
         images, labels = torch.as_tensor(data.images), torch.as_tensor(data.labels)
         kept = {"seed": 0, "balance": class_weights(data)}
@@ -444,7 +445,7 @@ class TestCommandLine:
     def test_a_run_goes_on_by_its_folder_alone(self, tmp_path, monkeypatch, capsys):
         augment = ("--augment.flips", "true", "--save_every", "0")
         assert main(["train", *self.OPTIONS, *augment, "--out", str(tmp_path / "whole")]) == 0
-        real, calls = condgen.training.Loop.take, []
+        real, calls = condgen.training.loop.Loop.take, []
 
         def take(*arguments):
             calls.append(None)
@@ -453,7 +454,7 @@ class TestCommandLine:
             return real(*arguments)
 
         with monkeypatch.context() as patch:
-            patch.setattr(condgen.training.Loop, "take", take)
+            patch.setattr(condgen.training.loop.Loop, "take", take)
             with pytest.raises(SystemExit):
                 main(["train", *self.OPTIONS, *augment, "--out", str(tmp_path / "stopped")])
         assert f"--resume {tmp_path / 'stopped'}" in capsys.readouterr().err

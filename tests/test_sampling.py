@@ -15,11 +15,14 @@ from PIL import Image
 from torch import nn
 
 import condgen
-from condgen import conditioners, sampling
-from condgen.figures import class_grid, curves, image_rows, save_grid, write_figure
-from condgen.generator import BLOCK
-from condgen.runs import History
-from condgen.sampling import class_names, interpolate, pairs, per_class, to_uint8, transfer, write_samples
+from condgen.models.generator import BLOCK
+from condgen.nn import conditioners
+from condgen.sampling import latents, shards
+from condgen.sampling.figures import class_grid, curves, image_rows, save_grid, write_figure
+from condgen.sampling.grids import class_names, pairs, per_class, to_uint8
+from condgen.sampling.latents import interpolate, transfer
+from condgen.sampling.shards import write_samples
+from condgen.training.run_folder import History
 
 NAMES = ("lobed", "round", "spiked")
 
@@ -103,7 +106,7 @@ class TestInterpolate:
 
     def test_the_great_circle_keeps_the_length(self):
         first, last = torch.tensor([3.0, 0.0, 0.0]), torch.tensor([0.0, 3.0, 0.0])
-        way = sampling.slerp(first, last, torch.linspace(0, 1, 7)[:, None])
+        way = latents.slerp(first, last, torch.linspace(0, 1, 7)[:, None])
         torch.testing.assert_close(way.norm(dim=1), torch.full((7,), 3.0))
         angles = torch.atan2(way[:, 1], way[:, 0])
         torch.testing.assert_close(angles.diff(), torch.full((6,), torch.pi / 12))
@@ -111,7 +114,7 @@ class TestInterpolate:
     @pytest.mark.parametrize("last", [[1.0, 2.0], [2.0, 4.0], [-1.0, -2.0]])
     def test_where_there_is_no_circle_it_is_straight(self, last):
         first, last = torch.tensor([1.0, 2.0]), torch.tensor(last)
-        way = sampling.slerp(first, last, torch.tensor([[0.0], [0.5], [1.0]]))
+        way = latents.slerp(first, last, torch.tensor([[0.0], [0.5], [1.0]]))
         torch.testing.assert_close(way, torch.stack([first, (first + last) / 2, last]))
 
     @pytest.mark.parametrize(("steps", "labels"), [(4, [0, 0, 2, 2]), (5, [0, 0, 0, 2, 2]), (2, [0, 2])])
@@ -263,8 +266,8 @@ class TestFiles:
     @pytest.mark.parametrize(
         "writer",
         [
-            partial(sampling.write_npz, shape=(8, 8, 3), mark={}),
-            partial(sampling.write_folder, start=0, mark={}),
+            partial(shards.write_npz, shape=(8, 8, 3), mark={}),
+            partial(shards.write_folder, start=0, mark={}),
         ],
     )
     def test_blocks_are_let_go_once_written(self, writer, model, tmp_path):
@@ -476,7 +479,7 @@ def test_a_latent_map_of_three_axes_is_no_image(model, monkeypatch):
 def test_names_are_shown_as_they_are(name):
     """Not as formulas, which fail or look like something else."""
 
-    from condgen import figures
+    from condgen.sampling import figures
 
     names, point = [name, "other"], {"name": name, "precision": 0.5, "recall": 0.5}
     drawn = [

@@ -4,8 +4,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from condgen.data import LabelledImages
-from condgen.smears import check_arguments, load_smears
+from condgen.data.images import LabelledImages
+from condgen.data.smears import check_arguments, load_smears
 
 NAMES = (
     "basophil",

@@ -14,14 +14,17 @@ import torch
 from torch import nn
 
 import condgen
-from condgen import conditioners, training
-from condgen.data import LabelledImages, batches
-from condgen.elbo import ELBO, Cyclical, LinearWarmup
-from condgen.noise import Use, normals
-from condgen.planning import Forecast, Plan
-from condgen.progress import display, working
-from condgen.runs import History
-from condgen.training import fit
+from condgen import training
+from condgen.data.batches import batches
+from condgen.data.images import LabelledImages
+from condgen.io.progress import working
+from condgen.losses.elbo import ELBO, Cyclical, LinearWarmup
+from condgen.nn import conditioners
+from condgen.random import Use, normals
+from condgen.training.budget import Forecast, Plan
+from condgen.training.fit import fit
+from condgen.training.progress import display
+from condgen.training.run_folder import History
 
 
 def toy(n=48, shape=(1, 8, 8), classes=2, **settings):
@@ -86,7 +89,7 @@ class TestLearning:
         [
             (toy(), {}),
             (toy(shape=(3, 8, 8), classes=3), {"output_labels": True}),
-            (toy(shape=(1, 9, 13)), {"prior": condgen.cvae.StandardNormal(4)}),
+            (toy(shape=(1, 9, 13)), {"prior": condgen.distributions.priors.StandardNormal(4)}),
         ],
         ids=["grey, two classes", "colour, label planes", "not square"],
     )
@@ -689,7 +692,7 @@ class TestOwnObjective:
         history = fit(small(), toy(), validation=toy(8), epochs=3, objective=self.Plain(), out=tmp_path)
         assert history["train_loss"][-1] < history["train_loss"][0]
         assert "validation: loss 0." in capsys.readouterr().err
-        titles = [axes.get_title() for axes in condgen.figures.curves(history).axes]
+        titles = [axes.get_title() for axes in condgen.sampling.figures.curves(history).axes]
         assert titles == ["loss", "error"]
 
 
@@ -699,7 +702,7 @@ class TestTheTimeThatIsLeft:
 
     def test_it_is_told_after_twenty_steps_for_all_stages(self, monkeypatch, capsys):
         now = 0.0
-        monkeypatch.setattr("condgen.planning.time.perf_counter", lambda: now)
+        monkeypatch.setattr("condgen.training.budget.time.perf_counter", lambda: now)
         with display(self.forecast(later=1000.0), 100, True, lambda: None) as show:
             for step in range(30):
                 now += 1.2
@@ -732,7 +735,7 @@ class TestTheTimeThatIsLeft:
 
     def test_without_a_terminal_a_line_comes_every_half_minute(self, monkeypatch, capsys):
         now = 0.0
-        monkeypatch.setattr("condgen.progress.time.monotonic", lambda: now)
+        monkeypatch.setattr("condgen.io.progress.time.monotonic", lambda: now)
         with display(self.forecast(), 100, True, lambda: None) as show:
             for step in range(100):
                 now += 1.0
@@ -742,8 +745,8 @@ class TestTheTimeThatIsLeft:
         assert re.match(r"pass 0\.\d\d of 10, about .* left", lines[0])
 
     def test_waits_tell_what_is_done_and_how_far_it_is(self, monkeypatch, capsys):
-        monkeypatch.setattr("condgen.progress.PATIENCE", 0.05)
-        monkeypatch.setattr("condgen.progress.EVERY", 0.05)
+        monkeypatch.setattr("condgen.io.progress.PATIENCE", 0.05)
+        monkeypatch.setattr("condgen.io.progress.EVERY", 0.05)
         with working("training the judge", total=4) as advance:
             advance(after="first part")
             time.sleep(0.3)

@@ -6,10 +6,10 @@ from torch import nn
 
 import condgen
 from condgen import recipes
-from condgen.decoders import DeconvDecoder
-from condgen.encoders import ConvEncoder
-from condgen.layers import ChannelNorm, FiLM, live_taps, trimmed
-from condgen.noise import Use, normals
+from condgen.nn.decoders import DeconvDecoder
+from condgen.nn.encoders import ConvEncoder
+from condgen.nn.layers import ChannelNorm, FiLM, live_taps, trimmed
+from condgen.random import Use, normals
 
 SHAPES = [
     {"channels": (4, 6, 8), "strides": (2, 2, 2)},
@@ -95,12 +95,12 @@ def test_training_is_the_same():
 def deep():
     channels, strides = (4, 8, 8, 8, 8), (2, 2, 2, 2, 1)
     return condgen.ConditionalVAE(
-        conditioner=condgen.conditioners.OneHot(8),
+        conditioner=condgen.nn.conditioners.OneHot(8),
         encoder=ConvEncoder((3, 16, 16), 8, 4, channels=channels, strides=strides),
-        reparameterizer=condgen.reparameterizers.Gaussian(),
-        prior=condgen.priors.StandardNormal(4),
+        reparameterizer=condgen.distributions.reparameterizers.Gaussian(),
+        prior=condgen.distributions.priors.StandardNormal(4),
         decoder=DeconvDecoder((3, 16, 16), 4, 8, channels=channels[::-1], strides=strides[::-1]),
-        likelihood=condgen.likelihoods.Bernoulli(),
+        likelihood=condgen.distributions.likelihoods.Bernoulli(),
     )
 
 

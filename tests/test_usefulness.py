@@ -14,7 +14,7 @@ import torch
 from sklearn.metrics import accuracy_score, f1_score, recall_score
 
 import condgen
-from condgen.data import LabelledImages
+from condgen.data.images import LabelledImages
 from condgen.evaluation import usefulness as module
 from condgen.evaluation.usefulness import Arm, Plan, Run, Usefulness, cut_class, usefulness, usefulness_measures
 

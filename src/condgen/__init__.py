@@ -8,8 +8,9 @@ __version__ = "0.1.0"
 
 import os as _os
 import sys as _sys
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from condgen.io.lazy import lazily as _lazily
 
 # PyTorch's threads wait for each other by spinning. Where other processes use the cores too, they spin through whole
 # time slices, and work that takes a second takes minutes. A shorter spin costs nothing on a free machine. It is read
@@ -19,19 +20,19 @@ if "torch" not in _sys.modules and not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & s
 
 if TYPE_CHECKING:
     from condgen import recipes
-    from condgen.cflow import ConditionalFlow, conditional_flow
-    from condgen.cgan import ConditionalGAN, conditional_gan
-    from condgen.checkpoints import load, save
-    from condgen.cvae import ConditionalVAE, conditional_vae
-    from condgen.data import LabelledImages
+    from condgen.apps.balance import Balancer, balance
+    from condgen.data.images import LabelledImages
+    from condgen.data.readers import load_data, load_folder, load_medmnist, load_npz
+    from condgen.data.smears import load_smears
     from condgen.evaluation import Evaluation, evaluate
-    from condgen.fitting import fit_prior
-    from condgen.readers import load_data, load_folder, load_medmnist, load_npz
-    from condgen.rebalancing import Balancer, balance
-    from condgen.runs import History
-    from condgen.smears import load_smears
-    from condgen.training import fit
-    from condgen.trimming import trim
+    from condgen.models.cflow import ConditionalFlow, conditional_flow
+    from condgen.models.cgan import ConditionalGAN, conditional_gan
+    from condgen.models.cvae import ConditionalVAE, conditional_vae
+    from condgen.models.saving import load, save
+    from condgen.nn.pruning import trim
+    from condgen.training.fit import fit
+    from condgen.training.fit_prior import fit_prior
+    from condgen.training.run_folder import History
 
 __all__ = [
     "Balancer",
@@ -59,36 +60,21 @@ __all__ = [
     "trim",
 ]
 
-HOMES = {
-    "cflow": ("ConditionalFlow", "conditional_flow"),
-    "cgan": ("ConditionalGAN", "conditional_gan"),
-    "checkpoints": ("load", "save"),
-    "cvae": ("ConditionalVAE", "conditional_vae"),
-    "data": ("LabelledImages",),
+_HOMES = {
+    "data.images": ("LabelledImages",),
+    "data.readers": ("load_data", "load_folder", "load_medmnist", "load_npz"),
+    "data.smears": ("load_smears",),
+    "models.cflow": ("ConditionalFlow", "conditional_flow"),
+    "models.cgan": ("ConditionalGAN", "conditional_gan"),
+    "models.cvae": ("ConditionalVAE", "conditional_vae"),
+    "models.saving": ("load", "save"),
+    "nn.pruning": ("trim",),
+    "training.fit": ("fit",),
+    "training.fit_prior": ("fit_prior",),
+    "training.run_folder": ("History",),
     "evaluation": ("Evaluation", "evaluate"),
-    "fitting": ("fit_prior",),
-    "rebalancing": ("Balancer", "balance"),
-    "readers": ("load_data", "load_folder", "load_medmnist", "load_npz"),
-    "smears": ("load_smears",),
-    "runs": ("History",),
-    "training": ("fit",),
-    "trimming": ("trim",),
+    "apps.balance": ("Balancer", "balance"),
 }
 
 
-def __getattr__(name: str) -> Any:
-    """A public name from the file it lives in, or a file of the package."""
-    for home, names in HOMES.items():
-        if name in names:
-            return getattr(import_module(f"condgen.{home}"), name)
-    if name.isidentifier() and not name.startswith("_"):
-        try:
-            return import_module(f"condgen.{name}")
-        except ModuleNotFoundError as error:
-            if error.name != f"condgen.{name}":
-                raise
-    raise AttributeError(f"module 'condgen' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+__getattr__, __dir__ = _lazily(__name__, _HOMES)

@@ -12,29 +12,35 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from condgen.adversarial import Adversarial, Game
-from condgen.augmentations import Augmentation, symmetries
-from condgen.cflow import conditional_flow
-from condgen.cgan import conditional_gan
-from condgen.checkpoints import load, save
-from condgen.conditioners import OneHot, Unconditional
-from condgen.cvae import ConditionalVAE, conditional_vae
-from condgen.data import LabelledImages
-from condgen.decoders import DeconvDecoder
-from condgen.discriminators import ConvDiscriminator
-from condgen.elbo import ELBO, LinearWarmup
-from condgen.encoders import ConvEncoder
-from condgen.fitting import Density, fit_prior
-from condgen.layers import halvings
-from condgen.likelihoods import Bernoulli, Laplace
-from condgen.objectives import Matching
-from condgen.planning import budget_of
-from condgen.precision import multiply_adds
-from condgen.priors import Flow, FlowMatching, GaussianMixture, StandardNormal
-from condgen.reparameterizers import Gaussian
-from condgen.runs import History, earlier_run
-from condgen.states import States
-from condgen.training import WarmupDecay, adam, adamw, fit, tensors, try_once
+from condgen.data.augmentation import Augmentation, symmetries
+from condgen.data.images import LabelledImages
+from condgen.distributions.likelihoods import Bernoulli, Laplace
+from condgen.distributions.priors.flow_matching import FlowMatching
+from condgen.distributions.priors.mixture import GaussianMixture
+from condgen.distributions.priors.normalizing_flow import Flow
+from condgen.distributions.priors.standard import StandardNormal
+from condgen.distributions.reparameterizers import Gaussian
+from condgen.losses.elbo import ELBO, LinearWarmup
+from condgen.losses.flow_matching import Matching
+from condgen.losses.gan import Game
+from condgen.losses.vaegan import Adversarial
+from condgen.models.cflow import conditional_flow
+from condgen.models.cgan import conditional_gan
+from condgen.models.cvae import ConditionalVAE, conditional_vae
+from condgen.models.saving import load, save
+from condgen.nn.conditioners import OneHot, Unconditional
+from condgen.nn.decoders import DeconvDecoder
+from condgen.nn.discriminators import ConvDiscriminator
+from condgen.nn.encoders import ConvEncoder
+from condgen.nn.layers import halvings
+from condgen.nn.precision import multiply_adds
+from condgen.training.budget import budget_of
+from condgen.training.fit import fit
+from condgen.training.fit_prior import Density, fit_prior
+from condgen.training.optimizers import WarmupDecay, adam, adamw
+from condgen.training.run_folder import History, earlier_run
+from condgen.training.set_up import tensors, try_once
+from condgen.training.state import States
 
 REFERENCE_CHANNELS = (16, 32, 64, 128, 256, 512)
 REFERENCE_STRIDES = (2, 2, 2, 2, 2, 1)

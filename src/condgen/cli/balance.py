@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from condgen.cli.shared import Accelerator, about_run, beside, data_for, on, say
-from condgen.places import weights_file
-from condgen.progress import working
+from condgen.io.places import weights_file
+from condgen.io.progress import working
 
 
 def balance(
@@ -39,10 +39,10 @@ def balance(
     """
     weights_file(run)
 
-    from condgen.checkpoints import load
+    from condgen.apps.balance import balance as rebalance
+    from condgen.apps.balance import write_balanced
     from condgen.evaluation.judge import load_judge
-    from condgen.rebalancing import balance as rebalance
-    from condgen.rebalancing import write_balanced
+    from condgen.models.saving import load
 
     out = out or (run if run.exists() else Path()) / "balanced.npz"
     if out.suffix == ".npz" and out.exists():

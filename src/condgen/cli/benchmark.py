@@ -8,8 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from condgen.cli.shared import Accelerator, kind_of, say, show
-from condgen.files import check_writable, write_atomically
-from condgen.settings import NETWORKS
+from condgen.io.atomic import check_writable, write_atomically
+from condgen.training.settings import NETWORKS
 
 
 def benchmark(
@@ -45,9 +45,9 @@ def benchmark(
         out: a name without ending, for .md, .json and .png; by default the table is only shown.
         accelerator: where to run.
     """
-    from condgen.benchmarking import benchmark as time_variants
-    from condgen.benchmarking import cells, grid, machine, markdown, plot
-    from condgen.figures import write_figure
+    from condgen.apps.benchmarking import benchmark as time_variants
+    from condgen.apps.benchmarking import cells, grid, machine, markdown, plot
+    from condgen.sampling.figures import write_figure
 
     if out is not None:
         check_writable(out.parent)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from condgen.cli.shared import say, show
-from condgen.files import check_writable, write_atomically
+from condgen.io.atomic import check_writable, write_atomically
 
 
 def compare(runs: list[Path], out: Path | None = None) -> None:
@@ -42,7 +42,7 @@ def compare(runs: list[Path], out: Path | None = None) -> None:
 
 def outdated(run: Path, evaluation: Mapping[str, Any]) -> bool:
     """Whether an evaluation is of other weights than the model beside it has now."""
-    from condgen.checkpoints import WEIGHTS, read_config
+    from condgen.models.saving import WEIGHTS, read_config
 
     of = (evaluation.get("model") or {}).get("weights")
     return of is not None and (run / WEIGHTS).is_file() and read_config(run / WEIGHTS)["weights"] != of

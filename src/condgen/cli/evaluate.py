@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from condgen.cli.shared import Accelerator, about_run, beside, load_run_data, on, say
-from condgen.files import check_writable
-from condgen.places import WEIGHTS, shipped
+from condgen.io.atomic import check_writable
+from condgen.io.places import WEIGHTS, shipped
 
 UsefulnessPlan = Literal["full", "quick", "none"]
 EvaluationPart = Literal["fidelity", "privacy", "model", "usefulness"]
@@ -58,11 +58,11 @@ def evaluate(
     page = out or (run if folder else Path(f"{run.with_suffix('')}_evaluation"))
     check_writable(page)
 
-    from condgen.checkpoints import load
+    from condgen.data.readers import load_data
     from condgen.evaluation import evaluate as evaluate_images
     from condgen.evaluation.run import PARTS
-    from condgen.readers import load_data
-    from condgen.runs import read_history
+    from condgen.models.saving import load
+    from condgen.training.run_folder import read_history
 
     labelled = load_run_data(run, data) if folder else load_data(str(data))
     result = evaluate_images(
@@ -87,6 +87,6 @@ def evaluate(
 
 def second_look(features: str | None) -> Any:
     """What --features names."""
-    from condgen.benchmarking import imported
+    from condgen.apps.benchmarking import imported
 
     return features if features in (None, "pixels") else imported(str(features))()

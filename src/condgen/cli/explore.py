@@ -5,7 +5,7 @@ __all__ = ["explore"]
 from pathlib import Path
 
 from condgen.cli.shared import Accelerator, about_run, beside, data_for, on, say
-from condgen.places import weights_file
+from condgen.io.places import weights_file
 
 
 def explore(
@@ -28,9 +28,9 @@ def explore(
     """
     weights_file(run)
 
-    from condgen.checkpoints import load
+    from condgen.apps.explorer import explore as open_page
     from condgen.evaluation.judge import load_judge
-    from condgen.explorer import explore as open_page
+    from condgen.models.saving import load
 
     model, own = on(accelerator, load(run)), None
     if judge:

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Literal
 
 from condgen.cli.shared import say
-from condgen.files import check_writable
-from condgen.places import weights_file
-from condgen.progress import working
+from condgen.io.atomic import check_writable
+from condgen.io.places import weights_file
+from condgen.io.progress import working
 
 
 def export(run: Path, out: Path | None = None, to: Literal["onnx", "torch-export", "hub"] = "onnx") -> None:
@@ -23,12 +23,12 @@ def export(run: Path, out: Path | None = None, to: Literal["onnx", "torch-export
     """
     weights_file(run)
 
-    from condgen.checkpoints import load
-    from condgen.export import export as export_model
+    from condgen.apps.export import export as export_model
+    from condgen.models.saving import load
 
     out, model = out or (run if run.exists() else Path()) / "export", load(run)
     if to == "hub":
-        from condgen.hub import Pretrained
+        from condgen.apps.hub import Pretrained
 
         check_writable(out)
         Pretrained(model, run if run.exists() else None).save_pretrained(out)

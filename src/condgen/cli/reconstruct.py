@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Literal
 
 from condgen.cli.shared import Accelerator, load_run_data, on, say
-from condgen.files import check_writable
-from condgen.places import weights_file
+from condgen.io.atomic import check_writable
+from condgen.io.places import weights_file
 
 Split = Literal["train", "validation", "test"]
 
@@ -34,9 +34,9 @@ def reconstruct(
 
     import torch
 
-    from condgen.checkpoints import load
-    from condgen.figures import check_png, save_grid
-    from condgen.sampling import pairs
+    from condgen.models.saving import load
+    from condgen.sampling.figures import check_png, save_grid
+    from condgen.sampling.grids import pairs
 
     model, out = on(accelerator, load(run)), out or run / "reconstructions.png"
     if not hasattr(model, "encode"):

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from condgen.cli.shared import Accelerator, load_run_data, on, say
-from condgen.files import check_writable
-from condgen.places import weights_file
+from condgen.io.atomic import check_writable
+from condgen.io.places import weights_file
 
 if TYPE_CHECKING:
-    from condgen.generator import Generator
+    from condgen.models.generator import Generator
 
 Labels = list[int | str | list[float]]
 
@@ -50,10 +50,11 @@ def sample(
 
     import torch
 
-    from condgen.checkpoints import load
-    from condgen.figures import check_png, save_grid
-    from condgen.priors import FlowMatching
-    from condgen.sampling import class_names, num_classes, write_samples
+    from condgen.distributions.priors.flow_matching import FlowMatching
+    from condgen.models.saving import load
+    from condgen.sampling.figures import check_png, save_grid
+    from condgen.sampling.grids import class_names, num_classes
+    from condgen.sampling.shards import write_samples
 
     model, out = on(accelerator, load(run)), out or (run if run.exists() else Path()) / "samples.png"
     flow = next((own for own in model.children() if isinstance(own, FlowMatching)), None)
@@ -88,7 +89,7 @@ def sample(
 
 def continuous(model: "Generator") -> bool:
     """Whether the model's labels are no classes though they have one column."""
-    from condgen.conditioners import Continuous, MultiLabel
+    from condgen.nn.conditioners import Continuous, MultiLabel
 
     return isinstance(getattr(model.conditioner, "conditioner", model.conditioner), Continuous | MultiLabel)
 

@@ -21,11 +21,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from condgen.files import read_json
+from condgen.io.atomic import read_json
 
 if TYPE_CHECKING:
-    from condgen.data import LabelledImages
-    from condgen.generator import Generator
+    from condgen.data.images import LabelledImages
+    from condgen.models.generator import Generator
 
 CLOCK: dict[str, float] = {}  # "began": when the command did, which counts towards a budget of time
 Accelerator = Literal["auto", "cpu", "cuda", "mps"]
@@ -65,7 +65,7 @@ def load_run_data(run: Path, data: str | None) -> "LabelledImages":
     Raises:
         ValueError: if the data are no longer those the run saw, and were not asked for by name.
     """
-    from condgen.readers import load_data
+    from condgen.data.readers import load_data
 
     about = about_run(run)
     if "data" not in about and data is None:
@@ -91,7 +91,7 @@ def data_for(run: Path, data: str | None) -> "LabelledImages":
     Raises:
         ValueError: if neither is known.
     """
-    from condgen.readers import load_data
+    from condgen.data.readers import load_data
 
     if data is None and not (run / "run.json").is_file():
         raise ValueError(f"Expected --data: {run} does not tell what it was trained on.")
@@ -100,7 +100,7 @@ def data_for(run: Path, data: str | None) -> "LabelledImages":
 
 def beside(data: str) -> Path | None:
     """The folder of judges beside the data, where there is a place for it; None means the user's own cache."""
-    from condgen.readers import medmnist_folder
+    from condgen.data.readers import medmnist_folder
 
     path = Path(data).expanduser()
     if path.exists() and data != "smears":

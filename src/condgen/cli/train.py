@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from condgen.cli.shared import Accelerator, absolute, say, seconds_so_far
-from condgen.files import read_json
-from condgen.settings import RECIPE_NAMES, AugmentationSettings
+from condgen.data.settings import AugmentationSettings
+from condgen.io.atomic import read_json
+from condgen.training.settings import RECIPE_NAMES
 
 if TYPE_CHECKING:
-    from condgen.data import LabelledImages
-    from condgen.generator import Generator
+    from condgen.data.images import LabelledImages
+    from condgen.models.generator import Generator
 
 LikelihoodName = Literal["bernoulli", "continuous_bernoulli", "gaussian", "laplace", "discretized_logistic"]
 LIKELIHOODS = get_args(LikelihoodName)
@@ -143,15 +144,15 @@ def train(
 
     import torch
 
-    from condgen.augmentations import Augmentation
-    from condgen.figures import curves, save_grid, write_figure
-    from condgen.layers import FiLM
-    from condgen.planning import Budget
-    from condgen.readers import load_data
+    from condgen.data.augmentation import Augmentation
+    from condgen.data.readers import load_data
+    from condgen.nn.layers import FiLM
     from condgen.recipes import RECIPES
-    from condgen.runs import check_free
-    from condgen.sampling import class_names
-    from condgen.sampling import per_class as sample_per_class
+    from condgen.sampling.figures import curves, save_grid, write_figure
+    from condgen.sampling.grids import class_names
+    from condgen.sampling.grids import per_class as sample_per_class
+    from condgen.training.budget import Budget
+    from condgen.training.run_folder import check_free
 
     if resume is None:
         check_free(out, overwrite)
@@ -222,7 +223,7 @@ def likelihood_of(name: LikelihoodName | None) -> Any:
     """The likelihood that --likelihood names, such as Laplace for "laplace"."""
     if name is None:
         return None
-    from condgen import likelihoods
+    from condgen.distributions import likelihoods
 
     return getattr(likelihoods, name.title().replace("_", ""))()
 
@@ -233,8 +234,8 @@ def build_model(
     """The recipe's model for this data, with weights from this seed and the global generator left as it was."""
     import torch
 
-    from condgen.conditioners import Continuous, Embedding, MultiLabel
-    from condgen.priors import LabelNormal
+    from condgen.distributions.priors.standard import LabelNormal
+    from condgen.nn.conditioners import Continuous, Embedding, MultiLabel
     from condgen.recipes import RECIPES
 
     named, prior = options.pop("conditioner", None), options.pop("prior", None)

@@ -16,17 +16,19 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from condgen.augmentations import symmetries, turned
-from condgen.data import LabelledImages, image_tensor
-from condgen.layers import SMALLEST_IMAGE
-from condgen.noise import Use, permutation, stream, uniform
-from condgen.parts import Part, evaluating, keeping_modes, weights_hash
-from condgen.states import States
+from condgen.data.augmentation import symmetries, turned
+from condgen.data.batches import image_tensor
+from condgen.data.images import LabelledImages
+from condgen.io.archives import weights_hash
+from condgen.nn.layers import SMALLEST_IMAGE
+from condgen.nn.parts import Part, evaluating, keeping_modes
+from condgen.random import Use, permutation, stream, uniform
+from condgen.training.state import States
 
 NETWORK = 1  # of the architecture and its training: another number trains every judge anew
 COMFORTABLE = 32  # pixels along a side that the stages see, about
 WEIGHT_DECAY = 0.02
-SAMPLING_LEVEL, SYMMETRY_LEVEL = 1, 255  # of the streams ORDER and TRAINING; condgen.training starts from 0
+SAMPLING_LEVEL, SYMMETRY_LEVEL = 1, 255  # of the streams ORDER and TRAINING; condgen.training.loop starts from 0
 
 
 class Embedding(NamedTuple):

@@ -22,14 +22,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from condgen.archives import read_archive, write_archive
-from condgen.data import LabelledImages
+from condgen.data.images import LabelledImages
 from condgen.evaluation.classifier import NETWORK, ResidualClassifier, check_data, fit_classifier, in_batches
 from condgen.evaluation.records import listed
-from condgen.parts import evaluating
-from condgen.places import SHIPPED
-from condgen.progress import working
-from condgen.states import States
+from condgen.io.archives import read_archive, write_archive
+from condgen.io.places import SHIPPED
+from condgen.io.progress import working
+from condgen.nn.parts import evaluating
+from condgen.training.state import States
 
 FORMAT = 2  # of the file
 SHIPPED_JUDGES = SHIPPED / "judges"  # that come with the package, one file per data set

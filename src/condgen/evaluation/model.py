@@ -31,13 +31,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from condgen.data import LabelledImages, image_tensor
+from condgen.data.batches import image_tensor
+from condgen.data.images import LabelledImages
+from condgen.distributions.likelihoods import Bernoulli
 from condgen.evaluation.records import Measure, about, average
 from condgen.evaluation.statistics import unbiased_mmd
-from condgen.latents import latent_noise, levels
-from condgen.likelihoods import Bernoulli
-from condgen.noise import Use, normals, permutation
-from condgen.parts import evaluating
+from condgen.models.latents import latent_noise, levels
+from condgen.nn.parts import evaluating
+from condgen.random import Use, normals, permutation
 
 Embed = Callable[[Tensor], Tensor]
 PSNR_LIMIT = 10 * math.log10(12 * 255**2)  # of images whose only error is rounding to 256 grey levels, 58.9 dB

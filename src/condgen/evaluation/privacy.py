@@ -13,12 +13,12 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from condgen.augmentations import symmetries as count_symmetries
-from condgen.augmentations import turned
+from condgen.data.augmentation import symmetries as count_symmetries
+from condgen.data.augmentation import turned
 from condgen.evaluation.model import check_labels, density_unknown, slices
 from condgen.evaluation.records import Measure, about
 from condgen.evaluation.statistics import Interval, delong, half_samples, members, two_spreads, wilson
-from condgen.noise import permutation
+from condgen.random import permutation
 
 Images = np.ndarray | Tensor
 THRESHOLD = (0.25, 0.75)  # in which the ratio that makes a near copy must lie, whatever held-out images do

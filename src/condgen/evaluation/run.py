@@ -23,8 +23,8 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
 import condgen
-from condgen import figures
-from condgen.data import LabelledImages, image_tensor
+from condgen.data.batches import image_tensor
+from condgen.data.images import LabelledImages
 from condgen.evaluation import fidelity, model, privacy, usefulness
 from condgen.evaluation.classifier import check_data, network_features
 from condgen.evaluation.comparison import compare
@@ -33,12 +33,13 @@ from condgen.evaluation.model import LatentHealth
 from condgen.evaluation.records import GROUPS, Measure, about, listed
 from condgen.evaluation.report import page
 from condgen.evaluation.verdict import Verdict, judge_measures
-from condgen.files import read_json, write_atomically
-from condgen.noise import permutation
-from condgen.parts import weights_hash
-from condgen.progress import working
-from condgen.runs import History
-from condgen.sampling import num_classes, pairs, to_uint8
+from condgen.io.archives import weights_hash
+from condgen.io.atomic import read_json, write_atomically
+from condgen.io.progress import working
+from condgen.random import permutation
+from condgen.sampling import figures
+from condgen.sampling.grids import num_classes, pairs, to_uint8
+from condgen.training.run_folder import History
 
 FORMAT = 2
 SHOWN = 10  # images of each class on the page

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from condgen.noise import permutation
+from condgen.random import permutation
 
 Interval = tuple[float, float]
 Values = Sequence[float | None]

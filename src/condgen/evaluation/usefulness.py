@@ -24,13 +24,13 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
-from condgen.data import LabelledImages
+from condgen.data.images import LabelledImages
 from condgen.evaluation.classifier import NETWORK, ResidualClassifier, check_data, fit_classifier, network_features
 from condgen.evaluation.records import Measure, about, plain
 from condgen.evaluation.statistics import Values, mean, spread, student
-from condgen.files import read_json, write_atomically
-from condgen.noise import permutation
-from condgen.progress import working
+from condgen.io.atomic import read_json, write_atomically
+from condgen.io.progress import working
+from condgen.random import permutation
 
 Images = UInt8[np.ndarray, "images channels height width"]
 Labels = Int64[np.ndarray, " images"]

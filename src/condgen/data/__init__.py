@@ -1,0 +1,50 @@
+"""Labelled images: what models are trained on and compared with.
+
+Contract of a reader: `load_...(path or name, ...) → LabelledImages`, uint8, (images, channels, height, width), with its
+splits. Contract of an augmentation: `augmentation(x, seed, index, epoch) → x`, a function of these alone.
+
+* `images`: `LabelledImages`, labels checked and named;
+* `batches`: one pass over them; `readers`: arrays, npz files, folders, MedMNIST; `smears`: drawn blood cells;
+* `augmentation`: images changed a little every time they are seen; `settings`: how much.
+"""
+
+__all__ = [
+    "NUMBERS",
+    "Augmentation",
+    "Batch",
+    "LabelledImages",
+    "batches",
+    "check_memory",
+    "default_names",
+    "image_tensor",
+    "load_data",
+    "load_folder",
+    "load_medmnist",
+    "load_npz",
+    "load_smears",
+    "shortened",
+    "symmetries",
+    "turned",
+]
+
+from typing import TYPE_CHECKING
+
+from condgen.io.lazy import lazily
+
+if TYPE_CHECKING:
+    from condgen.data.augmentation import NUMBERS, Augmentation, symmetries, turned
+    from condgen.data.batches import Batch, batches, image_tensor
+    from condgen.data.images import LabelledImages, check_memory, default_names, shortened
+    from condgen.data.readers import load_data, load_folder, load_medmnist, load_npz
+    from condgen.data.smears import load_smears
+
+__getattr__, __dir__ = lazily(
+    __name__,
+    {
+        "images": ["LabelledImages", "check_memory", "default_names", "shortened"],
+        "batches": ["Batch", "batches", "image_tensor"],
+        "readers": ["load_data", "load_folder", "load_medmnist", "load_npz"],
+        "smears": ["load_smears"],
+        "augmentation": ["NUMBERS", "Augmentation", "symmetries", "turned"],
+    },
+)

@@ -1,0 +1,416 @@
+"""Labelled images: uint8 arrays in memory or on disk, turned into batches (x, y) on the device.
+
+Images stay uint8 until they are on the device, batches are taken by index, and the order of an epoch is a
+function of a seed and an epoch number. There are no worker processes and no per-image Python.
+"""
+
+__all__ = ["LabelledImages", "check_memory", "default_names", "shortened"]
+
+import functools
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Shaped, UInt8
+from torch import Tensor
+
+from condgen.random import permutation
+
+SPLITS = ("train", "validation", "test")
+CHUNK = 4096  # images hashed at a time
+MOST_UNNAMED = 1000  # classes that numbers alone may stand for, where there are fewer images
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class LabelledImages:
+    """Images with labels; a set that knows its own splits offers them as `train`, `validation` and `test`.
+
+    Args:
+        images: uint8, shape (images, channels, height, width); an array or a memory map.
+        labels: class labels, integers in [0, classes) of shape (images,) or (images, 1); or several labels an
+            image, 0 or 1 integers of shape (images, classes); or continuous conditions, floats of shape
+            (images, conditions).
+        class_names: one name per class (per column for multi-label and continuous labels); by default
+            "class 0", "class 1", and so on.
+        splits: name → slice or indices. The named ones are views where given as slices.
+        factors: further columns about each image, such as the drawn factors of built-in images.
+        name: what to call the set in messages and files.
+
+    Raises:
+        TypeError: if images are not uint8.
+        ValueError: if shapes or labels do not fit, or splits share images; the message says what to do.
+
+    Example:
+        >>> images, labels = np.zeros((6, 3, 28, 28), np.uint8), np.array([0, 1, 1, 0, 1, 1])
+        >>> cells = LabelledImages(images, labels, class_names=("round", "lobed"))
+        >>> cells
+        LabelledImages 'images': 6 images of (3, 28, 28); round 2, lobed 4
+        >>> cells.subset([1, 2]).class_counts
+        {'round': 0, 'lobed': 2}
+    """
+
+    images: UInt8[np.ndarray, "images channels height width"]
+    labels: Shaped[np.ndarray, "images ..."]
+    class_names: Sequence[str] = ()
+    splits: Mapping[str, slice | np.ndarray] = field(default_factory=dict)
+    factors: Mapping[str, np.ndarray] = field(default_factory=dict)
+    name: str = "images"
+
+    def __post_init__(self) -> None:
+        check_images(self.images)
+        labels = normalised_labels(np.asarray(self.labels), len(self.images))
+        names = tuple(self.class_names) or default_names(counted_classes(labels))
+        check_names(names)
+        check_labels(labels, names)
+        check_splits(self.splits, len(labels))
+        object.__setattr__(self, "labels", labels)
+        object.__setattr__(self, "class_names", names)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width)."""
+        channels, height, width = self.images.shape[1:]
+        return channels, height, width
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes (of columns for multi-label and continuous labels)."""
+        return len(self.class_names)
+
+    @property
+    def kind(self) -> str:
+        """What the labels are: "class", "multi-label" or "continuous"."""
+        if self.labels.ndim == 1:
+            return "class"
+        return "continuous" if self.labels.dtype.kind == "f" else "multi-label"
+
+    @property
+    def class_counts(self) -> dict[str, int]:
+        """Images per class; with several labels an image, images that carry each label."""
+        if self.kind == "continuous":
+            raise ValueError("Continuous labels have no classes to count.")
+        if self.kind == "class":
+            counts = np.bincount(self.labels, minlength=self.num_classes)
+        else:
+            counts = self.labels.sum(0, dtype=np.int64)
+        return dict(zip(self.class_names, counts.tolist(), strict=True))
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of images, labels, class names and splits, as 64 hexadecimal digits; file names do not count.
+
+        Example:
+            >>> images, labels = np.zeros((4, 1, 8, 8), np.uint8), np.array([0, 1, 1, 0])
+            >>> named = LabelledImages(images, labels, ("round", "lobed"))
+            >>> named.fingerprint == LabelledImages(images, labels, ("round", "lobed"), name="again").fingerprint
+            True
+            >>> named.fingerprint == LabelledImages(images, labels, ("lobed", "round")).fingerprint
+            False
+        """
+        parts = {name: self.content_hash(name) for name in self.splits} or {"": self.content_hash()}
+        about = json.dumps([self.class_names, sorted(parts.items())])
+        return hashlib.sha256(about.encode()).hexdigest()
+
+    def content_hash(self, split: str = "") -> str:
+        """SHA-256 of the images and labels of a split, or of all; names do not count. Memory maps are read in pieces.
+
+        Raises:
+            ValueError: if there is no such split.
+
+        Example:
+            >>> images = LabelledImages(np.zeros((50, 1, 8, 8), np.uint8), np.arange(50) % 5).split()
+            >>> images.content_hash("train") == images.train.content_hash()
+            True
+        """
+        members = np.arange(len(self))[self._indices(split) if split else slice(None)]
+        labels = np.ascontiguousarray(self.labels[members])
+        about = [len(members), self.image_shape, self.num_classes, labels.dtype.str, labels.shape]
+        digest = hashlib.sha256(json.dumps(about).encode())
+        digest.update(labels.tobytes())
+        for start in range(0, len(members), CHUNK):
+            digest.update(self.images[members[start : start + CHUNK]].tobytes())
+        return digest.hexdigest()
+
+    def ordered(self, class_names: Sequence[str]) -> "LabelledImages":
+        """The same images with their classes in this order: names decide which class is which, wherever sets meet.
+
+        Classes of `class_names` that this set has no image of stay empty. Where one side has no names of its own
+        (they are "class 0", "class 1", …, or none), numbers decide.
+
+        Raises:
+            ValueError: if this set has images of a class that is not among `class_names`, or, where numbers decide,
+                another number of classes.
+
+        Example:
+            >>> images = LabelledImages(np.zeros((3, 1, 8, 8), np.uint8), np.array([0, 1, 1]), ("ant", "zebra"))
+            >>> images.ordered(("zebra", "ant")).class_counts
+            {'zebra': 2, 'ant': 1}
+        """
+        names = tuple(class_names)
+        if not names or names == tuple(self.class_names) or self.kind == "continuous":
+            return self
+        if tuple(self.class_names) == default_names(self.num_classes) or names == default_names(len(names)):
+            if self.num_classes != len(names):
+                raise ValueError(
+                    f"Expected {len(names)} classes ({shortened(names)}); {self.name!r} has {self.num_classes} "
+                    "without names that tell which is which. Name its classes."
+                )
+            return self.with_labels(self.labels, names)
+        counts = self.class_counts
+        if unknown := [name for name in self.class_names if name not in names and counts[name]]:
+            raise ValueError(
+                f"Expected images of {shortened(names)}; {self.name!r} has others: {shortened(unknown)}. Rename or "
+                "leave out these classes."
+            )
+        if self.kind == "class":
+            places = np.array([names.index(name) if name in names else -1 for name in self.class_names], np.int64)
+            return self.with_labels(places[self.labels], names)
+        columns = [self.labels[:, self.class_names.index(n)] if n in counts else 0 * self.labels[:, 0] for n in names]
+        return self.with_labels(np.stack(columns, axis=1), names)
+
+    @functools.cached_property
+    def train(self) -> "LabelledImages":
+        """The images to train on."""
+        return self._split("train")
+
+    @functools.cached_property
+    def validation(self) -> "LabelledImages":
+        """The images to choose by."""
+        return self._split("validation")
+
+    @functools.cached_property
+    def test(self) -> "LabelledImages":
+        """The images to report on."""
+        return self._split("test")
+
+    def _split(self, name: str) -> "LabelledImages":
+        return self.subset(self._indices(name), name=f"{self.name} {name}")
+
+    def _indices(self, name: str) -> slice | np.ndarray:
+        if name not in self.splits:
+            have = ", ".join(self.splits) or "no splits"
+            raise ValueError(
+                f"{self.name!r} has {have}, not {name!r}. Split it into train, validation and test (.split())."
+            )
+        return self.splits[name]
+
+    def subset(self, indices: slice | Sequence[int] | np.ndarray | Tensor, name: str | None = None) -> "LabelledImages":
+        """The images at `indices` (a slice, integers or a boolean mask), in that order, without splits."""
+        if not isinstance(indices, slice):
+            indices = np.asarray(indices)
+            if indices.size and indices.dtype.kind not in "iub":
+                raise TypeError(f"Expected a slice, integers or a boolean mask; got {indices.dtype}.")
+            indices = indices if indices.dtype == bool else indices.astype(np.int64)
+        factors = {key: column[indices] for key, column in self.factors.items()}
+        return type(self)(
+            self.images[indices],
+            self.labels[indices],
+            self.class_names,
+            {},
+            factors,
+            name or f"{self.name} subset",
+        )
+
+    def stratified(self, share: float, seed: int = 0) -> np.ndarray:
+        """Sorted indices of a random `share` of every class, rounded, but at least one of each class present.
+
+        Args:
+            share: in (0, 1].
+            seed: the same seed takes the same images.
+
+        Raises:
+            ValueError: if share is out of range.
+
+        Example:
+            >>> images = LabelledImages(np.zeros((30, 1, 8, 8), np.uint8), np.arange(30) // 20)
+            >>> images.subset(images.stratified(0.1)).class_counts
+            {'class 0': 2, 'class 1': 1}
+        """
+        if not 0 < share <= 1:
+            raise ValueError(f"Expected a share in (0, 1]; got {share}.")
+        taken = [members[: max(1, round(share * len(members)))] for members in self._shuffled_classes(seed)]
+        return np.sort(np.concatenate([np.empty(0, np.int64), *taken]))
+
+    def split(self, validation: float = 0.1, test: float = 0.1, seed: int = 0) -> "LabelledImages":
+        """The same images with stratified `train`, `validation` and `test` splits.
+
+        Every class keeps at least one image in `train`; one of three or more has some in each split.
+
+        Raises:
+            ValueError: if a share is not positive, they leave nothing to train on, or images are too few.
+
+        Example:
+            >>> images = LabelledImages(np.zeros((50, 1, 8, 8), np.uint8), np.arange(50) % 5).split()
+            >>> len(images.train), len(images.validation), len(images.test)
+            (40, 5, 5)
+        """
+        if not (validation > 0 and test > 0 and validation + test < 1):
+            raise ValueError(f"Expected positive shares with a sum below 1; got {validation} and {test}.")
+        parts = {name: [np.empty(0, np.int64)] for name in SPLITS}
+        for members in self._shuffled_classes(seed):
+            # At least one for validation and test where the class has three images to give.
+            least = 1 if len(members) >= 3 else 0
+            cut = min(max(least, round(validation * len(members))), len(members) - 1 - least)
+            end = min(cut + max(least, round(test * len(members))), len(members) - 1)
+            parts["validation"].append(members[:cut])
+            parts["test"].append(members[cut:end])
+            parts["train"].append(members[end:])
+        splits = {name: np.sort(np.concatenate(parts[name])) for name in SPLITS}
+        for name, indices in splits.items():
+            if len(indices) == 0:
+                raise ValueError(f"{len(self)} images are too few to split: {name} would be empty.")
+        return type(self)(self.images, self.labels, self.class_names, splits, self.factors, self.name)
+
+    def _shuffled_classes(self, seed: int) -> Iterator[np.ndarray]:
+        """The indices of each class present, shuffled; of all images where labels are no classes."""
+        groups = self.labels if self.kind == "class" else np.zeros(len(self), np.int64)
+        shuffled = permutation(len(self), seed, 0).numpy()
+        for group in np.unique(groups):
+            yield shuffled[groups[shuffled] == group]
+
+    def with_labels(self, labels: np.ndarray, class_names: Sequence[str] = ()) -> "LabelledImages":
+        """The same images and splits under other labels, for instance a factor as a continuous condition.
+
+        Example:
+            >>> images = LabelledImages(np.zeros((3, 1, 8, 8), np.uint8), np.array([0, 1, 0]))
+            >>> images.with_labels(np.array([[0.1], [0.5], [0.9]]), ["radius"]).kind
+            'continuous'
+        """
+        return type(self)(self.images, labels, class_names, self.splits, self.factors, self.name)
+
+    def __repr__(self) -> str:
+        counted = self.num_classes <= 20 and self.kind != "continuous"
+        names = (f"{k} {n}" for k, n in self.class_counts.items()) if counted else self.class_names[:20]
+        size = f"{len(self)} images of {self.image_shape}"
+        return f"{type(self).__name__} {self.name!r}: {size}; {', '.join(names)}"
+
+
+def default_names(count: int) -> tuple[str, ...]:
+    """What classes without names are called.
+
+    Example:
+        >>> default_names(2)
+        ('class 0', 'class 1')
+    """
+    return tuple(f"class {k}" for k in range(count))
+
+
+def check_images(images: np.ndarray) -> None:
+    """Raise unless images are uint8 of shape (images, channels, height, width)."""
+    if getattr(images, "dtype", None) != np.uint8:
+        kind = getattr(images, "dtype", type(images).__name__)
+        raise TypeError(
+            f"Expected uint8 images in [0, 255]; got {kind}. "
+            "Floats in [0, 1]: pass (255 * images).round().astype('uint8')."
+        )
+    if images.ndim != 4 or 0 in images.shape[1:]:
+        raise ValueError(
+            f"Expected images of shape (images, channels, height, width); got {images.shape}. "
+            "Channels last: pass images.transpose(0, 3, 1, 2)."
+        )
+
+
+def normalised_labels(labels: np.ndarray, n: int) -> np.ndarray:
+    """Labels as int64 (n,), uint8 (n, classes) or float32 (n, conditions)."""
+    if labels.ndim not in (1, 2) or len(labels) != n or 0 in labels.shape[1:]:
+        raise ValueError(f"Expected one label for each of {n} images; got labels of shape {labels.shape}.")
+    if labels.dtype.kind in "iub":
+        if labels.ndim == 1 or labels.shape[1] == 1:
+            return labels.reshape(-1).astype(np.int64)
+        if ((labels != 0) & (labels != 1)).any():
+            raise ValueError("Expected 0 or 1 in every column of multi-label labels; got other integers.")
+        return labels.astype(np.uint8)
+    if labels.dtype.kind == "f":
+        if not np.isfinite(labels).all():
+            raise ValueError("Expected finite continuous labels; got NaN or infinity. Drop or fill those images.")
+        return labels.reshape(n, -1).astype(np.float32)
+    raise TypeError(f"Expected integer labels (classes) or floats (continuous); got {labels.dtype}.")
+
+
+def counted_classes(labels: np.ndarray) -> int:
+    """How many classes labels without names stand for."""
+    if labels.ndim == 2:
+        return labels.shape[1]
+    highest = int(labels.max(initial=-1))
+    if highest >= max(len(labels), MOST_UNNAMED):
+        raise ValueError(
+            f"Expected labels in [0, classes); got {highest} among {len(labels)} images. Are these the numbers of "
+            "patients or files? Number the classes from 0."
+        )
+    return highest + 1
+
+
+def check_names(names: tuple[str, ...]) -> None:
+    """Raise unless every class has a name of its own that can be written."""
+    if twice := [name for name, times in Counter(names).items() if times > 1]:
+        raise ValueError(f"Expected a name of its own for every class; got {twice[0]!r} more than once.")
+    for name in names:
+        try:
+            str(name).encode()
+        except UnicodeEncodeError:  # a folder's name in another encoding
+            raise ValueError(f"Expected class names in UTF-8; got {str(name)!a}. Rename the class.") from None
+
+
+def check_labels(labels: np.ndarray, names: tuple[str, ...]) -> None:
+    """Raise unless the labels stay within the named classes."""
+    if labels.ndim == 2:
+        if labels.shape[1] != len(names):
+            raise ValueError(f"Expected {len(names)} label columns, one per name; got {labels.shape[1]}.")
+        return
+    low, high = int(labels.min(initial=0)), int(labels.max(initial=0))
+    if low < 0 or (len(labels) and high >= len(names)):
+        raise ValueError(
+            f"Expected labels in [0, {len(names)}), one class per name; got {low if low < 0 else high}. "
+            "Name more classes or remap the labels."
+        )
+
+
+def check_splits(splits: Mapping[str, slice | np.ndarray], n: int) -> None:
+    """Raise unless no image is in two splits, nor twice in one."""
+    taken, places = np.zeros(n, bool), np.arange(n)
+    for name, indices in splits.items():
+        try:
+            members = places[indices]
+        except IndexError as error:
+            raise ValueError(f"Expected indices of {n} images in split {name!r}; {error}.") from error
+        if taken[members].any() or len(np.unique(members)) < len(members):
+            raise ValueError(
+                f"Expected every image in one split at most; {name!r} shares some with another or has them twice."
+            )
+        taken[members] = True
+
+
+def check_memory(n: int, image_shape: Sequence[int]) -> None:
+    """Raise if this many images of this shape are more than this machine's memory.
+
+    Example:
+        >>> check_memory(6000, (3, 100_000, 100_000))
+        Traceback (most recent call last):
+            ...
+        ValueError: 6,000 images of (3, 100000, 100000) take 167,638 GiB; this machine has ... GiB. Take fewer or ...
+    """
+    have = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 2**36
+    size = n * int(np.prod(image_shape, dtype=object))
+    if size > have:
+        raise ValueError(
+            f"{n:,} images of {tuple(image_shape)} take {size / 2**30:,.0f} GiB; this machine has {have >> 30} GiB. "
+            "Take fewer or smaller ones."
+        )
+
+
+def shortened(names: Sequence[str], most: int = 8) -> str:
+    """The first few of many names.
+
+    Example:
+        >>> shortened(("a", "b", "c"), most=2)
+        'a, b and 1 more'
+    """
+    some = ", ".join(map(str, names[:most]))
+    return f"{some} and {len(names) - most} more" if len(names) > most else some

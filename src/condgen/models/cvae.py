@@ -1,0 +1,413 @@
+r"""The conditional VAE: parts go into the class, numbers go into the builder.
+
+Generative story: a label y gives a condition c, a latent z is drawn from :math:`p(z \mid c)`, an image x from
+:math:`p(x \mid z, c)`. Training infers z from x and c with :math:`q(z \mid x, c)` and maximises the bound of
+:mod:`condgen.losses.elbo`.
+"""
+
+__all__ = ["ConditionalVAE", "conditional_vae"]
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from condgen.distributions.likelihoods import Bernoulli
+from condgen.distributions.priors.standard import StandardNormal
+from condgen.distributions.reparameterizers import Gaussian
+from condgen.losses.elbo import (
+    ELBO,
+    Inference,
+    bits_per_dimension,
+    dequantize,
+    importance_weighted,
+    kl_per_latent,
+    label_log_likelihood,
+)
+from condgen.models.generator import Generator, Images, Labels, shape
+from condgen.models.latents import Latent, gathered, latent_noise, latent_shapes, levels
+from condgen.nn.conditioners import OneHot, Unconditional
+from condgen.nn.decoders import DeconvDecoder, ResNetDecoder
+from condgen.nn.encoders import ConvEncoder, ResNetEncoder
+from condgen.nn.layers import Modulation, Norm, halvings
+from condgen.nn.parts import evaluating
+from condgen.random import Use, normals, stream, uniform
+
+
+class ConditionalVAE(Generator):
+    r"""A conditional variational autoencoder assembled from parts that honour the contracts of their shelves.
+
+    Args:
+        conditioner: y → c.
+        encoder: (x, c) → parameters of q(z | x, c).
+        reparameterizer: parameters → q, and draws from it.
+        prior: c → p(z | c), and draws from it.
+        decoder: (z, c) → parameters of p(x | z, c).
+        likelihood: parameters → p(x | z, c).
+        sampler: what samples are drawn from instead of the prior, which the KL is taken against; a prior fitted after
+            training (:func:`condgen.fit_prior`). It may know draws alone, and no density.
+        output_labels: the decoder also redraws the label planes: its last channels, one per class, are their
+            logits. Needs `OneHot`.
+        image_shape: (channels, height, width); read from the encoder where it tells.
+
+    Raises:
+        ValueError: if output_labels is asked for with another conditioner than `OneHot`.
+
+    References:
+        Learning structured output representation using deep conditional generative models
+        (Sohn, Lee & Yan, 2015), https://papers.nips.cc/paper/5775
+
+    Example:
+        >>> from condgen.nn import conditioners, decoders, encoders
+        >>> from condgen.distributions import likelihoods, reparameterizers
+        >>> from condgen.distributions import priors
+        >>> model = ConditionalVAE(
+        ...     conditioner=conditioners.OneHot(2),
+        ...     encoder=encoders.ConvEncoder((1, 8, 8), condition_dim=2, latent=4, channels=(8,), strides=(2,)),
+        ...     reparameterizer=reparameterizers.Gaussian(),
+        ...     prior=priors.StandardNormal(4),
+        ...     decoder=decoders.DeconvDecoder((1, 8, 8), latent=4, condition_dim=2, channels=(8,), strides=(2,)),
+        ...     likelihood=likelihoods.Bernoulli(),
+        ... )
+        >>> model.sample([0, 1, 1], seed=0).shape
+        torch.Size([3, 1, 8, 8])
+        >>> model
+        ConditionalVAE: 2,225 parameters
+          conditioner     OneHot           y → c (2)                         0
+          encoder         ConvEncoder      x (1, 8, 8), c (2) → (8)      1,256
+          reparameterizer Gaussian         (8) → z (4)                       0
+          prior           StandardNormal   c (2) → z (4)                     0
+          decoder         DeconvDecoder    z (4), c (2) → (1, 8, 8)        969
+          likelihood      Bernoulli        (1, 8, 8) → x (1, 8, 8)           0
+    """
+
+    encoder: Any
+    reparameterizer: Any
+    prior: Any
+    decoder: Any
+    likelihood: Any
+    sampler: Any
+
+    def __init__(
+        self,
+        *,
+        conditioner: nn.Module,
+        encoder: nn.Module,
+        reparameterizer: nn.Module,
+        prior: nn.Module,
+        decoder: nn.Module,
+        likelihood: nn.Module,
+        sampler: nn.Module | None = None,
+        output_labels: bool = False,
+        image_shape: tuple[int, int, int] | None = None,
+    ) -> None:
+        super().__init__(conditioner, image_shape or getattr(encoder, "image_shape", None))
+        if output_labels and not isinstance(conditioner, OneHot):
+            raise ValueError(
+                f"Expected OneHot to redraw label planes; got {type(conditioner).__name__}. Pass output_labels=False."
+            )
+        self.encoder, self.reparameterizer = encoder, reparameterizer
+        self.prior, self.decoder, self.likelihood, self.sampler = prior, decoder, likelihood, sampler
+        self.output_labels = output_labels
+
+    # The model as mathematics: tensors on the model's device, no checks, one pass.
+
+    def infer(self, x: Images, y: Shaped[Tensor, "batch ..."], noise: dict[str, Tensor]) -> Inference:
+        """The terms of the bound for a batch.
+
+        Args:
+            x: images in [0, 1].
+            y: labels the conditioner takes.
+            noise: standard normal, one tensor for every name in `noise_shapes`.
+        """
+        c = self.condition(y, noise.get("label"))
+        parameters = self.encoder(x, c)
+        q = self.reparameterizer(parameters)
+        self._check_latents(q)
+        z = self.reparameterizer.draw(parameters, latent_noise(noise))
+        output, label_logits = self._split(self.decoder(z, c))
+        p = self.likelihood(output)
+        return Inference(
+            log_likelihood=p.log_prob(x),
+            label_log_likelihood=None if label_logits is None else label_log_likelihood(label_logits, c),
+            kl_terms=tuple(map(kl_per_latent, levels(q), levels(self.prior(c)), levels(z))),
+            z=z,
+            p=p,
+            q=q,
+            output=output,
+        )
+
+    forward = infer
+
+    def posterior(self, x: Images, y: Shaped[Tensor, "batch ..."]) -> Any:
+        """q(z | x, c), a distribution, or a tuple of them for several levels."""
+        return self.reparameterizer(self.encoder(x, self.condition(y)))
+
+    def decode(self, z: Latent, y: Shaped[Tensor, "batch ..."]) -> Distribution:
+        """p(x | z, c)."""
+        return self.decode_from(z, self.condition(y))
+
+    def decode_from(self, z: Latent, c: Float[Tensor, "batch dim"]) -> Distribution:
+        """p(x | z, c) from a condition, which may lie between those of labels."""
+        return self.likelihood(self._split(self.decoder(z, c))[0])
+
+    def draw(self, y: Shaped[Tensor, "batch ..."], noise: dict[str, Tensor]) -> Images:
+        """Labels and noise → images in [0, 1], the mean of p(x | z, c) at z drawn from the sampler, or the prior."""
+        c = self.condition(y)
+        return self.decode_from(self.source.draw(c, latent_noise(noise)), c).mean
+
+    @property
+    def source(self) -> Any:
+        """What samples are drawn from: the sampler, where one was fitted, else the prior."""
+        return self.prior if self.sampler is None else self.sampler
+
+    @property
+    def choices(self) -> int:
+        """Leading numbers of a sample's noise that choose, such as a mixture's component."""
+        return getattr(self.source, "choices", 0)
+
+    def objective(self) -> ELBO:
+        """The bound."""
+        return ELBO()
+
+    def trial(self, x: Images, y: Shaped[Tensor, "batch ..."], noise: dict[str, Tensor]) -> Float[Tensor, " batch"]:
+        """The log-likelihood, nats per image."""
+        return self.infer(x, y, noise).log_likelihood
+
+    @property
+    def noise_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name → shape of the noise that inference about one image needs."""
+        return latent_shapes(self.prior.noise_shape) | self.label_noise
+
+    @property
+    def sampling_noise_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name → shape of the noise that drawing one image needs."""
+        return latent_shapes(self.source.noise_shape)
+
+    def _check_latents(self, q: Any) -> None:
+        """Raise unless prior and posterior agree: a single latent would be broadcast over the others."""
+        found = [tuple(own.event_shape) for own in levels(q)]
+        expected = [*latent_shapes(self.prior.noise_shape).values()]
+        if found != expected:
+            raise ValueError(
+                f"Expected an encoder for the prior's z of shape {', '.join(map(shape, expected))}; got a posterior of "
+                f"shape {', '.join(map(shape, found))}. Give encoder and prior the same latents."
+            )
+
+    def _split(self, output: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The decoder's output as the likelihood's parameters and the label planes' logits."""
+        planes = self.conditioner.dim if self.output_labels else 0
+        if self.image_shape:
+            expected = (self.likelihood.params * self.image_shape[0] + planes, *self.image_shape[1:])
+            if output.shape[1:] != expected:
+                raise ValueError(
+                    f"Expected decoder output of shape (batch, {', '.join(map(str, expected))}), which is "
+                    f"{self.likelihood.params} per image channel{f' and {planes} label planes' if planes else ''}; got "
+                    f"{tuple(output.shape)}. Change the decoder's last layer or the likelihood."
+                )
+        if not planes:
+            return output, None
+        parameters, logits = output.split([output.shape[1] - planes, planes], 1)  # the gradient is one concatenation
+        return parameters, logits
+
+    # The model in use: labels of any kind, checked; deterministic; no gradients.
+
+    @torch.no_grad()
+    def encode(self, x: np.ndarray | Tensor, y: Labels) -> Latent:
+        """The posterior's mean: deterministic, in training mode and out of it; a tuple for several levels."""
+        with evaluating(self):
+            return gathered([q.mean for q in levels(self.posterior(*self.pair(x, y)))])
+
+    @torch.no_grad()
+    def reconstruct(self, x: np.ndarray | Tensor, y: Labels) -> Images:
+        """Images through the posterior's mean and back: deterministic."""
+        with evaluating(self):
+            return self.decode(self.encode(x, y), self.labels(y)).mean
+
+    @torch.no_grad()
+    def log_likelihood(
+        self, x: np.ndarray | Tensor, y: Labels, *, samples: int = 64, seed: int = 0, start: int = 0, chunk: int = 8
+    ) -> Float[Tensor, " batch"]:
+        """The importance-weighted bound on log p(x | y), nats per image; label planes are left out.
+
+        p(z | c) is what samples are drawn from: the sampler, where one was fitted, else the prior.
+
+        Args:
+            x: images.
+            y: labels.
+            samples: draws of z per image; the bound grows with them.
+            seed: of the draws.
+            start: number of the first image: a set taken in batches has the values of the set taken whole.
+            chunk: draws decoded at once, which bounds memory.
+
+        Raises:
+            ValueError: for fewer than one sample, or a sampler without a density.
+        """
+        if samples < 1:
+            raise ValueError(f"Expected at least one sample; got {samples}.")
+        images, labels = self.pair(x, y)
+        with evaluating(self):
+            self.check_density(labels[:1])
+            return importance_weighted(self._log_weights(images, labels, samples, seed, start, chunk))
+
+    def check_density(self, y: Shaped[Tensor, "batch ..."]) -> None:
+        """Raise ValueError unless what samples are drawn from has a density."""
+        try:
+            self.source(self.condition(y))
+        except NotImplementedError:
+            name = type(self.source).__name__
+            raise ValueError(
+                f"Expected a sampler with a density; {name} only draws. Set model.sampler = None for the prior's."
+            ) from None
+
+    def _log_weights(self, x: Tensor, y: Tensor, samples: int, seed: int, start: int, chunk: int) -> Iterator[Tensor]:
+        """Log-weights (draws, batch) of `chunk` draws at a time."""
+        c, index = self.condition(y), torch.arange(start, start + len(x), device=x.device)
+        parameters = self.encoder(x, c)
+        q, p_z = levels(self.reparameterizer(parameters)), levels(self.source(c))
+        for first in range(0, samples, chunk):
+            zs = []
+            for k in range(first, min(first + chunk, samples)):
+                noise = normals(self.noise_shapes, seed, index, Use.POSTERIOR, k, self.dtype)
+                zs.append(levels(self.reparameterizer.draw(parameters, latent_noise(noise))))
+            together = [torch.cat(own) for own in zip(*zs, strict=True)]
+            p = self.decode(gathered(together), y.repeat(len(zs), *[1] * (y.ndim - 1)))
+            log_likelihood = p.log_prob(x.repeat(len(zs), 1, 1, 1)).unflatten(0, (len(zs), len(x)))
+            ratios = [[p.log_prob(own) - q.log_prob(own) for p, q, own in zip(p_z, q, z, strict=True)] for z in zs]
+            yield log_likelihood + torch.stack([torch.stack(own).sum(0) for own in ratios])
+
+    def bits_per_dimension(
+        self, x: np.ndarray | Tensor, y: Labels, *, samples: int = 64, seed: int = 0, start: int = 0, chunk: int = 8
+    ) -> Float[Tensor, " batch"]:
+        """An upper bound on -log2 P(x | y) per pixel and channel, from :meth:`log_likelihood`.
+
+        Where the likelihood is a density, pixels are dequantised with uniform noise of this seed. Arguments are those
+        of :meth:`log_likelihood`.
+
+        Raises:
+            ValueError: if the likelihood is no probability of grey levels, with the reason.
+        """
+        images = self.images(x)
+        measure, dimensions = getattr(self.likelihood, "measure", None), images[0].numel()
+        bits_per_dimension(images.new_zeros(1), measure, dimensions)  # refuses before the work
+        if measure == "density":
+            index = torch.arange(start, start + len(images), device=images.device)
+            u = uniform(seed, index, stream(Use.DEQUANTIZATION), images.shape[1:])
+            images = dequantize(images, u.to(images.dtype))
+        else:
+            images = (255 * images).round() / 255  # a mass is of grey levels, not of what lies between them
+        log_likelihood = self.log_likelihood(images, y, samples=samples, seed=seed, start=start, chunk=chunk)
+        return bits_per_dimension(log_likelihood, measure, dimensions)
+
+    @property
+    def flows(self) -> dict[str, str]:
+        """Name of each part → what goes in and comes out."""
+        latents = latent_shapes(self.prior.noise_shape).values()
+        z, c = ", ".join(map(shape, latents)), self.condition_text
+        x = self.image_shape or ("?",)
+        q, p = self.reparameterizer.params, self.likelihood.params
+        out = (p * x[0] + (self.conditioner.dim if self.output_labels else 0), *x[1:]) if self.image_shape else x
+        parameters = ", ".join(shape((q * own[0], *own[1:])) for own in latents)
+        return {
+            "conditioner": f"y → {c}",
+            "encoder": f"x {shape(x)}, {c} → {parameters}",
+            "reparameterizer": f"{parameters} → z {z}",
+            "prior": f"{c} → z {z}",
+            "decoder": f"z {z}, {c} → {shape(out)}",
+            "likelihood": f"{shape(out)} → x {shape(x)}{' and label planes' if self.output_labels else ''}",
+            **({} if self.sampler is None else {"sampler": f"{c} → z {z}"}),
+        }
+
+
+def conditional_vae(
+    image_shape: tuple[int, int, int],
+    num_classes: int,
+    *,
+    latent: int | Sequence[int] = 128,
+    width: int | None = None,
+    depth: int = 1,
+    conditioner: nn.Module | None = None,
+    prior: nn.Module | None = None,
+    likelihood: nn.Module | None = None,
+    norm: Norm | None = None,
+    modulation: Modulation | None = None,
+    output_labels: bool = False,
+    network: Literal["conv", "resnet"] | None = None,
+) -> ConditionalVAE:
+    """A conditional VAE from numbers: plain convolutions and a vector of latents, or residual networks and a map.
+
+    Plain convolutions halve the image and double the width until the map is 4x4 or smaller. Residual networks halve
+    it as well, down to the latent map, or, for a vector, to 4x4.
+
+    Args:
+        image_shape: (channels, height, width), from 8x8 up.
+        num_classes: labels are integers in [0, num_classes); 0 makes a plain VAE.
+        latent: number of latents, or the shape of a map of them, such as (8, 7, 7) for 28x28.
+        width: channels of the first map; by default 32 for plain convolutions, 48 for residual networks.
+        depth: residual blocks on each map.
+        conditioner: instead of one-hot labels.
+        prior: instead of the standard normal.
+        likelihood: instead of `Bernoulli()`.
+        norm: class of a normalisation in plain convolutions, such as `ChannelNorm`.
+        modulation: class of a conditional layer in every plain block, such as `FiLM`.
+        output_labels: the decoder also redraws the label planes, as the reference recipe does.
+        network: "conv" or "resnet"; by default resnet for a latent map, conv for a vector.
+
+    Raises:
+        ValueError: for images smaller than 8x8, no latents or channels, a map that halving does not lead to, plain
+            convolutions for a map, or norm and modulation for residual networks, which have their own.
+
+    Example:
+        >>> model = conditional_vae((3, 28, 28), num_classes=8, latent=16)
+        >>> model.sample([6, 6], seed=0).shape
+        torch.Size([2, 3, 28, 28])
+        >>> model = conditional_vae((3, 28, 28), num_classes=8, latent=(8, 7, 7))
+        >>> model.encode(torch.zeros(2, 3, 28, 28), [6, 6]).shape
+        torch.Size([2, 8, 7, 7])
+    """
+    z: list[int] = [latent] if isinstance(latent, int) else list(latent)
+    network = network or ("resnet" if len(z) > 1 else "conv")
+    width = width if width is not None else {"conv": 32, "resnet": 48}[network]
+    if len(image_shape) != 3 or min(image_shape) < 1:
+        raise ValueError(f"Expected image_shape as (channels, height, width), each at least 1; got {image_shape}.")
+    if min(*z, width, depth) < 1 or len(z) not in (1, 3):
+        raise ValueError(
+            f"Expected latent (a number, or channels, height and width), width and depth of 1 or more; got {latent}, "
+            f"{width} and {depth}."
+        )
+    if (network == "conv" and len(z) > 1) or (network == "resnet" and (norm or modulation)):
+        raise ValueError(
+            "Expected plain convolutions with a vector of latents, or residual networks without norm= and modulation=, "
+            f"which they have in every block; got network={network!r} with latent={latent}."
+        )
+    conditioner = conditioner or (OneHot(num_classes) if num_classes else Unconditional())
+    likelihood = likelihood or Bernoulli()
+    dim: int = conditioner.dim  # type: ignore[assignment]
+    outputs: int = likelihood.params * image_shape[0] + (dim if output_labels else 0)  # type: ignore[operator]
+    output_shape = (outputs, *image_shape[1:])
+    if network == "resnet":
+        stages = len(halvings(image_shape[1:], (z[1], z[2]) if len(z) == 3 else None)) - 1
+        widths = [width * min(2**k, 4) for k in range(stages)]
+        encoder = ResNetEncoder(image_shape, dim, latent, Gaussian.params, widths, depth)
+        decoder = ResNetDecoder(output_shape, latent, dim, widths, depth)
+    else:
+        layers = max(1, math.ceil(math.log2(max(image_shape[1:]) / 4)))
+        channels, strides = [width * 2**k for k in range(layers)], [2] * layers
+        shared = {"norm": norm, "modulation": modulation}
+        encoder = ConvEncoder(image_shape, dim, z[0], Gaussian.params, channels, strides, **shared)
+        decoder = DeconvDecoder(output_shape, z[0], dim, channels[::-1], strides, **shared)
+    return ConditionalVAE(
+        conditioner=conditioner,
+        encoder=encoder,
+        reparameterizer=Gaussian(),
+        prior=prior or StandardNormal(z),
+        decoder=decoder,
+        likelihood=likelihood,
+        output_labels=output_labels,
+        image_shape=image_shape,
+    )
