@@ -31,9 +31,10 @@ import condgen
 from condgen.data.batches import image_tensor
 from condgen.evaluation.classifier import ResidualClassifier, fit_classifier
 from condgen.evaluation.judge import load_judge
-from condgen.recipes import RECIPES, sampler_of, work_of
+from condgen.recipes import RECIPES, sampler_of
 from condgen.sampling.figures import save_grid
 from condgen.sampling.grids import per_class, to_uint8
+from condgen.training.work import work_of
 
 ROUNDS, PROBED = 3, 60  # a budget is turned into epochs by the rates of so many steps, in turns
 STEPS, TAUGHT = 500, 3000  # of the classifier, and images it is trained on

@@ -18,10 +18,12 @@ from notes import keep
 import condgen
 from condgen.distributions.priors import mixture as fitted
 from condgen.distributions.priors.mixture import Clusters, packed
+from condgen.evaluation.arms import Plan
 from condgen.evaluation.fidelity import diversity, fidelity, label_truth
 from condgen.evaluation.judge import load_judge
-from condgen.evaluation.run import drawing
-from condgen.evaluation.usefulness import Plan, TrainingSet, cut_class, draw_pool, train_and_test, training_set
+from condgen.evaluation.sources import drawing
+from condgen.evaluation.training_sets import TrainingSet, cut_class, draw_pool, training_set
+from condgen.evaluation.usefulness import train_and_test
 from condgen.sampling.grids import to_uint8
 from condgen.training.fit_prior import encode_latents
 

@@ -20,7 +20,7 @@ from notes import keep
 from torch.profiler import ProfilerActivity, profile
 
 import condgen
-from condgen.apps.benchmarking import peak, reset_peak, synchronise
+from condgen.apps.timing import peak, reset_peak, synchronise
 from condgen.models.generator import BLOCK
 from condgen.recipes import RECIPES
 

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from condgen.apps.benchmarking import machine
+from condgen.apps.timing import machine
 
 
 def keep(path: Path | None, title: str, result: str, device: str = "cpu") -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from quality import COLUMNS, measured, number
 
 import condgen
-from condgen.apps.benchmarking import machine
+from condgen.apps.timing import machine
 from condgen.data.images import LabelledImages
 from condgen.evaluation.judge import load_judge
 from condgen.recipes import RECIPES

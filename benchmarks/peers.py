@@ -36,7 +36,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import condgen
 from condgen import recipes
-from condgen.apps.benchmarking import machine, peak, synchronise
+from condgen.apps.timing import machine, peak, synchronise
 
 CHANNELS = (16, 32, 64, 128, 256, 512)
 

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 import condgen
-from condgen.apps.benchmarking import machine
+from condgen.apps.timing import machine
 from condgen.nn.precision import native_bfloat16, slowdown
 
 ROUNDS = 3

@@ -16,7 +16,7 @@ import torch
 from quality import COLUMNS, measured, number
 
 import condgen
-from condgen.apps.benchmarking import machine
+from condgen.apps.timing import machine
 from condgen.distributions.priors.flow_matching import FlowMatching
 from condgen.distributions.priors.mixture import GaussianMixture
 from condgen.distributions.priors.normalizing_flow import Flow

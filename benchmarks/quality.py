@@ -20,12 +20,12 @@ import numpy as np
 import torch
 
 import condgen
-from condgen.apps.benchmarking import machine
+from condgen.apps.timing import machine
 from condgen.data.batches import image_tensor
 from condgen.distributions.priors.flow_matching import FlowMatching
+from condgen.evaluation.copies import near_copies
 from condgen.evaluation.fidelity import diversity, fidelity, label_truth, relative_sharpness, repeats
 from condgen.evaluation.judge import Judge, load_judge
-from condgen.evaluation.privacy import near_copies
 from condgen.sampling.figures import save_grid
 from condgen.sampling.grids import per_class, to_uint8
 

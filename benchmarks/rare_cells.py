@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import condgen
-from condgen.apps.benchmarking import machine
-from condgen.evaluation.run import drawing
-from condgen.evaluation.usefulness import Plan, cut_class, usefulness
+from condgen.apps.timing import machine
+from condgen.evaluation.arms import Plan
+from condgen.evaluation.sources import drawing
+from condgen.evaluation.training_sets import cut_class
+from condgen.evaluation.usefulness import usefulness
 from condgen.recipes import RECIPES
 
 

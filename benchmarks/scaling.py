@@ -22,7 +22,8 @@ import numpy as np
 import torch
 
 import condgen
-from condgen.apps.benchmarking import Variant, build, machine
+from condgen.apps.benchmarking import Variant, build
+from condgen.apps.timing import machine
 from condgen.losses.elbo import ELBO
 from condgen.nn.memory import keep_freed_memory
 from condgen.random import Use, normals

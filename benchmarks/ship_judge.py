@@ -9,7 +9,7 @@ import argparse
 import time
 
 import condgen
-from condgen.apps.benchmarking import machine
+from condgen.apps.timing import machine
 from condgen.evaluation.judge import SHIPPED_JUDGES, train_judge
 
 

@@ -26,7 +26,7 @@ import torch
 
 import condgen
 from condgen import recipes
-from condgen.apps.benchmarking import machine, peak
+from condgen.apps.timing import machine, peak
 from condgen.distributions.likelihoods import DiscretizedLogistic
 from condgen.training.optimizers import adamw
 

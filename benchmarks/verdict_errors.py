@@ -19,12 +19,13 @@ import torch
 import torch.nn.functional as F
 
 import condgen
-from condgen.apps.benchmarking import machine
+from condgen.apps.timing import machine
+from condgen.evaluation.arms import Plan, Usefulness
 from condgen.evaluation.judge import load_judge
+from condgen.evaluation.parts import of_copies, of_images
 from condgen.evaluation.records import Measure, about
-from condgen.evaluation.run import Found, Sets, looker, of_copies, of_images
+from condgen.evaluation.sets import Found, Sets, looker
 from condgen.evaluation.statistics import student
-from condgen.evaluation.usefulness import Plan, Usefulness
 from condgen.evaluation.verdict import judge_measures
 
 Generator = np.random.Generator

@@ -11,7 +11,7 @@ import sys
 import torch
 
 import condgen
-from condgen.evaluation.model import latent_health
+from condgen.evaluation.latents import latent_health
 from condgen.losses.elbo import ELBO, LinearWarmup
 from condgen.sampling.figures import class_grid
 from condgen.sampling.grids import per_class

@@ -16,8 +16,10 @@ from pathlib import Path
 
 import condgen
 from condgen.apps.balance import write_balanced
-from condgen.evaluation.run import drawing
-from condgen.evaluation.usefulness import Plan, cut_class, usefulness
+from condgen.evaluation.arms import Plan
+from condgen.evaluation.sources import drawing
+from condgen.evaluation.training_sets import cut_class
+from condgen.evaluation.usefulness import usefulness
 from condgen.recipes import RECIPES
 from condgen.sampling.figures import class_grid
 from condgen.sampling.grids import per_class

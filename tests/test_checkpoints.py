@@ -446,7 +446,7 @@ NAMES = [
     "torch.nn.Nothing",
     "condgen.cli.main",
     "condgen.models.saving.Path",
-    "condgen.training.loop.Step",
+    "condgen.training.step.Step",
     "condgen.models.saving.nn.Linear",
     "condgen.__main__.Module",
     "condgen.nothing.Module",

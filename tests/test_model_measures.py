@@ -14,19 +14,9 @@ from torch.distributions import Categorical, Independent, MixtureSameFamily, Nor
 import condgen
 from condgen.distributions.likelihoods import ContinuousBernoulli, DiscretizedLogistic, Gaussian
 from condgen.distributions.priors.standard import LabelNormal
-from condgen.evaluation.model import (
-    PSNR_LIMIT,
-    carrying,
-    feature_distance,
-    latent_health,
-    latent_measures,
-    likelihood_measures,
-    mmd,
-    moment_kl,
-    psnr,
-    reconstruction_measures,
-    ssim,
-)
+from condgen.evaluation.latents import carrying, latent_health, latent_measures, mmd, moment_kl
+from condgen.evaluation.likelihood import likelihood_measures
+from condgen.evaluation.reconstruction import PSNR_LIMIT, feature_distance, psnr, reconstruction_measures, ssim
 from condgen.evaluation.records import average
 from condgen.random import Use, normal, normals, stream
 

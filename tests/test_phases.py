@@ -14,7 +14,7 @@ from torch import nn
 import condgen
 from condgen.data.augmentation import Augmentation
 from condgen.distributions import likelihoods, priors, reparameterizers
-from condgen.evaluation.model import latent_health
+from condgen.evaluation.latents import latent_health
 from condgen.losses.elbo import ELBO, Constant, LinearWarmup
 from condgen.losses.phases import Phase, phases_of
 from condgen.nn import conditioners, decoders, encoders

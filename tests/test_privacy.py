@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 import condgen
 from condgen.distributions.likelihoods import Gaussian
-from condgen.evaluation.privacy import membership_auc, near_copies, nearest, privacy_measures
+from condgen.evaluation.copies import near_copies, nearest
+from condgen.evaluation.membership import membership_auc
+from condgen.evaluation.privacy import privacy_measures
 from condgen.evaluation.statistics import delong
 from condgen.random import Use, normal, stream
 

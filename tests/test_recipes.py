@@ -19,8 +19,9 @@ from condgen.distributions.priors.standard import StandardNormal
 from condgen.distributions.reparameterizers import Gaussian
 from condgen.nn.conditioners import OneHot
 from condgen.nn.layers import LabelConv2d
-from condgen.recipes import RECIPES, USUAL, bloodmnist_reference, sampler_of, smears_demo, work_of
+from condgen.recipes import RECIPES, USUAL, bloodmnist_reference, sampler_of, smears_demo
 from condgen.training.settings import RECIPE_NAMES
+from condgen.training.work import work_of
 
 # Kernel 3x3, six layers a side, encoder strides 2 but for the last, and the encoder's channels are the report's;
 # padding 1, the mirrored decoder and its output paddings are our reading of it.

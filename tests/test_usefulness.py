@@ -16,7 +16,9 @@ from sklearn.metrics import accuracy_score, f1_score, recall_score
 import condgen
 from condgen.data.images import LabelledImages
 from condgen.evaluation import usefulness as module
-from condgen.evaluation.usefulness import Arm, Plan, Run, Usefulness, cut_class, usefulness, usefulness_measures
+from condgen.evaluation.arms import Arm, Plan, Run, Usefulness
+from condgen.evaluation.training_sets import cut_class
+from condgen.evaluation.usefulness import usefulness, usefulness_measures
 
 PLAN = Plan(seeds=2, steps=80, batch_size=32, width=8, cuts=(10,), milestones=2)
 NAMES = ("a", "b", "c")

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from condgen.evaluation.model import LatentHealth
+from condgen.evaluation.arms import QUICK, Usefulness
+from condgen.evaluation.latents import LatentHealth
 from condgen.evaluation.records import Measure, listed
-from condgen.evaluation.usefulness import QUICK, Usefulness
 from condgen.evaluation.verdict import judge_measures
 
 NAMES = ("basophil", "neutrophil")

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Bool, Int64, Shaped, UInt8
 
 from condgen.data.images import LabelledImages
-from condgen.evaluation.privacy import near_copies
+from condgen.evaluation.copies import near_copies
 from condgen.io.archives import weights_hash
 from condgen.io.atomic import check_writable, replacing, write_atomically
 from condgen.sampling.grids import class_names, num_classes, to_uint8

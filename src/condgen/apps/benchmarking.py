@@ -4,15 +4,12 @@ Every figure is the median of repeated steps after a warm-up. Beside it stands w
 same run, on a large matrix product and on the variant's own layers alone, forward and backward.
 """
 
-__all__ = ["Result", "Variant", "benchmark", "grid", "machine", "markdown", "multiply_adds", "plot"]
+__all__ = ["Result", "Variant", "benchmark", "grid", "markdown", "multiply_adds", "plot"]
 
 import importlib
 import itertools
 import math
-import platform
-import statistics
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-import condgen
+from condgen.apps.timing import PRECISIONS, all_seconds, median_seconds, peak, product_rate, reset_peak
 from condgen.distributions.likelihoods import Bernoulli
 from condgen.distributions.priors.standard import StandardNormal
 from condgen.distributions.reparameterizers import Gaussian
@@ -45,10 +42,8 @@ if TYPE_CHECKING:
 
 CLASSES, CHANNELS, LATENT = 8, 3, 128
 MAP_CHANNELS = 8
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 CONVOLUTION = (48, 48, 14, 14)  # channels in and out, rows, columns, as in the recipes' networks
 BLOCK, MOST_SAMPLES = 64, 512  # samples that are drawn at once, and at most, to time them
-PRODUCT = 2048  # rows and columns of the matrix product
 
 
 @dataclass(frozen=True)
@@ -295,48 +290,6 @@ def timed(variant: Variant, model: Generator, product: float, seconds: float) ->
     )
 
 
-def median_seconds(work: Callable[[], object], device: torch.device, seconds: float) -> float:
-    """Median time of one call, over at least three calls and about so many seconds.
-
-    Two calls come first, without counting; a call that takes longer than all the time there is, is made twice only.
-    """
-    first = all_seconds(work, device, 0.0, warm=0, least=1)[0]
-    if first > seconds:
-        return min(first, *all_seconds(work, device, 0.0, warm=0, least=1))
-    return statistics.median(all_seconds(work, device, seconds, warm=1))
-
-
-def all_seconds(
-    work: Callable[[], object], device: torch.device, seconds: float, warm: int = 2, least: int = 3
-) -> list[float]:
-    """The time of every call.
-
-    Args:
-        work: what is timed.
-        device: where it is done.
-        seconds: for which it is repeated, about.
-        warm: calls before the first that counts.
-        least: calls that count, at least.
-    """
-    found: list[float] = []
-    for _ in range(warm):
-        work()
-    synchronise(device)
-    end = time.perf_counter() + seconds
-    while len(found) < least or (time.perf_counter() < end and len(found) < 1000):
-        started = time.perf_counter()
-        work()
-        synchronise(device)
-        found.append(time.perf_counter() - started)
-    return found
-
-
-def synchronise(device: torch.device) -> None:
-    """Wait for what a GPU still has to do."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 def calls(model: Generator, batch: int) -> list[tuple[nn.Module, list[torch.Size]]]:
     """The layers that multiply, and the shapes of their inputs, in one step of training, forward."""
     seen: list[tuple[nn.Module, list[torch.Size]]] = []
@@ -386,53 +339,6 @@ def layers_seconds(model: Generator, batch: int, variant: Variant, seconds: floa
 
         total += median_seconds(work, model.device, seconds / len(found))
     return total
-
-
-def product_rate(precision: str, device: str, seconds: float) -> float:
-    """Operations per second of a large matrix product, at its best: what the machine can."""
-    a = torch.rand(PRODUCT, PRODUCT, device=device, dtype=PRECISIONS[precision])
-    return 2 * PRODUCT**3 / min(all_seconds(lambda: a @ a, torch.device(device), seconds))
-
-
-def reset_peak(device: torch.device) -> None:
-    """Forget the highest memory so far, where the system can."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    elif (file := Path("/proc/self/clear_refs")).exists():
-        file.write_text("5")
-
-
-def peak(device: torch.device) -> float | None:
-    """The highest memory since, GiB."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**30
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return None
-    (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) / 2**20
-
-
-def machine(device: str = "cpu") -> dict[str, Any]:
-    """What figures need beside them.
-
-    Example:
-        >>> sorted(machine())
-        ['condgen', 'date', 'device', 'python', 'threads', 'torch']
-    """
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        named = (line for line in info.read_text().splitlines() if line.startswith("model name"))
-        cpu = next(named, f":{cpu}").split(":", 1)[1].strip()
-    return {
-        "device": torch.cuda.get_device_name() if device == "cuda" else cpu,
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "condgen": condgen.__version__,
-        "date": time.strftime("%Y-%m-%d"),
-    }
 
 
 def markdown(results: Sequence[Result], about: dict[str, Any], command: str) -> str:

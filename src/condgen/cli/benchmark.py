@@ -46,7 +46,8 @@ def benchmark(
         accelerator: where to run.
     """
     from condgen.apps.benchmarking import benchmark as time_variants
-    from condgen.apps.benchmarking import cells, grid, machine, markdown, plot
+    from condgen.apps.benchmarking import cells, grid, markdown, plot
+    from condgen.apps.timing import machine
     from condgen.sampling.figures import write_figure
 
     if out is not None:

@@ -28,7 +28,7 @@ def explore(
     """
     weights_file(run)
 
-    from condgen.apps.explorer import explore as open_page
+    from condgen.apps.explorer_page import explore as open_page
     from condgen.evaluation.judge import load_judge
     from condgen.models.saving import load
 

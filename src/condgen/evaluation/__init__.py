@@ -1,14 +1,17 @@
 """Evaluation: are these images good enough to train on? Every measure beside its floor on real images, in one call.
 
-- :mod:`condgen.evaluation.run`: all of it, for a model or for images
+A measure is a function of real and generated images (or of a model) that returns :class:`Measure` objects: a value, its
+floor on held-out real images, and intervals. Networks that look at images here never appear in a loss.
+
+- :mod:`condgen.evaluation.run`: all of it, for a model or for images; `sources`, `sets`, `parts` and `context` are its parts
 - :mod:`condgen.evaluation.records`: a measure with floor and interval, and the table of what every measure is
 - :mod:`condgen.evaluation.statistics`: means, intervals, half-samples
 - :mod:`condgen.evaluation.comparison`: value, floor and intervals of any function of two sets
 - :mod:`condgen.evaluation.classifier`, :mod:`condgen.evaluation.judge`: what looks at the images
 - :mod:`condgen.evaluation.fidelity`: distances, variety, sharpness, truth to the label
-- :mod:`condgen.evaluation.model`: reconstruction, likelihood, latents
-- :mod:`condgen.evaluation.privacy`: near copies, membership
-- :mod:`condgen.evaluation.usefulness`: what a classifier learns from the images
+- :mod:`condgen.evaluation.reconstruction`, :mod:`condgen.evaluation.likelihood`, :mod:`condgen.evaluation.latents`
+- :mod:`condgen.evaluation.copies`, :mod:`condgen.evaluation.membership`, :mod:`condgen.evaluation.privacy`
+- :mod:`condgen.evaluation.usefulness`: what a classifier learns from the images; `arms` and `training_sets`
 - :mod:`condgen.evaluation.verdict`: what the measures say
 - :mod:`condgen.evaluation.report`: the page, and the table that compares several
 """

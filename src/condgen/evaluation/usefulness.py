@@ -8,253 +8,39 @@ References:
     https://arxiv.org/abs/1905.10887
 """
 
-__all__ = ["FULL", "QUICK", "Arm", "Plan", "Run", "Usefulness", "cut_class", "usefulness", "usefulness_measures"]
+__all__ = ["usefulness", "usefulness_measures"]
 
 import hashlib
 import json
-import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
 from condgen.data.images import LabelledImages
+from condgen.evaluation.arms import CUT_KINDS, KINDS, PLANS, REAL_ONLY, Arm, Draw, Plan, Run, Usefulness, arm_name
 from condgen.evaluation.classifier import NETWORK, ResidualClassifier, check_data, fit_classifier, network_features
-from condgen.evaluation.records import Measure, about, plain
-from condgen.evaluation.statistics import Values, mean, spread, student
+from condgen.evaluation.records import Measure, about
+from condgen.evaluation.statistics import Values, mean, student
+from condgen.evaluation.training_sets import (
+    TrainingSet,
+    class_count,
+    cut_class,
+    draw_pool,
+    empty_arm,
+    rarest,
+    training_set,
+)
 from condgen.io.atomic import read_json, write_atomically
 from condgen.io.progress import working
-from condgen.random import permutation
 
-Images = UInt8[np.ndarray, "images channels height width"]
-Labels = Int64[np.ndarray, " images"]
-Counts = Int64[np.ndarray, " classes"]
-Pool = Sequence[UInt8[np.ndarray, "_ channels height width"]]  # one entry a class
-LabelSets = Sequence[Int64[np.ndarray, "_"]]
-Draw = Callable[[np.ndarray, int], Any]
-Kind = Literal["real", "oversampled", "synthetic", "balanced"]
-
-KINDS: tuple[Kind, ...] = ("real", "oversampled", "synthetic", "balanced")
-CUT_KINDS: tuple[Kind, ...] = ("real", "oversampled", "balanced")
-REAL_ONLY = ("real", "oversampled")
 BLOCK = 512  # images a forward pass
 VERSION = 1  # of this protocol; another one makes cached runs worthless
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How much training a verdict on usefulness is worth.
-
-    Args:
-        seeds: classifiers an arm; each has initial weights, an order and generated images of its own.
-        steps: optimiser steps of every classifier, whatever it is trained on.
-        batch_size: images a step.
-        width: of the classifier.
-        cuts: to how many images the rare class is cut, one set of arms each.
-        milestones: how often along the training the validation split is looked at, the last time at its end.
-        most: generated images an arm has at most, in the proportions that it would have without; None for all.
-
-    Raises:
-        ValueError: if a number is not positive, or there are more milestones than steps.
-
-    Example:
-        >>> Plan(seeds=1, steps=10, milestones=4).looks
-        (3, 5, 8, 10)
-    """
-
-    seeds: int = 2
-    steps: int = 500
-    batch_size: int = 32
-    width: int = 8
-    cuts: tuple[int, ...] = (20,)
-    milestones: int = 4
-    most: int | None = None
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "cuts", tuple(self.cuts))
-        if min(self.seeds, self.steps, self.batch_size - 1, self.width, self.milestones, *self.cuts) < 1:
-            raise ValueError(f"Expected positive numbers in a plan, and a batch_size of 2 or more; got {self}.")
-        if self.milestones > self.steps:
-            raise ValueError(f"Expected at most one milestone a step; got {self.milestones} in {self.steps} steps.")
-        if len(set(self.cuts)) < len(self.cuts):
-            raise ValueError(f"Expected every cut once; got {self.cuts}.")
-
-    @property
-    def looks(self) -> tuple[int, ...]:
-        """The steps after which the validation split is looked at."""
-        return tuple(math.floor(self.steps * k / self.milestones + 0.5) for k in range(1, self.milestones + 1))
-
-
-QUICK = Plan(seeds=1, cuts=(), most=3000)
-FULL = Plan(seeds=3, steps=600, batch_size=64, width=16, cuts=(20, 100))
-PLANS = {"quick": QUICK, "full": FULL}
-
-
-@dataclass(frozen=True)
-class Run:
-    """One classifier: where along its training it was chosen, and what it then did on the test split.
-
-    Attributes:
-        seed: of its weights, its order and the generated images.
-        step: after which it was best on the validation split.
-        validation_macro_f1: by which it was chosen.
-        validation_accuracy: which decides ties.
-        accuracy: share of test images recognised.
-        macro_f1: mean over classes of the harmonic mean of precision and recall, on the test split.
-        recall: share of each class recognised; None for a class without test images.
-
-    Example:
-        >>> Run(0, 50, 0.8, 0.9, 0.85, 0.75, (1.0, None)).value("accuracy")
-        0.85
-    """
-
-    seed: int
-    step: int
-    validation_macro_f1: float
-    validation_accuracy: float
-    accuracy: float
-    macro_f1: float
-    recall: tuple[float | None, ...]
-
-    def value(self, quantity: str | int) -> float | None:
-        """One number: "accuracy", "macro_f1" and so on by name, the recall of a class by its number."""
-        return self.recall[quantity] if isinstance(quantity, int) else getattr(self, quantity)
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One way to make a training set, and the classifiers trained on it.
-
-    Attributes:
-        kind: "real", "oversampled", "synthetic" or "balanced".
-        cut: to how many images the rare class was cut; None: not at all.
-        real: real images in the training set.
-        generated: generated images in it.
-        runs: one a seed.
-
-    Example:
-        >>> arm = Arm("real", None, 100, 0, (Run(0, 9, 0.8, 0.8, 0.8, 0.7, ()), Run(1, 9, 0.8, 0.8, 0.9, 0.7, ())))
-        >>> f"{arm.mean('accuracy'):.2f} ± {arm.spread('accuracy'):.2f}"
-        '0.85 ± 0.07'
-    """
-
-    kind: Kind
-    cut: int | None
-    real: int
-    generated: int
-    runs: tuple[Run, ...] = ()
-
-    def values(self, quantity: str | int) -> tuple[float | None, ...]:
-        """A quantity (see :meth:`Run.value`) of every run."""
-        return tuple(run.value(quantity) for run in self.runs)
-
-    def mean(self, quantity: str | int) -> float | None:
-        """Mean over seeds."""
-        return mean(self.values(quantity))
-
-    def spread(self, quantity: str | int) -> float | None:
-        """Standard deviation over seeds; None for a single one."""
-        return spread(self.values(quantity))
-
-
-@dataclass(frozen=True)
-class Usefulness:
-    """What classifiers learn from real and generated images.
-
-    Attributes:
-        arms: in the order of the report.
-        class_names: of the labels.
-        rare: the class that was cut: the rarest in training, unless another was asked for.
-        cuts: for every cut, which images of the rare class stayed (positions in the train split).
-        plan: how much training each classifier had.
-        seed: of all of it.
-        notes: what to keep in mind, one sentence each.
-
-    Example:
-        >>> result = Usefulness((Arm("real", 20, 120, 0),), ("a", "b"), "b", {20: ()}, QUICK, 0, ())
-        >>> result.arm("real", cut=20).real, result.name(result.arms[0])
-        (120, 'real, 20 b')
-    """
-
-    arms: tuple[Arm, ...]
-    class_names: tuple[str, ...]
-    rare: str
-    cuts: Mapping[int, tuple[int, ...]]
-    plan: Plan
-    seed: int
-    notes: tuple[str, ...]
-
-    def arm(self, kind: str, cut: int | None = None) -> Arm:
-        """The arm of a kind and a cut.
-
-        Raises:
-            KeyError: if there is none.
-        """
-        for arm in self.arms:
-            if (arm.kind, arm.cut) == (kind, cut):
-                return arm
-        raise KeyError(f"No arm {arm_name(kind, cut, self.rare)!r}; there are {[self.name(arm) for arm in self.arms]}.")
-
-    def name(self, arm: Arm) -> str:
-        """What the arm is called in tables, such as "balanced, 20 basophil"."""
-        return arm_name(arm.kind, arm.cut, self.rare)
-
-    def baseline(self, cut: int | None = None) -> Arm:
-        """What generated images have to beat: the better on validation images of "real" and "oversampled"."""
-        return max(
-            (self.arm(kind, cut) for kind in REAL_ONLY), key=lambda real: real.mean("validation_macro_f1") or 0.0
-        )
-
-    def rows(self) -> list[dict[str, str | int]]:
-        """The table of the report: one row an arm, means and standard deviations over seeds."""
-        rare = self.class_names.index(self.rare)
-        return [
-            {
-                "arm": self.name(arm),
-                "accuracy": plus_minus(arm, "accuracy"),
-                "macro-F1": plus_minus(arm, "macro_f1"),
-                f"recall of {self.rare}": plus_minus(arm, rare),
-                "real images": arm.real,
-                "generated images": arm.generated,
-                "seeds": len(arm.runs),
-            }
-            for arm in self.arms
-        ]
-
-    def to_json(self) -> dict[str, Any]:
-        """Everything as plain numbers, lists and dictionaries, every single run included."""
-        return {
-            "rare": self.rare,
-            "class_names": list(self.class_names),
-            "seed": self.seed,
-            "plan": plain(asdict(self.plan)),
-            "cuts": {str(n): list(kept) for n, kept in self.cuts.items()},
-            "notes": list(self.notes),
-            "arms": [
-                {
-                    "arm": self.name(arm),
-                    **plain(asdict(arm)),
-                    "mean": self.over_seeds(arm, mean),
-                    "sd": self.over_seeds(arm, spread),
-                }
-                for arm in self.arms
-            ],
-        }
-
-    def over_seeds(self, arm: Arm, summary: Callable[[Values], float | None]) -> dict[str, Any]:
-        """A summary of each measured quantity of an arm."""
-        recalls = {name: summary(arm.values(k)) for k, name in enumerate(self.class_names)}
-        return {
-            "accuracy": summary(arm.values("accuracy")),
-            "macro_f1": summary(arm.values("macro_f1")),
-            "recall": recalls,
-        }
 
 
 def usefulness(
@@ -350,50 +136,6 @@ def usefulness(
     )
 
 
-def rarest(train: LabelledImages) -> str:
-    """The class with the fewest images; the first of several."""
-    counts = train.class_counts
-    return min(counts, key=lambda name: counts[name])
-
-
-def class_count(train: LabelledImages, name: str) -> int:
-    """Images of a class.
-
-    Raises:
-        ValueError: if there is no such class.
-    """
-    if name not in train.class_counts:
-        raise ValueError(f"Expected a class among {', '.join(train.class_names)}; got {name!r}.")
-    return train.class_counts[name]
-
-
-def cut_class(train: LabelledImages, name: str, n: int, seed: int = 0) -> Int64[np.ndarray, " kept"]:
-    """Sorted indices of the images that stay when one class is cut to n images, at random.
-
-    A cut to fewer images is part of a cut to more. A generator meant to know no more than the cut set is trained on
-    `train.subset(cut_class(train, name, n, seed))`.
-
-    Args:
-        train: images with class labels; indices count in it.
-        name: the class to cut.
-        n: how many of its images stay, all if it has no more.
-        seed: the same seed keeps the same images.
-
-    Raises:
-        ValueError: if there is no such class.
-
-    Example:
-        >>> images = LabelledImages(np.zeros((6, 1, 8, 8), np.uint8), np.array([0, 1, 1, 0, 1, 1]))
-        >>> images.subset(cut_class(images, "class 1", 2)).class_counts
-        {'class 0': 2, 'class 1': 2}
-    """
-    class_count(train, name)
-    of_class = train.labels == list(train.class_names).index(name)
-    members = np.flatnonzero(of_class)
-    stay = members[permutation(len(members), seed, 0).numpy()[:n]]
-    return np.sort(np.concatenate([np.flatnonzero(~of_class), stay]))
-
-
 def remarks(
     data: LabelledImages, plan: Plan, rare: str, cuts: Mapping[int, np.ndarray], saw: int | None
 ) -> Iterator[str]:
@@ -422,87 +164,6 @@ def remarks(
         for name, count in split.class_counts.items():
             if not count:
                 yield f"{split.name} has no images of {name}: {consequence}."
-
-
-def filling(labels: Labels, classes: int) -> Counts:
-    """How many images bring each class up to the largest."""
-    counts = np.bincount(labels, minlength=classes)
-    return counts.max() - counts
-
-
-def limited(counts: Counts, most: int | None) -> Counts:
-    """Counts brought down to about `most` together, in their proportions, one of each class at least.
-
-    Example:
-        >>> limited(np.array([300, 100, 0]), 40).tolist()
-        [30, 10, 0]
-    """
-    if most is None or counts.sum() <= most:
-        return counts
-    return np.where(counts > 0, np.maximum(counts * most // counts.sum(), 1), 0)
-
-
-def empty_arm(kind: Kind, cut: int | None, labels: Labels, most: int | None = None) -> Arm:
-    """An arm without runs, its images counted."""
-    n, classes = len(labels), int(labels.max()) + 1
-    fill = int(limited(filling(labels, classes), most).sum())
-    alone = int(limited(np.bincount(labels), most).sum())
-    real, generated = {"synthetic": (0, alone), "balanced": (n, fill)}.get(kind, (n, 0))
-    return Arm(kind, cut, real, generated)
-
-
-def draw_pool(draw: Draw, data: LabelledImages, label_sets: LabelSets, seed: int, most: int | None = None) -> Pool:
-    """Generated images of each class, as many as the arm that needs most of it."""
-    classes = data.num_classes
-    whole = limited(np.bincount(label_sets[0], minlength=classes), most)
-    fills = (limited(filling(labels, classes), most) for labels in label_sets)
-    wanted = np.max([whole, *fills], axis=0).tolist()
-    # A seed for each class: the images of two classes are drawn from different noise.
-    seeds = [(seed * classes + label) % 2**63 for label in range(classes)]
-    return [drawn(draw, label, wanted[label], seeds[label], data) for label in range(classes)]
-
-
-def drawn(draw: Draw, label: int, count: int, seed: int, data: LabelledImages) -> Images:
-    """Generated images of one class.
-
-    Raises:
-        ValueError: if there are not as many as asked, or of another shape.
-        TypeError: if they are not uint8.
-    """
-    name = data.class_names[label]
-    try:
-        images = np.asarray(draw(np.full(count, label, np.int64), seed))
-    except (ValueError, LookupError) as error:
-        raise ValueError(f"The generator could not draw {count} images of {name!r}: {error}") from error
-    expected = f"Expected {count} uint8 images of {name!r} of shape ({count}, {', '.join(map(str, data.image_shape))})"
-    if images.dtype != np.uint8:
-        raise TypeError(f"{expected}; the generator gave {images.dtype}. Pass floats in [0, 1] through to_uint8.")
-    if images.shape != (count, *data.image_shape):
-        raise ValueError(f"{expected}; the generator gave {images.shape}. One image a label, of the size of real ones.")
-    return images
-
-
-class TrainingSet(NamedTuple):
-    """What a classifier learns from; without weights every pass takes every image once."""
-
-    images: Images
-    labels: Labels
-    weights: Float[np.ndarray, " images"] | None
-
-
-def training_set(kind: Kind, images: Images, labels: Labels, pool: Pool, most: int | None = None) -> TrainingSet:
-    """The set of an arm, from real images and enough generated ones of each class."""
-    counts = np.bincount(labels, minlength=len(pool))
-    if kind == "real":
-        return TrainingSet(images, labels, None)
-    if kind == "oversampled":
-        return TrainingSet(images, labels, 1 / counts[labels])
-    wanted = limited(counts if kind == "synthetic" else filling(labels, len(pool)), most)
-    generated = [of_class[:n] for of_class, n in zip(pool, wanted.tolist(), strict=True)]
-    generated_labels = np.repeat(np.arange(len(pool)), wanted)
-    if kind == "synthetic":
-        return TrainingSet(np.concatenate(generated), generated_labels, None)
-    return TrainingSet(np.concatenate([images, *generated]), np.concatenate([labels, generated_labels]), None)
 
 
 class Scores(NamedTuple):
@@ -683,16 +344,3 @@ def paired(arm: Arm, baseline: Arm, quantity: str | int) -> Values:
     """Differences between two arms, seed by seed."""
     pairs = zip(arm.values(quantity), baseline.values(quantity), strict=True)
     return tuple(None if a is None or b is None else a - b for a, b in pairs)
-
-
-def arm_name(kind: str, cut: int | None, rare: str) -> str:
-    """What an arm is called."""
-    return kind if cut is None else f"{kind}, {cut} {rare}"
-
-
-def plus_minus(arm: Arm, quantity: str | int) -> str:
-    """Mean and standard deviation over seeds, in print."""
-    centre, deviation = arm.mean(quantity), arm.spread(quantity)
-    if centre is None:
-        return "-"
-    return f"{centre:.3f}" if deviation is None else f"{centre:.3f} ± {deviation:.3f}"

@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from condgen.evaluation.model import LatentHealth
+from condgen.evaluation.arms import Usefulness
+from condgen.evaluation.latents import LatentHealth
 from condgen.evaluation.records import Measure, listed
 from condgen.evaluation.statistics import Interval
-from condgen.evaluation.usefulness import Usefulness
 
 Severity = Literal["bad", "warn", "open", "good"]
 Answer = Literal["yes", "not yet", "no", "unknown"]

@@ -20,9 +20,10 @@ from condgen.nn.precision import choose_precision
 from condgen.random import Use, normals
 from condgen.training.budget import Budget, Forecast, Plan
 from condgen.training.ema import Averaged
-from condgen.training.loop import Loop, Step
+from condgen.training.loop import Loop
 from condgen.training.optimizers import adam
 from condgen.training.state import States
+from condgen.training.step import Step
 
 
 def set_up(

@@ -1,0 +1,239 @@
+"""The explorer's page, made with gradio."""
+
+__all__ = ["explore", "page"]
+
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Any
+
+from condgen.apps.explorer import MOST, REACH, Cell, Explorer, Pictures, enlarged
+from condgen.evaluation.judge import Judge
+
+HOST = "127.0.0.1"
+
+
+def said(function: Callable[..., Any]) -> Callable[..., Any]:
+    """What a user can mend is said in a sentence on the page."""
+
+    @wraps(function)
+    def wrapped(*arguments: Any) -> Any:
+        import gradio
+
+        try:
+            return function(*arguments)
+        except (ValueError, OSError) as error:
+            raise gradio.Error(str(error), print_exception=False) from error
+
+    return wrapped
+
+
+STYLE = """
+.gradio-container {max-width: 1100px !important; width: 100% !important; margin: auto}
+.grid-container {grid-template-columns: repeat(8, minmax(0, 1fr)) !important}
+@media (max-width: 600px) {.grid-container {grid-template-columns: repeat(4, minmax(0, 1fr)) !important}}
+img {image-rendering: pixelated}
+footer {display: none !important}
+"""
+
+
+def page(explorer: Explorer, title: str = "condgen") -> Any:
+    """The page as a `gradio.Blocks`, not yet served; see :func:`explore`.
+
+    Raises:
+        ImportError: if gradio is not installed.
+
+    Example:
+        >>> # blocks = page(Explorer(condgen.load("bloodmnist"))); blocks.launch()
+    """
+    gr = gradio()
+    names, knobs = list(explorer.names), explorer.knobs
+    explorer.draw(0, 16)  # what is done once is done before anybody waits
+    folder = tempfile.TemporaryDirectory(prefix="condgen_")  # gone with the page
+
+    def shown(images: Pictures, captions: Sequence[str] = ()) -> list[Any]:
+        pictures = [enlarged(image) for image in images]
+        return list(zip(pictures, captions, strict=True)) if len(captions) else pictures
+
+    def cell_of(drawn: Any, index: int) -> Cell:
+        return Cell(drawn["label"], drawn["seed"], int(index))
+
+    @said
+    def draw(name: str, count: float, seed: float) -> tuple[Any, ...]:
+        drawn = {"label": names.index(name), "count": whole(count, "count"), "seed": whole(seed, "seed")}
+        cells = shown(explorer.draw(drawn["label"], drawn["count"], drawn["seed"]))
+        return gr.update(value=cells, selected_index=None), drawn, *pick(drawn, 0)
+
+    def pick(drawn: Any, index: int) -> tuple[Any, ...]:
+        cell = cell_of(drawn, index)
+        every = shown(explorer.as_every_class(cell), names)
+        text = f"Cell {index + 1} of class {names[cell.label]} (sample {index} of seed {cell.seed})"
+        anew = shown(explorer.drawn_as_every_class(cell), names)
+        return cell, text, enlarged(explorer.moved(cell, ()), 224), every, anew, *[0.0] * len(knobs)
+
+    def picked(drawn: Any, event: Any) -> tuple[Any, ...]:
+        return pick(drawn, event.index)
+
+    picked.__annotations__["event"] = gr.SelectData
+
+    @said
+    def move(cell: Cell, *amounts: float) -> Any:
+        return enlarged(explorer.moved(cell, amounts), 224)
+
+    @said
+    def hold(cell: Cell) -> tuple[Any, ...]:
+        return cell, enlarged(explorer.moved(cell, ()))
+
+    @said
+    def walk(first: Cell | None, second: Cell | None) -> Any:
+        if first is None or second is None:
+            raise ValueError("Pick a cell and press 'Take as first', another one and press 'Take as second'.")
+        return shown(explorer.between(first, second))
+
+    @said
+    def look(file: str | None, name: str | None) -> tuple[Any, ...]:
+        if not file:
+            raise ValueError("Choose a picture first.")
+        found = explorer.look_at(file, names.index(name) if name in names else None)
+        images = [enlarged(found.image), enlarged(found.reconstruction)]
+        pictures = list(zip(images, ("as the model sees it", "drawn back"), strict=True))
+        return pictures, enlarged(found.latent, 84), "\n\n".join(found.sentences)
+
+    @said
+    def save(drawn: Any) -> Any:
+        saved = explorer.save(folder.name, drawn["label"], drawn["count"], drawn["seed"])
+        return gr.update(value=[str(file) for file in saved], visible=True)
+
+    small: dict[str, Any] = {
+        "columns": 8,
+        "height": "auto",
+        "object_fit": "contain",
+        "allow_preview": False,
+        "format": "png",
+    }
+    alone: dict[str, Any] = {"interactive": False, "buttons": [], "format": "png"}
+    with gr.Blocks(title=title, analytics_enabled=False) as blocks:
+        drawn, cell, first, second = gr.State(), gr.State(), gr.State(), gr.State()
+        gr.Markdown(f"# {title}\n{', '.join(names)}. Generated images; not for clinical use.")
+        with gr.Row():
+            kind = gr.Dropdown(names, value=names[0], label="Class", elem_id="class")
+            count = gr.Slider(1, MOST, 16, step=1, label="Cells", elem_id="count")
+            seed = gr.Number(0, precision=0, minimum=0, label="Seed", elem_id="seed")
+        draw_button = gr.Button("Draw", variant="primary", elem_id="draw")
+        cells = gr.Gallery(label="Pick a cell", elem_id="cells", **small)
+        with gr.Row():
+            save_button = gr.Button("Save these as PNG and npz", elem_id="save")
+            files = gr.Files(label="Saved", interactive=False, visible=False, elem_id="files")
+        about = gr.Markdown(elem_id="about")
+        with gr.Tab("Latents"), gr.Row():
+            one = gr.Image(label="The cell, moved", elem_id="moved", **alone)
+            with gr.Column():
+                sliders = [
+                    gr.Slider(-REACH, REACH, 0.0, step=0.1, label=name, elem_id=f"knob{k}")
+                    for k, (name, _) in enumerate(knobs)
+                ]
+        with gr.Tab("Classes"):
+            every = gr.Gallery(label="The same latent as each class", elem_id="every", **small)
+            anew = gr.Gallery(label="The same noise, drawn anew as each class", elem_id="anew", **small)
+        with gr.Tab("Between"):
+            with gr.Row():
+                first_button = gr.Button("Take as first", elem_id="first")
+                second_button = gr.Button("Take as second", elem_id="second")
+            with gr.Row():
+                one_end = gr.Image(label="First", height=150, elem_id="first_cell", **alone)
+                other_end = gr.Image(label="Second", height=150, elem_id="second_cell", **alone)
+            walk_button = gr.Button("Go from one to the other", variant="primary", elem_id="walk")
+            way = gr.Gallery(label="On the way", elem_id="way", **small)
+        if explorer.sees:
+            with gr.Tab("Image"):
+                guess = ["the judge's guess"] if explorer.judge is not None and len(names) > 1 else []
+                upload = gr.File(label="A picture (PNG, JPEG)", type="filepath", elem_id="upload")
+                truth = gr.Dropdown([*guess, *names], value=[*guess, *names][0], label="Its class", elem_id="truth")
+                look_button = gr.Button("Look at it", variant="primary", elem_id="look")
+                verdict = gr.Markdown(elem_id="verdict")
+                back = gr.Gallery(label="Image and reconstruction", elem_id="back", **small)
+                code = gr.Image(
+                    label="Means of its latents: black -3, grey 0, white 3",
+                    interactive=False,
+                    elem_id="code",
+                    buttons=[],
+                )
+                look_button.click(look, [upload, truth], [back, code, verdict])
+        chosen = [cell, about, one, every, anew, *sliders]
+        draw_button.click(draw, [kind, count, seed], [cells, drawn, *chosen])
+        blocks.load(draw, [kind, count, seed], [cells, drawn, *chosen])
+        cells.select(picked, [drawn], chosen)
+        for slider in sliders:
+            slider.change(move, [cell, *sliders], one, show_progress="hidden", trigger_mode="always_last")
+        first_button.click(hold, cell, [first, one_end])
+        second_button.click(hold, cell, [second, other_end])
+        walk_button.click(walk, [first, second], way)
+        save_button.click(save, drawn, files)
+    return blocks
+
+
+def whole(number: float | None, what: str) -> int:
+    """A number from a field that may be empty.
+
+    Raises:
+        ValueError: if it is.
+    """
+    if number is None:
+        raise ValueError(f"Expected a {what}; the field is empty.")
+    return int(number)
+
+
+def gradio() -> Any:
+    """The package, told to keep to itself.
+
+    Raises:
+        ImportError: if it is not installed.
+    """
+    for name, value in {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}.items():
+        os.environ.setdefault(name, value)
+    try:
+        import gradio as found
+    except ImportError as error:
+        raise ImportError('The page needs gradio. Install it: pip install "condgen[explore]".') from error
+    return found
+
+
+def explore(
+    model: Any,
+    judge: Judge | None = None,
+    *,
+    port: int | None = None,
+    title: str = "condgen",
+    inbrowser: bool = False,
+    block: bool = True,
+    say: Callable[[str], object] = lambda _: None,
+) -> Any:
+    """Serve the page on this machine alone (127.0.0.1), until it is stopped. Nothing is fetched from elsewhere.
+
+    Args:
+        model: as for :class:`Explorer`.
+        judge: as for :class:`Explorer`.
+        port: of the page; by default the first free one from 7860 on.
+        title: of the page.
+        inbrowser: open it in a browser.
+        block: until Ctrl-C; False returns at once, and `close()` of what is returned ends it.
+        say: called with the page's address.
+
+    Raises:
+        ImportError: if gradio is not installed.
+        ValueError: as :class:`Explorer`.
+        OSError: if the port is taken.
+
+    Example:
+        >>> # explore(condgen.load("bloodmnist"), inbrowser=True)
+    """
+    blocks = page(Explorer(model, judge), title)
+    fonts = {name: ["system-ui", "sans-serif"] for name in ("font",)} | {"font_mono": ["monospace"]}
+    theme = gradio().themes.Default(**fonts)
+    options = {"server_name": HOST, "share": False, "quiet": True, "ssr_mode": False, "inbrowser": inbrowser}
+    blocks.launch(server_port=port, theme=theme, css=STYLE, prevent_thread_lock=True, footer_links=[], **options)
+    say(f"Open {blocks.local_url} (Ctrl-C ends it).")
+    if block:
+        blocks.block_thread()
+    return blocks
