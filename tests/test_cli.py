@@ -85,7 +85,9 @@ class TestTrain:
         assert "LabelledImages 'smears': 200 images of (3, 16, 16)" in out
         assert "ConditionalVAE: " in out
         assert f"Best epoch 1 of 1 is in {tmp_path}" in out
-        assert err.startswith("epoch 1/1")
+        chosen, first = err.strip().splitlines()
+        assert chosen.startswith("precision 32-true: ")
+        assert first.startswith("epoch 1/1")
 
     def test_labels_can_be_left_out_for_comparison(self, tmp_path):
         assert main(["train", *SMALL, "--conditional", "false", "--out", str(tmp_path)]) == 0
@@ -443,7 +445,7 @@ class TestErrors:
         def silent(*_, **__):
             raise ZeroDivisionError
 
-        monkeypatch.setattr(cli, "load_data", silent)
+        monkeypatch.setattr("condgen.data.readers.load_data", silent)
         assert main(["train"]) == 1
         assert capsys.readouterr().err == "condgen: ZeroDivisionError\n"
 
@@ -451,7 +453,7 @@ class TestErrors:
         def interrupt(*_, **__):
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(cli, "load_data", interrupt)
+        monkeypatch.setattr("condgen.data.readers.load_data", interrupt)
         assert main(["train"]) == 130
         assert capsys.readouterr().err.startswith("condgen: stopped; ")
 
@@ -463,7 +465,7 @@ class TestErrors:
             warnings.warn("not the official file", stacklevel=2)
             raise ValueError("stop")
 
-        monkeypatch.setattr(cli, "load_data", warn)
+        monkeypatch.setattr("condgen.data.readers.load_data", warn)
         assert main(["train"]) == 1
         assert capsys.readouterr().err == "condgen: warning: not the official file\ncondgen: stop\n"
         assert (warnings.showwarning, list(warnings.filters)) == before

@@ -275,7 +275,7 @@ class TestModels:
         def broken(*_, **__):
             raise RuntimeError("no memory for it")
 
-        monkeypatch.setattr("condgen.evaluation.copies.near_copies", broken)
+        monkeypatch.setattr("condgen.evaluation.parts.near_copies", broken)
         found = evaluate(whole(fresh), cells, judge=judge, usefulness="none")
         assert "privacy could not be measured: no memory for it" in found.details["warnings"]
         assert "fid" in found.measures

@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 import condgen
-from condgen import training
 from condgen.data.augmentation import Augmentation
 from condgen.losses.gan import Game
 from condgen.losses.vaegan import Adversarial
@@ -16,6 +15,7 @@ from condgen.nn.cuda_graphs import MOST, SETTLING, Replays, replayable
 from condgen.nn.discriminators import ConvDiscriminator
 from condgen.training.fit import fit
 from condgen.training.optimizers import WarmupDecay, adamw
+from condgen.training.state import States
 
 RATE = 2.0**-10  # in single precision what it is in double
 MODELS = {
@@ -53,7 +53,7 @@ def recorder(monkeypatch):
 @pytest.fixture
 def recording(recorder, monkeypatch):
     """Training that records on the CPU."""
-    monkeypatch.setattr(training, "Replays", lambda *_, **__: Replays(enabled=True))
+    monkeypatch.setattr("condgen.training.set_up.Replays", lambda *_, **__: Replays(enabled=True))
     return recorder
 
 
@@ -147,7 +147,7 @@ def test_states_hold_numbers(cells, tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         trained("cvae", cells, on_step=stop, out=tmp_path, save_every=0.0)
-    state = training.States(tmp_path / "state").read()
+    state = States(tmp_path / "state").read()
     assert [(type(g["lr"]), g["capturable"]) for o in state["optimizers"] for g in o["param_groups"]] == [
         (float, False)
     ]

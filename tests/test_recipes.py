@@ -206,7 +206,7 @@ def test_public_names_exist():
     assert all(hasattr(recipes, name) for name in recipes.__all__)
 
 
-@pytest.mark.parametrize("name", ["fast", "sharp"])
+@pytest.mark.parametrize("name", ["fast", pytest.param("sharp", marks=pytest.mark.slow)])
 def test_a_busy_machine_changes_nothing(name, tmp_path):
     """Recipes are numbers of passes: one training alone, one beside processes that keep all cores busy."""
     data = condgen.load_smears(48, size=16)

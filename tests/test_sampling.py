@@ -258,7 +258,7 @@ class TestFiles:
     @pytest.mark.parametrize(("name", "writer"), [("cells.npz", "write_npz"), ("cells", "write_folder")])
     def test_blocks_are_handed_on_as_they_are_drawn(self, name, writer, model, tmp_path, monkeypatch):
         counting, drawn = Counting(model), []
-        monkeypatch.setattr(sampling, writer, lambda _, blocks, *__: drawn.extend(counting.drawn for _ in blocks))
+        monkeypatch.setattr(shards, writer, lambda _, blocks, *__: drawn.extend(counting.drawn for _ in blocks))
         write_samples(counting, labels_for(3 * BLOCK), tmp_path / name)
         assert len(drawn) == 3
         assert all(k <= count <= k + 1 for k, count in enumerate(drawn, 1))  # at most one block ahead
@@ -470,7 +470,7 @@ def test_what_is_not_finite_is_no_picture():
 def test_a_latent_map_of_three_axes_is_no_image(model, monkeypatch):
     """Its shape tells the two apart."""
     monkeypatch.setattr(model.prior, "noise_shape", (2, 1, 2))
-    monkeypatch.setattr(sampling, "decoded", lambda _, z, __: z)
+    monkeypatch.setattr(latents, "decoded", lambda _, z, __: z)
     z = torch.arange(4.0).reshape(2, 1, 2)
     assert torch.equal(interpolate(model, z, z + 1, 0, steps=2), torch.stack([z, z + 1]))
 

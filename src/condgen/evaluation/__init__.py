@@ -3,7 +3,7 @@
 A measure is a function of real and generated images (or of a model) that returns :class:`Measure` objects: a value, its
 floor on held-out real images, and intervals. Networks that look at images here never appear in a loss.
 
-- :mod:`condgen.evaluation.run`: all of it, for a model or for images; `sources`, `sets`, `parts` and `context` are its parts
+- :mod:`condgen.evaluation.run`: all of it, for a model or for images; `sources`, `sets`, `parts`, `context`: its parts
 - :mod:`condgen.evaluation.records`: a measure with floor and interval, and the table of what every measure is
 - :mod:`condgen.evaluation.statistics`: means, intervals, half-samples
 - :mod:`condgen.evaluation.comparison`: value, floor and intervals of any function of two sets

@@ -45,6 +45,7 @@ def privacy_measures(
         https://doi.org/10.1080/01621459.1927.10502953
 
     Example:
+        >>> from condgen.evaluation.copies import near_copies
         >>> train, other = torch.rand(100, 50), torch.rand(40, 50)
         >>> found = privacy_measures(near_copies(train, train[:20], other))
         >>> found["near_copies"].overall, found["nearest_distance_ratio"].overall

@@ -289,6 +289,7 @@ def usefulness_measures(result: Usefulness) -> dict[str, Measure]:
     real images that were cut away would add.
 
     Example:
+        >>> from condgen.evaluation.arms import KINDS, QUICK, Arm, Run
         >>> runs = [(Run(0, 9, f1, f1, f1, f1, (f1, f1)),) for f1 in (0.75, 0.5, 0.625, 0.875)]
         >>> arms = [Arm(kind, None, 10, 0, run) for kind, run in zip(KINDS, runs)]
         >>> found = usefulness_measures(Usefulness(tuple(arms), ("a", "b"), "b", {}, QUICK, 0, ()))

@@ -96,6 +96,7 @@ def weights_hash(weights: Mapping[str, Tensor]) -> str:
     """SHA-256 of named tensors, bit for bit, as 64 hexadecimal digits.
 
     Example:
+        >>> from torch import nn
         >>> net = nn.Linear(2, 1)
         >>> before = weights_hash(net.state_dict())
         >>> _ = nn.init.zeros_(net.bias)

@@ -141,6 +141,7 @@ class Forecast:
         later: work of the stages that follow, in steps of this one.
 
     Example:
+        >>> from condgen.io.progress import duration
         >>> forecast = Forecast(Plan(epochs=2, budget=None, steps=100), later=100)
         >>> for second in range(22):
         ...     forecast.stepped(now=float(second))

@@ -47,9 +47,10 @@ class Work:
 
 def work_of(model: Any, prior: Any, data: LabelledImages, numbers: Mapping[str, Any]) -> Work:
     """The work of a recipe's stages on this data; forward and backward count as three forward passes."""
-    images, labels = tensors(data.train.subset(slice(0, 1)), torch.device("cpu"))
+    training = data.train if data.splits else data
+    images, labels = tensors(training.subset(slice(0, 1)), torch.device("cpu"))
     forward = max(1, multiply_adds(partial(try_once, model, (images, labels), None), model))
-    n, encoding, flow = len(data.train), 0.0, 0.0
+    n, encoding, flow = len(training), 0.0, 0.0
     if prior is not None:
         latents = n * (symmetries(*data.image_shape[1:]) if turned_in(numbers) else 1)
         mixture = getattr(prior, "source", prior)
@@ -64,8 +65,8 @@ def work_of(model: Any, prior: Any, data: LabelledImages, numbers: Mapping[str, 
             each = multiply_adds(partial(try_once, trained, (z, label), nn.Identity()), trained)
             flow = 3.0 * latents * each * numbers["sampler_epochs"]
     critic = 1 + CRITIC * (1 - numbers["critic_start"]) * bool(numbers["adversarial"] or numbers["matching"])
-    training = 3.0 * forward * critic * n * numbers["epochs"]
-    return Work(3.0 * forward, training, encoding, FLOW_COST * flow)
+    whole = 3.0 * forward * critic * n * numbers["epochs"]
+    return Work(3.0 * forward, whole, encoding, FLOW_COST * flow)
 
 
 def turned_in(numbers: Mapping[str, Any]) -> bool:

@@ -58,6 +58,7 @@ class FlowMatching(Part, registered="priors.FlowMatching"):
         (Grathwohl et al., 2019), https://arxiv.org/abs/1810.01367
 
     Example:
+        >>> from condgen.distributions.priors import GaussianMixture
         >>> prior = FlowMatching((4, 7, 7), condition_dim=8, source=GaussianMixture((4, 7, 7), 8, components=2))
         >>> prior.draw(torch.eye(8), torch.randn(8, *prior.noise_shape)).shape
         torch.Size([8, 4, 7, 7])
