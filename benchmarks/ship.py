@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 import condgen
-from condgen.models.saving import SHIPPED, WEIGHTS
+from condgen.io.places import SHIPPED, WEIGHTS
 from condgen.sampling.grids import to_uint8
 
 
