@@ -46,7 +46,7 @@ class TestTheChoice:
         ("native", "ratio", "name", "why"),
         [
             (False, None, "32-true", "does not compute in bfloat16 natively"),
-            (True, 0.5, "bf16-mixed", "faster than float32"),
+            (True, 0.5, "bf16-mixed", "2.0 times faster than float32"),
             (True, 1.02, "32-true", "not faster"),
             (True, 7.3, "32-true", "not faster"),  # native by its name, emulated in fact
         ],
@@ -142,8 +142,8 @@ class TestTraining:
         condgen.fit(model, cells, epochs=1, accelerator="cpu", out=tmp_path)
         run = json.loads((tmp_path / "run.json").read_text())
         assert run["precision"] == "bf16-mixed"
-        assert run["precision_reason"] == "bfloat16 is faster than float32 here"
-        assert "precision bf16-mixed: bfloat16 is faster than float32 here" in capsys.readouterr().err
+        assert run["precision_reason"] == "bfloat16 is 2.0 times faster than float32 here"
+        assert "precision bf16-mixed: bfloat16 is 2.0 times faster than float32 here" in capsys.readouterr().err
 
     def test_the_reference_stays_in_float32(self, measured):
         """Its layers are so small that bfloat16 gains nothing, and its figures are those of float32."""

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+PATIENCE, EVERY = 5.0, 25.0  # seconds before the first line about a wait, and between two of them
+
 
 def duration(seconds: float) -> str:
     """A time to come, in words.
@@ -19,9 +21,6 @@ def duration(seconds: float) -> str:
     if seconds < 100:
         return f"about {seconds:.0f} s"
     return f"about {seconds / 60:.0f} min" if seconds < 5400 else f"about {seconds / 3600:.1f} h"
-
-
-PATIENCE, EVERY = 5.0, 25.0  # seconds before the first line about a wait, and between two of them
 
 
 def console_for_errors() -> Any:

@@ -16,6 +16,8 @@ from condgen.nn.precision import multiply_adds
 from condgen.training.fit_prior import Density
 from condgen.training.set_up import tensors, try_once
 
+MOST_FIRST = 0.75  # share of a budget that training the model may have where a prior is fitted afterwards
+
 
 @dataclass(frozen=True)
 class Work:
@@ -76,4 +78,3 @@ def turned_in(numbers: Mapping[str, Any]) -> bool:
 
 
 CRITIC, FLOW_COST = 0.3, 1.5  # measured: what a discriminator adds to a step; a flow's time per multiply-add
-MOST_FIRST = 0.75  # share of a budget that training the model may have where a prior is fitted afterwards
