@@ -16,6 +16,7 @@ from condgen.nn.precision import multiply_adds
 from condgen.training.fit_prior import Density
 from condgen.training.set_up import tensors, try_once
 
+CRITIC, FLOW_COST = 0.3, 1.5  # measured: what a discriminator adds to a step; a flow's time per multiply-add
 MOST_FIRST = 0.75  # share of a budget that training the model may have where a prior is fitted afterwards
 
 
@@ -75,6 +76,3 @@ def turned_in(numbers: Mapping[str, Any]) -> bool:
     """Whether the model is trained on all flips and quarter turns, so that its prior is fitted to them too."""
     augment = numbers["augment"]
     return augment is not None and augment.flips and augment.quarter_turns
-
-
-CRITIC, FLOW_COST = 0.3, 1.5  # measured: what a discriminator adds to a step; a flow's time per multiply-add
