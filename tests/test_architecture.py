@@ -245,3 +245,16 @@ def test_the_repository_holds_no_data_and_no_weights():
     listed = subprocess.run(["git", "ls-files"], cwd=REPOSITORY, check=True, capture_output=True, text=True)
     endings = (".npz", ".npy", ".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".joblib")
     assert not [name for name in listed.stdout.splitlines() if name.endswith(endings)]
+
+
+def test_what_one_may_use_is_what_one_sees():
+    """At the top nothing else shows, and all of it is there."""
+    assert dir(condgen) == sorted(condgen.__all__)
+    assert all(getattr(condgen, name) is not None for name in dir(condgen))
+
+
+@pytest.mark.parametrize("inside", ["data", "models", "training", "sampling", "apps"])
+def test_lazy_rooms_offer_what_they_list(inside):
+    module = importlib.import_module(f"condgen.{inside}")
+    assert dir(module) == sorted(module.__all__)
+    assert all(getattr(module, name) is not None for name in module.__all__)

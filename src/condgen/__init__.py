@@ -77,4 +77,8 @@ _HOMES = {
 }
 
 
-__getattr__, __dir__ = _lazily(__name__, _HOMES)
+__getattr__, _ = _lazily(__name__, _HOMES)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
