@@ -23,7 +23,7 @@ from condgen.evaluation.judge import open_judge, train_judge
 from condgen.io.archives import HEADER, archive_hash, read_archive
 from condgen.training.run_folder import read_history
 from condgen.training.state import KIND, States, unpack
-from tests.test_training import quiet, small, toy
+from tests.training.test_training import quiet, small, toy
 
 REFUSALS = (ValueError, FileNotFoundError, OSError)
 

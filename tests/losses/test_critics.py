@@ -14,7 +14,7 @@ from condgen.nn.discriminators import ConvDiscriminator
 from condgen.random import Use, normals
 from condgen.training.optimizers import adam
 from condgen.training.run_folder import load_objective
-from tests.test_training import same, small, toy, weights
+from tests.training.test_training import same, small, toy, weights
 
 quiet = partial(condgen.fit, progress=False, accelerator="cpu", batch_size=16)
 

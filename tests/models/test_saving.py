@@ -678,7 +678,7 @@ class TestFormatOne:
 
     @pytest.fixture(params=["format_1_modulated", "format_1_planes"])
     def earlier(self, request, tmp_path):
-        return Path(shutil.copytree(Path(__file__).parent / "saved" / request.param, tmp_path / "earlier"))
+        return Path(shutil.copytree(Path(__file__).parents[1] / "saved" / request.param, tmp_path / "earlier"))
 
     def test_it_draws_the_same_images(self, earlier):
         expected = json.loads((earlier / "expected.json").read_text())["sample_means"]

@@ -13,7 +13,7 @@ import pytest
 
 import condgen
 
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 SMALL = ["--images", "60", "--size", "16", "--width", "4", "--latent", "4", "--accelerator", "cpu"]
 
 

@@ -24,7 +24,7 @@ from condgen.training.budget import Budget, Plan
 from condgen.training.ema import Averaged
 from condgen.training.optimizers import WarmupDecay, adam, adamw
 from condgen.training.run_folder import load_objective
-from tests.test_training import same, small, toy, weights
+from tests.training.test_training import same, small, toy, weights
 
 quiet = partial(condgen.fit, progress=False, accelerator="cpu", batch_size=16)
 

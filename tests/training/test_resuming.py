@@ -26,7 +26,7 @@ from condgen.recipes import RECIPES
 from condgen.training.fit_prior import fit_prior
 from condgen.training.optimizers import WarmupDecay, adam, adamw
 from condgen.training.state import States, pack, unpack
-from tests.test_training import same, small, toy, weights
+from tests.training.test_training import same, small, toy, weights
 
 STEPS = 5  # of an epoch: 40 images, eight a step
 quiet = partial(condgen.fit, progress=False, accelerator="cpu", batch_size=8)

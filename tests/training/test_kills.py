@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parents[1] / "benchmarks" / "kills.py"
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "kills.py"
 
 
 @pytest.mark.slow
