@@ -469,3 +469,17 @@ def test_fitting_a_mixture_leaves_threads_as_they_were():
     before = torch.get_num_threads()
     GaussianMixture(2, 0, components=2).fit(torch.randn(200, 2), torch.zeros(200, 0))
     assert torch.get_num_threads() == before
+
+
+class TestGuidanceNeedsHiddenConditions:
+    """A network that never saw a hidden condition says nothing about it."""
+
+    def test_when_it_is_built(self):
+        with pytest.raises(ValueError, match=r"guidance=0 for a flow trained with drop=0; got 0\.5"):
+            FlowMatching(4, 2, drop=0.0, guidance=0.5)
+
+    def test_when_it_is_changed(self):
+        flow = FlowMatching(4, 2, drop=0.0)
+        with pytest.raises(ValueError, match=r"train it with drop=0\.1 to guide it"):
+            flow.guidance = 1.0
+        assert flow.guidance == 0.0

@@ -758,3 +758,42 @@ class TestTheTimeThatIsLeft:
         with working("a moment", total=1) as advance:
             advance()
         assert capsys.readouterr().err == ""
+
+
+class TestNothingChangesBeforeAllIsChecked:
+    @pytest.mark.parametrize(
+        "wrong",
+        [{"epochs": 0}, {"batch_size": 0}, {"clip": -1.0}, {"precision": "half"}, {"accumulate": 0}, {"ema": 2.0}],
+    )
+    def test_a_refused_number_leaves_the_model_as_it_was(self, wrong):
+        model = condgen.recipes.bloodmnist_reference()
+        before = sum(p.numel() for p in model.parameters())
+        with pytest.raises(ValueError, match="Expected"):
+            fit(model, condgen.load_smears(20), progress=False, **wrong)
+        assert sum(p.numel() for p in model.parameters()) == before
+        assert model.class_names == ()
+
+    def test_a_model_with_more_classes_than_names_is_refused(self):
+        data = toy(class_names=("left", "right"))
+        with pytest.raises(ValueError, match=r"a name for each of the model's 5 classes; .* has 2: left, right"):
+            fit(small(classes=5), data, epochs=1, progress=False)
+
+
+class TestClassesOfTheValidationSet:
+    """Names decide, on a new model too, which has none of its own yet."""
+
+    def sets(self):
+        train = toy(class_names=("left", "right"))
+        turned = LabelledImages(train.images, 1 - train.labels, ("right", "left"))
+        return train, turned
+
+    def test_another_order_is_the_same_set(self):
+        train, turned = self.sets()
+        same_, other = (quiet(small(), train, validation=v, epochs=2) for v in (train, turned))
+        assert same_["validation_loss"] == other["validation_loss"]
+
+    def test_an_unknown_class_is_named(self):
+        train, _ = self.sets()
+        strange = LabelledImages(train.images, train.labels, ("left", "middle"))
+        with pytest.raises(ValueError, match="has others: middle"):
+            quiet(small(), train, validation=strange, epochs=1)

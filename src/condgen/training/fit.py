@@ -2,14 +2,14 @@
 
 __all__ = ["fit"]
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from condgen.data.images import LabelledImages
+from condgen.data.images import LabelledImages, default_names, shortened
 from condgen.losses.phases import selection_of
 from condgen.models.generator import Generator
 from condgen.models.saving import load
@@ -27,7 +27,7 @@ from condgen.training.run_folder import (
     read_history,
     repr_of,
 )
-from condgen.training.set_up import set_up, tensors
+from condgen.training.set_up import check_numbers, set_up, tensors
 from condgen.training.state import States
 
 STATE = "state"  # folder of training states within a run's
@@ -145,10 +145,25 @@ def fit(
         check_free(out, overwrite)
     elif precision == "auto":
         precision = earlier.get("precision", precision)
+    check_numbers(
+        epochs=epochs,
+        budget=budget,
+        batch_size=batch_size,
+        clip=clip,
+        ema=ema,
+        precision=precision,
+        accelerator=accelerator,
+        accumulate=accumulate,
+        devices=devices,
+        nodes=nodes,
+    )
     training, validation = resolve_splits(data, validation)
-    training, validation = training.ordered(model.class_names), validation and validation.ordered(model.class_names)
-    check_fit(model, training, validation)
-    model.class_names = model.class_names or tuple(training.class_names)
+    training = training.ordered(model.class_names)
+    names = model.class_names or tuple(training.class_names)
+    if validation is not None and (model.class_names or names != default_names(len(names))):
+        validation = validation.ordered(names)
+    check_fit(model, training, validation, names)
+    model.class_names = names
     if trim:
         trim_weights(model)
     loop = set_up(
@@ -268,8 +283,14 @@ def resolve_splits(
     return data.train if data.splits else data, validation
 
 
-def check_fit(model: Generator, data: LabelledImages, validation: LabelledImages | None) -> None:
-    """Raise unless data, labels and model fit together."""
+def check_fit(model: Generator, data: LabelledImages, validation: LabelledImages | None, names: Sequence[str]) -> None:
+    """Raise unless data, labels, the names that classes will have, and model fit together."""
+    classes = getattr(getattr(model.conditioner, "conditioner", model.conditioner), "num_classes", len(names))
+    if names and classes > len(names):
+        raise ValueError(
+            f"Expected a name for each of the model's {classes} classes; {data.name!r} has {len(names)}: "
+            f"{shortened(names)}. Build the model with num_classes={len(names)}, or name the other classes."
+        )
     for split in (data, validation):
         if split is None:
             continue

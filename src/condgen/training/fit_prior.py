@@ -30,7 +30,7 @@ from condgen.training.fit import resolve_splits
 from condgen.training.loop import run
 from condgen.training.optimizers import WarmupDecay, adamw
 from condgen.training.run_folder import repr_of
-from condgen.training.set_up import set_up, tensors
+from condgen.training.set_up import check_numbers, set_up, tensors
 from condgen.training.state import States
 
 BATCH = 256
@@ -114,6 +114,15 @@ def fit_prior(
     training, held_out = resolve_splits(data, validation)
     training = training.ordered(model.class_names)
     budget = budget_of(minutes)
+    check_numbers(
+        epochs=None if budget else epochs,
+        budget=budget,
+        batch_size=batch_size,
+        clip=clip,
+        ema=ema,
+        precision=precision,
+        accelerator=accelerator,
+    )
     trained = not hasattr(prior, "fit")
     states = States(keep if trained else None, save_every)
     identity = {

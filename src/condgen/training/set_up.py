@@ -16,7 +16,7 @@ from condgen.data.images import LabelledImages
 from condgen.losses.phases import Phase
 from condgen.nn.cuda_graphs import Replays, replayable
 from condgen.nn.memory import keep_freed_memory
-from condgen.nn.precision import choose_precision
+from condgen.nn.precision import PRECISIONS, choose_precision
 from condgen.random import Use, normals
 from condgen.training.budget import Budget, Forecast, Plan
 from condgen.training.ema import Averaged
@@ -58,13 +58,8 @@ def set_up(
     """Device, optimizers and averages for a model that is about to be trained; see :func:`fit`."""
     from lightning_fabric import Fabric
 
-    check_numbers(epochs, budget, batch_size, clip, ema)
-    if accumulate < 1 or devices < 1 or nodes < 1:
-        raise ValueError(f"Expected accumulate, devices and nodes of 1 or more; got {accumulate}, {devices}, {nodes}.")
     keep_freed_memory()
     device = Fabric(accelerator=accelerator, devices=1).device
-    if precision == "16-mixed" and device.type == "cpu":
-        raise ValueError('Expected precision "auto", "32-true" or "bf16-mixed" on a CPU; got "16-mixed".')
     several = devices * nodes > 1
     chosen = choose_precision(precision, device, partial(try_once, model, example, prepare), model, probe=not several)
     kinds: dict[str, Any] = {"accelerator": accelerator, "precision": chosen.name, "loggers": list(loggers)}
@@ -127,15 +122,33 @@ def optimizer_of(optimizer: Any, phase: Phase) -> Callable[[list[nn.Parameter]],
 
 
 def check_numbers(
-    epochs: int | None, budget: Budget | None, batch_size: int, clip: float | None, ema: float | None
+    *,
+    epochs: int | None,
+    budget: Budget | None,
+    batch_size: int,
+    clip: float | None,
+    ema: float | None,
+    precision: str,
+    accelerator: str,
+    accumulate: int = 1,
+    devices: int = 1,
+    nodes: int = 1,
 ) -> None:
-    """Raise unless one can train by these numbers."""
+    """Raise unless one can train by these numbers; called before anything is changed."""
+    from lightning_fabric import Fabric
+
     if (epochs is not None and epochs < 1) or batch_size < 1:
         raise ValueError(f"Expected epochs and batch_size of 1 or more; got {epochs} and {batch_size}.")
     if budget is not None and epochs is not None:
         raise ValueError(f"Expected epochs or minutes, not both; got epochs={epochs}, minutes={budget.minutes}.")
     if (clip is not None and not clip > 0) or (ema is not None and not 0 < ema < 1):
         raise ValueError(f"Expected a positive clip and ema in (0, 1), or None; got clip={clip} and ema={ema}.")
+    if accumulate < 1 or devices < 1 or nodes < 1:
+        raise ValueError(f"Expected accumulate, devices and nodes of 1 or more; got {accumulate}, {devices}, {nodes}.")
+    if precision not in PRECISIONS:
+        raise ValueError(f"Expected a precision of {', '.join(PRECISIONS)}; got {precision!r}.")
+    if precision == "16-mixed" and Fabric(accelerator=accelerator, devices=1).device.type == "cpu":
+        raise ValueError('Expected precision "auto", "32-true" or "bf16-mixed" on a CPU; got "16-mixed".')
 
 
 def tensors(data: LabelledImages, device: torch.device) -> tuple[Tensor, Tensor]:

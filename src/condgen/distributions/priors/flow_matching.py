@@ -83,6 +83,7 @@ class FlowMatching(Part, registered="priors.FlowMatching"):
                 'Expected steps of 1 or more, solver "heun" or "euler", guidance of 0 or more and drop in [0, 1); got '
                 f"{steps}, {solver!r}, {guidance} and {drop}."
             )
+        check_guidance(guidance, drop)
         if path not in ("straight", "cosine"):
             raise ValueError(f'Expected path "straight" or "cosine"; got {path!r}.')
         self.shape = shape_of(latent)
@@ -99,6 +100,8 @@ class FlowMatching(Part, registered="priors.FlowMatching"):
 
     def __setattr__(self, name: str, value: Any) -> None:
         """As usual; how samples are drawn may be changed later, and is saved as it then is."""
+        if name == "guidance" and "drop" in self.__dict__:
+            check_guidance(value, self.drop)
         super().__setattr__(name, value)
         if name in ("steps", "solver", "guidance", "density") and "arguments" in self.__dict__:
             self.arguments[name] = value
@@ -187,6 +190,15 @@ class FlowMatching(Part, registered="priors.FlowMatching"):
         if not self.density:
             raise NotImplementedError("A flow's density takes long; build FlowMatching(density=True) for it.")
         return Carried(self, c)
+
+
+def check_guidance(guidance: float, drop: float) -> None:
+    """Raise if samples are to be guided by a network that never learnt what no condition looks like."""
+    if guidance > 0 and not drop:
+        raise ValueError(
+            f"Expected guidance=0 for a flow trained with drop=0; got {guidance}. It never saw a hidden condition: "
+            "train it with drop=0.1 to guide it."
+        )
 
 
 class Carried(Distribution):
