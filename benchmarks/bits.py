@@ -92,7 +92,7 @@ def main() -> None:
                 "ema": 0.998,
                 "clip": 1.0,
             }
-            extra |= {"optimizer": adamw, "learning_rate": WarmupDecay(0.1, 0.4), "precision": "bf16-mixed"}
+            extra |= {"optimizer": adamw, "schedule": WarmupDecay(0.1, 0.4), "precision": "bf16-mixed"}
         history = condgen.fit(model, data, minutes=options.minutes, progress=False, **extra)
         size = 4 * 49 if turned else 128
         rows = [("standard normal", bits(model, data, options.images, options.samples))]

@@ -31,9 +31,10 @@ import condgen
 from condgen.data.batches import image_tensor
 from condgen.evaluation.classifier import ResidualClassifier, fit_classifier
 from condgen.evaluation.judge import load_judge
-from condgen.recipes import RECIPES, sampler_of
+from condgen.recipes import RECIPES
 from condgen.sampling.figures import save_grid
 from condgen.sampling.grids import per_class, to_uint8
+from condgen.training.callbacks import LambdaCallback
 from condgen.training.work import work_of
 
 ROUNDS, PROBED = 3, 60  # a budget is turned into epochs by the rates of so many steps, in turns
@@ -57,9 +58,9 @@ def steps_of(recipe: str, data: Any) -> list[float]:
         if len(times) > PROBED:
             raise EnoughError
 
-    chosen: dict[str, Any] = {"critic_start": 0.0} if RECIPES[recipe].numbers()["adversarial"] else {}
+    chosen: dict[str, Any] = {"discriminator_start": 0.0} if RECIPES[recipe].loss else {}
     with suppress(EnoughError):
-        RECIPES[recipe].fit(data, epochs=10, progress=False, on_step=step, **chosen)
+        RECIPES[recipe].fit(data, epochs=10, progress=False, callbacks=[LambdaCallback(on_step=step)], **chosen)
     return np.diff(times)[10:].tolist()
 
 
@@ -72,7 +73,7 @@ def passes(data: Any, file: Path) -> dict[str, float]:
         times[recipe] += steps_of(recipe, data)
     seconds = {}
     for recipe, own in times.items():
-        steps = -(-len(data.train) // RECIPES[recipe].numbers()["batch_size"])
+        steps = -(-len(data.train) // RECIPES[recipe].training.batch_size)
         seconds[recipe] = 1.08 * steps * statistics.fmean(sorted(own)[: len(own) // 3])
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(seconds, indent=1) + "\n")
@@ -113,16 +114,16 @@ def one(recipe: str, minutes: float, seed: int, data: Any, judge: Any, options: 
     if file.is_file():
         return json.loads(file.read_text())
     row: dict[str, Any] = {"model": NAMES.get(recipe, recipe), "minutes": minutes, "seed": seed}
-    numbers = RECIPES[recipe].numbers()
-    model = RECIPES[recipe].build(data.image_shape, data.num_classes)
-    work = work_of(model, sampler_of(numbers, model, data), data, numbers)
+    own = RECIPES[recipe]
+    model = own.build(data.image_shape, data.num_classes)
+    work = work_of(model, own.prior_for(model, data), data, own.training, own.loss, own.sampler)
     minutes *= work.training / (work.training + work.encoding + work.flow)  # of the model; its prior has the rest
     if (folder / "run.json").is_file():
         row["epochs"] = json.loads((folder / "run.json").read_text())["epochs"]
     else:
         seconds = passes(data, options.runs / "rates.json")[recipe]
         row["epochs"] = max(1, round(60 * minutes / seconds))
-    prior = max(1, round(numbers["sampler_epochs"] * row["epochs"] / numbers["epochs"]))
+    prior = max(1, round(own.sampler.sampler_epochs * row["epochs"] / own.training.epochs))
     try:
         RECIPES[recipe].fit(data, folder, epochs=row["epochs"], sampler_epochs=prior, seed=seed, resume="auto")
     except FloatingPointError as error:

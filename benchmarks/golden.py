@@ -65,7 +65,7 @@ RUNS = {
     "cvae, adamw, ema, clipped": lambda: cvae(
         Laplace("optimal"),
         optimizer=partial(adamw, lr=2e-3, betas=(0.5, 0.9)),
-        learning_rate=WarmupDecay(0.1, 0.5),
+        schedule=WarmupDecay(0.1, 0.5),
         ema=0.9,
         clip=1.0,
     ),

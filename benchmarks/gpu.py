@@ -3,7 +3,7 @@
     python benchmarks/gpu.py --data bloodmnist --out benchmarks/results/families_gpu
 
 Training is `fit` with a recipe's own batch, precision and augmentation, images per second of a hundred steps once they
-are recorded as CUDA graphs, and beside it of steps whose operations are asked for one by one (`graphs=False`);
+are recorded as CUDA graphs, and beside it of steps whose operations are asked for one by one (`cuda_graphs=False`);
 discriminators take part from the first step. "Busy" is the share of a step in which the GPU computes (torch's
 profiler); what is missing from 100 % is waiting to be asked. Sampling is `sample` of 16,384 labels, images on the GPU.
 """
@@ -23,6 +23,7 @@ import condgen
 from condgen.apps.timing import peak, reset_peak, synchronise
 from condgen.models.generator import BLOCK
 from condgen.recipes import RECIPES
+from condgen.training.callbacks import LambdaCallback
 
 NAMES = ("bloodmnist_reference", "fast", "gan", "flow", "diffusion")
 FIRST, TIMED, PROFILED = 20, 100, 20  # steps before, and steps that are timed and profiled
@@ -50,10 +51,11 @@ def steps(recipe: str, data: Any, graphs: bool) -> dict[str, float]:
             seen.stop()
             raise EnoughError
 
-    chosen: dict[str, Any] = {"critic_start": 0.0} if RECIPES[recipe].numbers()["adversarial"] else {}
+    chosen: dict[str, Any] = {"discriminator_start": 0.0} if RECIPES[recipe].loss else {}
     reset_peak(torch.device("cuda"))
     with suppress(EnoughError):
-        RECIPES[recipe].fit(data, accelerator="cuda", progress=False, epochs=100, on_step=step, graphs=graphs, **chosen)
+        chosen |= {"accelerator": "cuda", "cuda_graphs": graphs}
+        RECIPES[recipe].fit(data, progress=False, epochs=100, callbacks=[LambdaCallback(on_step=step)], **chosen)
     kernels = [event for event in seen.events() if event.device_type == torch.autograd.DeviceType.CUDA]
     taken = sum(event.device_time_total for event in kernels) / PROFILED / 1000
     found = {"step": 1000 * (times[1] - times[0]) / TIMED, "kernels": taken, "launches": len(kernels) / PROFILED}
@@ -83,10 +85,10 @@ def main() -> None:
     head += ["busy", "one by one: step, ms", "launches", "busy", "memory, GiB", "sampling, images/s"]
     rows, kept = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"], {}
     for recipe in options.recipes:
-        numbers = RECIPES[recipe].numbers()
+        training = RECIPES[recipe].training
         own, plain = steps(recipe, data, graphs=True), steps(recipe, data, graphs=False)
-        cells = [recipe, f"{numbers['batch_size']}", numbers["precision"]]
-        cells += [f"{1000 * numbers['batch_size'] / own['step']:,.0f}", f"{plain['step'] / own['step']:.1f}"]
+        cells = [recipe, f"{training.batch_size}", training.precision]
+        cells += [f"{1000 * training.batch_size / own['step']:,.0f}", f"{plain['step'] / own['step']:.1f}"]
         cells += [f"{own['step']:.2f}", f"{own['kernels']:.2f}", f"{own['kernels'] / own['step']:.0%}"]
         cells += [f"{plain['step']:.2f}", f"{plain['launches']:.0f}", f"{plain['kernels'] / plain['step']:.0%}"]
         drawn = sampling(recipe, data)

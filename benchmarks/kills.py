@@ -23,8 +23,8 @@ from notes import keep
 import condgen
 from condgen.data.augmentation import Augmentation
 from condgen.io.archives import weights_hash
+from condgen.training.checkpoints import Checkpoints
 from condgen.training.optimizers import WarmupDecay, adamw
-from condgen.training.state import States
 
 EPOCHS = 20
 
@@ -47,7 +47,7 @@ def train(folder: str, warned: str = "") -> None:
             resume="auto",
             save_every=0.0,
             optimizer=partial(adamw, lr=1e-3),
-            learning_rate=WarmupDecay(0.1, 0.4),
+            schedule=WarmupDecay(0.1, 0.4),
             ema=0.9,
             clip=1.0,
             augment=Augmentation(flips=True, quarter_turns=True),
@@ -75,10 +75,10 @@ def killed(context: multiprocessing.context.BaseContext, folder: Path, moments: 
         time.sleep(abs(moment))
         process.kill()
         process.join()
-        files = States(folder / "state").files() if folder.exists() else []
+        files = Checkpoints(folder / "state").files() if folder.exists() else []
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
-            state = States(folder / "state").read() if files else None
+            state = Checkpoints(folder / "state").read() if files else None
         place = (state["epoch"], state["done"]) if state else None
         found = {"after": round(moment, 3), "place": place, "damaged": len(said), "status": process.exitcode}
         states.append({**found, "newest": files[-1].name if files else ""})
@@ -96,7 +96,7 @@ def killed(context: multiprocessing.context.BaseContext, folder: Path, moments: 
 
 def moved(folder: Path, states: list[dict]) -> bool:
     """Whether a state is there that was not when the run was last killed."""
-    files = States(folder / "state").files() if folder.exists() else []
+    files = Checkpoints(folder / "state").files() if folder.exists() else []
     return bool(files) and (not states or files[-1].name != states[-1]["newest"])
 
 

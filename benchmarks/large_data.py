@@ -14,6 +14,7 @@ import torch
 from notes import keep
 
 import condgen
+from condgen.training.callbacks import LambdaCallback
 
 
 def anonymous() -> float:
@@ -48,7 +49,7 @@ def main() -> None:
             epochs=1,
             batch_size=512,
             progress=False,
-            on_step=lambda _, step, __: seen.append(anonymous()) if step % 50 == 0 else None,
+            callbacks=[LambdaCallback(on_step=lambda s: seen.append(anonymous()) if s.step % 50 == 1 else None)],
         )
     result = (
         f"{n:,} images of 28x28x3 ({n * 2352 / 1e9:.2f} GB): anonymous resident memory {before:.0f} MB before, "

@@ -10,7 +10,6 @@ images, saves the model and says how long each took. `condgen evaluate runs/late
 import argparse
 import json
 import time
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,11 +17,9 @@ import torch
 import condgen
 from condgen.distributions.likelihoods import Laplace
 from condgen.distributions.priors.mixture import GaussianMixture
-from condgen.losses.elbo import ELBO
 from condgen.recipes import RECIPES
 from condgen.sampling.figures import save_grid
 from condgen.sampling.grids import per_class
-from condgen.training.optimizers import WarmupDecay, adamw
 
 
 def main() -> None:
@@ -41,20 +38,9 @@ def main() -> None:
     torch.manual_seed(options.seed)
     model = condgen.conditional_vae(data.image_shape, data.num_classes, latent=latent, likelihood=Laplace("optimal"))
     started = time.perf_counter()
-    numbers = RECIPES["latent_map"].numbers()
-    condgen.fit(
-        model,
-        data,
-        minutes=options.minutes,
-        objective=ELBO(beta=numbers["beta"]),
-        optimizer=partial(adamw, lr=numbers["learning_rate"], betas=numbers["betas"], decay=numbers["weight_decay"]),
-        learning_rate=WarmupDecay(numbers["rise"], numbers["decay"]),
-        **{name: numbers[name] for name in ("batch_size", "clip", "ema", "precision", "augment")},
-        seed=options.seed,
-        out=options.out,
-        overwrite=True,
-        about={"data": options.data, "recipe": "latent_map"},
-    )
+    about = {"data": options.data, "recipe": "latent_map"}
+    settings = {"minutes": options.minutes, "seed": options.seed, "sampler": "none"}
+    RECIPES["latent_map"].fit(data, options.out, model=model, overwrite=True, about=about, **settings)
     trained = time.perf_counter()
     prior = GaussianMixture(latent, condition_dim=data.num_classes, components=options.components)
     condgen.fit_prior(model, data, prior, symmetries=True, seed=options.seed)

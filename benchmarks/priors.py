@@ -21,9 +21,8 @@ from condgen.distributions.priors.flow_matching import FlowMatching
 from condgen.distributions.priors.mixture import GaussianMixture
 from condgen.distributions.priors.normalizing_flow import Flow
 from condgen.evaluation.judge import load_judge
-from condgen.recipes import MATCHING
+from condgen.recipes import FLOW_MATCHING
 from condgen.sampling.grids import to_uint8
-from condgen.training.optimizers import WarmupDecay, adamw
 
 
 def main() -> None:
@@ -37,8 +36,7 @@ def main() -> None:
     options = parser.parse_args()
     data, model = condgen.load_data(options.data), condgen.load(options.run)
     judge, latent, dim = load_judge(data, cache=options.cache), model.prior.noise_shape, model.conditioner.dim
-    matching = {"optimizer": partial(adamw, **MATCHING), "learning_rate": WarmupDecay(0.02, 0.5), "batch_size": 128}
-    matching |= {"clip": 1.0, "ema": 0.9995, "precision": "bf16-mixed", "minutes": options.minutes}
+    matching = {"training": FLOW_MATCHING, "minutes": options.minutes}
     mixture = partial(GaussianMixture, latent, dim, options.components, em=5)
     wanted = {"standard normal": (None, {}), "mixture": (mixture(), {})}
     try:

@@ -11,7 +11,6 @@ four minutes; ``--smoke`` takes seconds. Dependencies: ``pip install "condgen[fl
 import subprocess
 import sys
 import tempfile
-from functools import partial
 
 import torch
 from torch import nn
@@ -25,35 +24,29 @@ from condgen.losses.elbo import ELBO
 from condgen.losses.phases import Phase
 from condgen.sampling.figures import class_grid
 from condgen.sampling.grids import per_class
-from condgen.training.optimizers import WarmupDecay, adamw
 
 SMOKE = "--smoke" in sys.argv
 IMAGES, EPOCHS, LATENT = (300, 1, (4, 7, 7)) if SMOKE else (6000, 12, (4, 7, 7))
 
 
 # %%
-# An objective is a module with phases: the bound with a critic's opinion, then the critic itself.
+# A loss is a module with phases: the ELBO with a critic's opinion, then the critic itself.
 class Sharper(nn.Module):
     def __init__(self):
         super().__init__()
-        self.bound, self.schedules = ELBO(beta=0.25), ELBO(beta=0.25).schedules
+        self.elbo, self.schedules = ELBO(beta=0.25), ELBO(beta=0.25).schedules
         self.critic = nn.Sequential(
             nn.Conv2d(3, 32, 4, 2, 1), nn.SiLU(), nn.Conv2d(32, 32, 4, 2, 1), nn.SiLU(), nn.Conv2d(32, 1, 3)
         )
         self.phases = (
-            Phase(self.model_loss, lambda model: model.parameters(), "model"),
+            Phase(self.model_loss, lambda model: model.parameters(), "model", after=self.elbo.after_step),
             Phase(self.critic_loss, lambda _: self.critic.parameters(), "critic", start=0.25),
         )
 
     def model_loss(self, model, x, y, noise, beta):
         inference = model.infer(x, y, noise)
-        terms, realness = self.bound(inference, beta), self.critic(inference.p.mean).mean()
-        return {
-            **terms,
-            "loss": terms["loss"] - 20 * realness,
-            "realness": realness,
-            "output": inference.output.detach(),
-        }
+        terms, realness = self.elbo(inference, beta), self.critic(inference.p.mean).mean()
+        return {**terms, "loss": terms["loss"] - 20 * realness, "realness": realness}
 
     def critic_loss(self, model, x, y, noise, beta):
         with torch.no_grad():
@@ -72,8 +65,11 @@ condgen.fit(
     epochs=EPOCHS,
     batch_size=64,
     objective=Sharper(),
-    optimizer=partial(adamw, lr=8e-4, betas=(0.5, 0.95)),
-    learning_rate=WarmupDecay(warmup=0.1, decay=0.4),
+    optimizer="adamw",
+    learning_rate=8e-4,
+    betas=(0.5, 0.95),
+    lr_warmup=0.1,
+    lr_decay=0.4,
     clip=1.0,
     ema=0.998,
     augment=Augmentation(flips=True, quarter_turns=True),

@@ -21,8 +21,8 @@ from condgen.data.readers import load_npz
 from condgen.evaluation import read_evaluation
 from condgen.evaluation.judge import open_judge, train_judge
 from condgen.io.archives import HEADER, archive_hash, read_archive
-from condgen.training.run_folder import read_history
-from condgen.training.state import KIND, States, unpack
+from condgen.training.checkpoints import KIND, Checkpoints, unpack
+from condgen.training.history import read_history
 from tests.training.test_training import quiet, small, toy
 
 REFUSALS = (ValueError, FileNotFoundError, OSError)
@@ -33,7 +33,7 @@ def files(tmp_path_factory):
     """One whole file of each kind, and what reads it."""
     folder = tmp_path_factory.mktemp("whole")
     quiet(small(), toy(), epochs=1, out=folder / "run")
-    States(folder / "state").write({"epoch": 1, "step": {"w": torch.arange(5.0)}, "history": [{"loss": 0.5}]})
+    Checkpoints(folder / "state").write({"epoch": 1, "step": {"w": torch.arange(5.0)}, "history": [{"loss": 0.5}]})
     smears = condgen.load_smears(60, size=16)
     train_judge(smears, epochs=1, width=2).save(folder / "judge.safetensors")
     np.savez_compressed(folder / "cells.npz", images=smears.images, labels=smears.labels)
@@ -124,7 +124,7 @@ class TestNothingStoredIsExecuted:
             with pytest.raises(ValueError, match="damaged"):
                 condgen.load(tmp_path)
             with pytest.warns(UserWarning, match="No training state can be read"):
-                assert States(tmp_path).read() is None
+                assert Checkpoints(tmp_path).read() is None
 
     @pytest.mark.parametrize("name", ["os.system", "builtins.exec", "../../x", "torch.nn.Linear.forward", "torch.load"])
     def test_names_of_other_things_than_parts(self, name, files, tmp_path):
@@ -165,7 +165,7 @@ class TestBoundedMemory:
             header = {"kind": KIND, "about": about, "sha256": archive_hash(about, {})}
             save_file({"x": torch.zeros(1)}, path, {HEADER: json.dumps(header | {"sha256": "0"})})
             with pytest.warns(UserWarning, match="No training state"):
-                assert States(tmp_path).read() is None
+                assert Checkpoints(tmp_path).read() is None
 
     def test_evaluations_are_no_code_either(self, tmp_path):
         for text in ("[]", '{"format": 1e999}', "{" * 100_000, '{"format": 99, "measures": {}}'):

@@ -19,7 +19,7 @@ from condgen.distributions.priors.standard import StandardNormal
 from condgen.distributions.reparameterizers import Gaussian
 from condgen.nn.conditioners import OneHot
 from condgen.nn.layers import LabelConv2d
-from condgen.recipes import RECIPES, USUAL, bloodmnist_reference, sampler_of, smears_demo
+from condgen.recipes import RECIPES, bloodmnist_reference, smears_demo
 from condgen.training.settings import RECIPE_NAMES
 from condgen.training.work import work_of
 
@@ -170,13 +170,15 @@ class TestEveryRecipe:
         assert model.sample([2, 0]).shape == (2, 1, 16, 20)
 
     def test_it_says_how_to_train(self, name):
-        assert {"epochs", "batch_size"} <= set(RECIPES[name].training) <= set(USUAL)
-        assert min(RECIPES[name].training[number] for number in ("epochs", "batch_size")) > 0
+        recipe = RECIPES[name]
+        assert recipe.training.epochs > 0
+        assert (recipe.loss is None) == (name.removeprefix("bloodmnist_") in ("gan", "flow", "diffusion"))
 
 
 def test_the_reference_is_trained_as_the_report_says():
     """300 epochs; the batch size is ours, the report gives none."""
-    assert RECIPES["bloodmnist_reference"].training == {"epochs": 300, "batch_size": 128}
+    training = RECIPES["bloodmnist_reference"].training
+    assert (training.epochs, training.batch_size, training.optimizer) == (300, 128, "adam")
 
 
 def test_options_reach_the_model():
@@ -227,10 +229,9 @@ def test_a_busy_machine_changes_nothing(name, tmp_path):
 def test_recipes_are_stated_in_passes():
     """Nothing that depends on a clock or on the machine."""
     for name, recipe in RECIPES.items():
-        numbers = recipe.numbers()
-        assert numbers["minutes"] is None, name
-        assert numbers["epochs"] >= 1, name
-        assert numbers["precision"] == "auto", name
+        assert recipe.training.minutes is None, name
+        assert recipe.training.epochs >= 1, name
+        assert recipe.training.precision == "auto", name
     assert tuple(RECIPES) == RECIPE_NAMES
 
 
@@ -250,16 +251,18 @@ def test_a_budget_covers_the_prior_too(tmp_path):
 def test_work_is_that_of_the_layers():
     """Two routes to one number: three forward passes for forward and backward."""
     data = condgen.load_smears(40, size=16)
-    recipe = RECIPES["fast"]
-    numbers = recipe.numbers(epochs=3)
+    recipe = RECIPES["fast"].changed(epochs=3)
     model = recipe.build(data.image_shape, data.num_classes)
-    work = work_of(model, None, data, numbers)
+    work = work_of(model, None, data, recipe.training, recipe.loss, recipe.sampler)
     assert work.per_image == 3 * multiply_adds(model)
     assert work.training == pytest.approx((1 + 0.3 * 0.75) * work.per_image * len(data.train) * 3)
     assert work.first_share == 1.0
     assert work.later(64) == 0.0
-    flow = sampler_of(RECIPES["sharp"].numbers(components=1), model, data)
-    sharp = work_of(model, flow, data, RECIPES["sharp"].numbers(components=1, epochs=3, sampler_epochs=2))
-    one = work_of(model, flow, data, RECIPES["sharp"].numbers(components=1, epochs=3, sampler_epochs=1))
+    works = []
+    for passes in (2, 1):
+        own = RECIPES["sharp"].changed(components=1, epochs=3, sampler_epochs=passes)
+        flow = own.prior_for(model, data)
+        works.append(work_of(model, flow, data, own.training, own.loss, own.sampler))
+    sharp, one = works
     assert sharp.flow == 2 * one.flow > 0
     assert sharp.encoding == one.encoding > 0

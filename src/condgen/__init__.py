@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from condgen.nn.pruning import trim
     from condgen.training.fit import fit
     from condgen.training.fit_prior import fit_prior
-    from condgen.training.run_folder import History
+    from condgen.training.history import History
+    from condgen.training.settings import Hardware, Training
 
 __all__ = [
     "Balancer",
@@ -40,8 +41,10 @@ __all__ = [
     "ConditionalGAN",
     "ConditionalVAE",
     "Evaluation",
+    "Hardware",
     "History",
     "LabelledImages",
+    "Training",
     "balance",
     "conditional_flow",
     "conditional_gan",
@@ -71,7 +74,8 @@ _HOMES = {
     "nn.pruning": ("trim",),
     "training.fit": ("fit",),
     "training.fit_prior": ("fit_prior",),
-    "training.run_folder": ("History",),
+    "training.history": ("History",),
+    "training.settings": ("Hardware", "Training"),
     "evaluation": ("Evaluation", "evaluate"),
     "apps.balance": ("Balancer", "balance"),
 }

@@ -3,8 +3,9 @@
 __all__ = ["RECIPES", "Recipe", "bloodmnist_reference", "latent_map", "smears_demo"]
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -21,9 +22,7 @@ from condgen.distributions.priors.normalizing_flow import Flow
 from condgen.distributions.priors.standard import StandardNormal
 from condgen.distributions.reparameterizers import Gaussian
 from condgen.losses.elbo import ELBO, LinearWarmup
-from condgen.losses.flow_matching import Matching
-from condgen.losses.gan import Game
-from condgen.losses.vaegan import Adversarial
+from condgen.losses.vaegan import VAEGANLoss
 from condgen.models.cflow import conditional_flow
 from condgen.models.cgan import conditional_gan
 from condgen.models.cvae import ConditionalVAE, conditional_vae
@@ -33,13 +32,15 @@ from condgen.nn.decoders import DeconvDecoder
 from condgen.nn.discriminators import ConvDiscriminator
 from condgen.nn.encoders import ConvEncoder
 from condgen.nn.layers import halvings
-from condgen.training.budget import budget_of
-from condgen.training.fit import fit
+from condgen.training.budget import Budget, budget_of
+from condgen.training.checkpoints import Checkpoints
+from condgen.training.fit import fit_as_stage
+from condgen.training.fit_prior import USUAL as PRIOR
 from condgen.training.fit_prior import fit_prior
-from condgen.training.optimizers import WarmupDecay, adam, adamw
-from condgen.training.run_folder import History, earlier_run
-from condgen.training.state import States
-from condgen.training.work import turned_in, work_of
+from condgen.training.history import History
+from condgen.training.run_folder import earlier_run
+from condgen.training.settings import Hardware, Sampler, Training, VAELoss, changed, recorded
+from condgen.training.work import learns_turns, work_of
 
 REFERENCE_CHANNELS = (16, 32, 64, 128, 256, 512)
 REFERENCE_STRIDES = (2, 2, 2, 2, 2, 1)
@@ -128,21 +129,41 @@ def latent_map(
     )
 
 
+FLOW_MATCHING = Training(
+    batch_size=128,
+    optimizer="adamw",
+    learning_rate=2e-3,
+    betas=(0.9, 0.95),
+    weight_decay=1e-2,
+    lr_warmup=0.02,
+    lr_decay=0.5,
+    clip=1.0,
+    ema=0.9995,
+)  # how a velocity field of latents is trained
+SAMPLER_STATE = "sampler_state"  # folder of the sampler's checkpoints in the folder of a run
+
+
 @dataclass(frozen=True)
 class Recipe:
-    """A model and how it is trained.
+    """A model, how it is trained, and what its samples are drawn from.
 
     Attributes:
         model: called with image_shape, num_classes and the options it names.
-        training: numbers for :func:`condgen.fit` that are not the usual ones (`USUAL`).
+        training: how the model is trained.
+        loss: what the training of a VAE minimises; None for models of other families, which have a loss of their own.
+        sampler: what samples are drawn from.
 
     Example:
         >>> RECIPES["default"].build((1, 8, 8), 2, latent=4).noise_shapes
         {'z': (4,)}
+        >>> RECIPES["sharp"].changed(epochs=3).training.epochs
+        3
     """
 
     model: Callable[..., Any]
-    training: dict[str, Any]
+    training: Training
+    loss: VAELoss | None = None
+    sampler: Sampler = field(default_factory=Sampler)
 
     def build(self, image_shape: tuple[int, int, int], num_classes: int, **options: Any) -> Any:
         """The model for images of this shape with this many classes.
@@ -156,14 +177,20 @@ class Recipe:
             raise ValueError(f"{self.model.__name__} fixes {', '.join(fixed)}; it leaves open: {open_}.")
         return self.model(image_shape=image_shape, num_classes=num_classes, **options)
 
-    def numbers(self, **chosen: Any) -> dict[str, Any]:
-        """How it is trained: the usual numbers, over them the recipe's, over them those chosen (None: not chosen).
+    def changed(self, **changes: Any) -> "Recipe":
+        """The recipe with some settings changed. A budget of `minutes` replaces its passes.
 
-        Example:
-            >>> RECIPES["default"].numbers(epochs=3, batch_size=None)["epochs"]
-            3
+        Raises:
+            ValueError: for a setting that this kind of model has no use for, or for passes and a budget together.
+            TypeError: for a setting that does not exist.
         """
-        return {**USUAL, **self.training, **{name: value for name, value in chosen.items() if value is not None}}
+        if self.loss is None:
+            idle = {entry.name for kind in (VAELoss, Sampler) for entry in fields(kind)}
+            check_useful(self.model, idle & set(changes))
+        if changes.get("minutes") is not None:
+            changes = {"epochs": None, **changes}
+        training, loss, sampler = changed(self.training, self.loss or VAELoss(), self.sampler, **changes)
+        return replace(self, training=training, loss=None if self.loss is None else loss, sampler=sampler)
 
     def fit(
         self,
@@ -171,34 +198,32 @@ class Recipe:
         out: str | Path | None = None,
         *,
         model: Any = None,
-        seed: int = 0,
-        warmup: float = 0.0,
-        free_bits: float = 0.0,
+        validation: LabelledImages | None = None,
+        hardware: Hardware | None = None,
         overwrite: bool = False,
-        accelerator: str = "auto",
+        resume: bool | Literal["auto"] = False,
+        callbacks: Sequence[Any] = (),
         progress: bool = True,
         about: Mapping[str, Any] | None = None,
-        say: Callable[[str], object] = lambda _: None,
-        resume: bool | Literal["auto"] = False,
-        **chosen: Any,
+        **changes: Any,
     ) -> tuple[Any, History]:
         """Train as the recipe says, and fit the prior it samples from: the model to use, and what training recorded.
 
         Args:
             data: images; of a set with splits its `train` part, with its `validation` part to choose by.
             out: folder of the run; see :func:`condgen.fit`. The model there has its fitted prior.
-            model: to train instead of one that the recipe builds.
-            seed: of weights (where the recipe builds them), order, noise and everything else.
-            warmup: epochs over which beta rises from 0.
-            free_bits: nats per latent, or channel of a map, that cost nothing.
+            model: the model to train instead of one that the recipe builds.
+            validation: images that choose the best epoch; by default the `validation` part of a set with splits.
+            hardware: where to train.
             overwrite: whether `out` may hold an earlier run.
-            accelerator: "auto", "cpu", "cuda" or "mps".
+            resume: go on with the run in `out`; see :func:`condgen.fit`.
+            callbacks: what listens to the training of the model; see :func:`condgen.fit`.
             progress: show it.
             about: further entries for `run.json`.
-            say: called with what is being done.
-            resume: go on with the run in `out`; see :func:`condgen.fit`.
-            **chosen: numbers instead of the recipe's (see `USUAL`), and what else :func:`condgen.fit` takes. A budget
-                of `minutes` replaces all numbers of passes and covers all stages, the fitting of a prior too.
+            **changes: settings of :class:`~condgen.training.settings.Training`,
+                :class:`~condgen.training.settings.VAELoss`, :class:`~condgen.training.settings.Sampler` and
+                :class:`~condgen.training.settings.Hardware` instead of the recipe's; None is a value as any other. A
+                budget of `minutes` replaces all numbers of passes and covers all stages.
 
         Example:
             >>> import condgen
@@ -207,200 +232,184 @@ class Recipe:
             >>> type(model.sampler).__name__
             'GaussianMixture'
         """
-        further = {name: chosen.pop(name) for name in set(chosen) - set(USUAL)}
-        numbers = self.numbers(**chosen)
-        if numbers["objective"]:
-            given = {**chosen, "warmup": warmup or None, "free_bits": free_bits or None}
-            check_meaning(self.model, [name for name, value in given.items() if value is not None])
+        machine = {entry.name for entry in fields(Hardware)}
+        (where,) = changed(hardware or Hardware(), **{name: changes.pop(name) for name in machine & set(changes)})
+        own, seed = self.changed(**changes), changes.get("seed", self.training.seed)
         if model is None:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed)
-                model = self.build(data.image_shape, data.num_classes)
+            with seeded(seed):
+                model = own.build(data.image_shape, data.num_classes)
         for name in ("steps", "guidance"):  # of a flow of pixels; that of latents is built later
-            if hasattr(model, "flow") and chosen.get(name) is not None:
-                setattr(model.flow, name, chosen[name])
-        if chosen.get("epochs") is not None and chosen.get("minutes") is not None:
-            raise ValueError(
-                f"Expected epochs or minutes, not both; got epochs={chosen['epochs']}, minutes={chosen['minutes']}."
-            )
-        budget = budget_of(chosen.get("minutes"))
-        if budget is not None and resume and out is not None:
-            budget.began[0] -= (earlier_run(out, "auto") or {}).get("spent_seconds", 0.0)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            prior = sampler_of(numbers, model, data)
-        epochs = numbers["epochs"] if budget is None else None
-        stages = work_of(model, prior, data, numbers)
-        later = stages.later(numbers["batch_size"])
-        history = fit(
+            if hasattr(model, "flow") and name in changes:
+                setattr(model.flow, name, changes[name])
+        budget = budget_for(own.training.minutes, out, resume)
+        with seeded(seed):
+            prior = own.prior_for(model, data)
+        work = work_of(model, prior, data, own.training, own.loss, own.sampler)
+        (training,) = changed(own.training, minutes=budget and budget.part(work.first_share))
+        history = fit_as_stage(
             model,
             data,
-            epochs=epochs,
-            minutes=budget and budget.part(stages.first_share),
-            later=later,
-            batch_size=numbers["batch_size"],
-            objective=objective_of(numbers, model, seed, warmup, free_bits),
-            optimizer=optimizer_of(numbers),
-            learning_rate=schedule_of(numbers["rise"], numbers["decay"]),
-            clip=numbers["clip"],
-            ema=numbers["ema"],
-            precision=numbers["precision"],
-            augment=numbers["augment"],
-            seed=seed,
+            training,
+            where,
+            validation=validation,
+            objective=own.loss_for(model),
             out=out,
             overwrite=overwrite,
-            accelerator=accelerator,
-            progress=progress,
-            about=about,
             resume=resume,
-            **further,
+            callbacks=callbacks,
+            progress=progress,
+            later=work.later(training.batch_size),
+            about={**(about or {}), **({} if own.loss is None else recorded(own.loss, own.sampler))},
         )
         if torch.distributed.is_initialized() and torch.distributed.get_rank():
             return model, history  # the first process goes on alone
         if out is not None:
             model = load(out).to(model.device)
         if prior is not None and not (resume and model.sampler is not None):
-            say(f"Fitting a {numbers['sampler'].replace('_', ' ')} to the latents of the training images.")
-            trained: dict[str, Any] = {"minutes": budget, "epochs": numbers["sampler_epochs"]}
-            if numbers["sampler"] == "flow_matching":
-                trained |= {"optimizer": partial(adamw, **MATCHING), "learning_rate": WarmupDecay(0.02, 0.5)}
-                trained |= {"batch_size": MATCHING_BATCH, "clip": 1.0, "ema": 0.9995}
-            shared = {"seed": seed, "accelerator": accelerator, "progress": progress, "precision": numbers["precision"]}
-            shared |= {name: further[name] for name in ("save_every", "graphs") if name in further}
-            keep = None if out is None else Path(out) / SAMPLER_STATE
-            if overwrite and keep is not None:
-                States(keep).clear()
-            fit_prior(model, data, prior, symmetries=turned_in(numbers), keep=keep, **trained, **shared)
+            folder = None if out is None else Path(out) / SAMPLER_STATE
+            if overwrite and folder is not None:
+                Checkpoints(folder).clear()
+            turns = learns_turns(own.training.augment)
+            chosen = own.prior_training(budget)
+            fit_prior(
+                model, data, prior, chosen, symmetries=turns, hardware=where, checkpoints=folder, progress=progress
+            )
             if out is not None:
                 save(model, out)
         return model, history
 
+    def loss_for(self, model: Any) -> nn.Module | None:
+        """The loss of a VAE: the ELBO, or with a discriminator beside it; None for models with a loss of their own.
 
-def check_meaning(model: Callable[..., Any], given: Sequence[str]) -> None:
-    """Raise if something is given that a model without a bound and without latents has no use for.
+        Raises:
+            ValueError: for a discriminator of images whose shape is not known.
+        """
+        if self.loss is None:
+            return None
+        loss = self.loss
+        beta = LinearWarmup(loss.warmup, loss.beta) if loss.warmup else loss.beta
+        if not loss.has_discriminator:
+            return ELBO(beta, loss.free_bits)
+        if model.image_shape is None:
+            raise ValueError("Expected a model that knows its image_shape, for the discriminator.")
+        with seeded(self.training.seed):
+            discriminator = ConvDiscriminator(model.image_shape, model.conditioner.dim)
+        return VAEGANLoss(
+            discriminator, beta, loss.free_bits, loss.adversarial, loss.matching, loss.discriminator_start
+        )
+
+    def prior_for(self, model: Any, data: LabelledImages) -> nn.Module | None:
+        """The prior to be fitted to the model's latents; None if none is asked for, or a mixture without classes."""
+        own = self.sampler
+        if self.loss is None or own.sampler == "none" or (own.sampler == "mixture" and data.kind != "class"):
+            return None
+        latent, dim = model.prior.noise_shape, model.conditioner.dim
+        if own.sampler == "flow":
+            return Flow(latent, dim)
+        mixture = None
+        if data.kind == "class":
+            classes = data.num_classes if dim else 1
+            mixture = GaussianMixture(latent, dim, own.components, classes, em=own.em)
+        if own.sampler == "mixture":
+            return mixture
+        return FlowMatching(latent, dim, mixture, steps=own.steps, guidance=own.guidance)
+
+    def prior_training(self, budget: Budget | None) -> Training:
+        """How the prior is trained."""
+        usual = FLOW_MATCHING if self.sampler.sampler == "flow_matching" else PRIOR
+        passes = {"epochs": None if budget else self.sampler.sampler_epochs, "minutes": budget}
+        (own,) = changed(usual, **passes, seed=self.training.seed, precision=self.training.precision)
+        return own
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Weights drawn inside come from this seed; torch's generator is as it was afterwards."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+def check_useful(model: Callable[..., Any], given: set[str]) -> None:
+    """Raise if a setting is given that only a VAE has a use for, unless the model itself takes it.
 
     Raises:
         ValueError: naming it.
     """
-    if useless := sorted(OF_THE_BOUND & set(given) - set(inspect.signature(model).parameters)):
+    if useless := sorted(given - set(inspect.signature(model).parameters)):
         raise ValueError(f"{model.__name__} has no use for {', '.join(useless)}. Leave it out.")
 
 
-def objective_of(numbers: Mapping[str, Any], model: Any, seed: int, warmup: float, free_bits: float) -> nn.Module:
-    """The bound, or with a discriminator beside it."""
-    if numbers["objective"]:
-        return numbers["objective"]()
-    beta = LinearWarmup(warmup, numbers["beta"]) if warmup else numbers["beta"]
-    if not numbers["adversarial"] and not numbers["matching"]:
-        return ELBO(beta, free_bits)
-    if model.image_shape is None:
-        raise ValueError("Expected a model that knows its image_shape, for the discriminator.")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        discriminator = ConvDiscriminator(model.image_shape, model.conditioner.dim)  # type: ignore[arg-type]
-    weights = {"weight": numbers["adversarial"], "matching": numbers["matching"], "start": numbers["critic_start"]}
-    return Adversarial(discriminator, beta, free_bits, **weights)
+def budget_for(minutes: float | Budget | None, out: str | Path | None, resume: Any) -> Budget | None:
+    """The budget of all stages; what an earlier part of the run spent is counted."""
+    budget = budget_of(minutes)
+    if budget is not None and resume and out is not None:
+        budget.began[0] -= (earlier_run(out, "auto") or {}).get("spent_seconds", 0.0)
+    return budget
 
 
-def optimizer_of(numbers: Mapping[str, Any]) -> Any:
-    """What makes the optimizer of these numbers; a discriminator's learns at a rate of its own."""
-
-    def of(rate: float) -> Any:
-        if numbers["optimizer"] == "adam":
-            return partial(adam, lr=rate)
-        return partial(adamw, lr=rate, betas=numbers["betas"], decay=numbers["weight_decay"])
-
-    rate = numbers["learning_rate"]
-    if not numbers["adversarial"] and not numbers["matching"] and numbers["objective"] is not Game:
-        return of(rate)
-    return {"": of(rate), "discriminator": of(rate * numbers["critic_rate"])}
-
-
-def schedule_of(rise: float, decay: float) -> WarmupDecay | None:
-    """Of the learning rate, unless it stays."""
-    return WarmupDecay(rise, decay) if rise or decay else None
-
-
-def sampler_of(numbers: Mapping[str, Any], model: Any, data: LabelledImages) -> nn.Module | None:
-    """The prior to be fitted to the model's latents; none where that is not asked for, or needs classes.
-
-    Raises:
-        ValueError: for an unknown name.
-    """
-    kind = numbers["sampler"]
-    if numbers["objective"] or kind == "none" or (kind == "mixture" and data.kind != "class"):
-        return None
-    latent, dim = model.prior.noise_shape, model.conditioner.dim
-    if kind == "flow":
-        return Flow(latent, dim)
-    mixture = None
-    if data.kind == "class":
-        classes = data.num_classes if dim else 1
-        mixture = GaussianMixture(latent, dim, numbers["components"], classes, em=numbers["em"])
-    if kind == "mixture":
-        return mixture
-    if kind != "flow_matching":
-        raise ValueError(f"Expected a sampler among none, mixture, flow and flow_matching; got {kind!r}.")
-    return FlowMatching(latent, dim, mixture, steps=numbers["steps"], guidance=numbers["guidance"])
-
-
-USUAL = {
-    **{"epochs": 50, "minutes": None, "batch_size": 128, "optimizer": "adam", "learning_rate": 1e-3},
-    **{"weight_decay": 1e-3, "betas": (0.9, 0.99), "rise": 0.0, "decay": 0.0, "clip": None, "ema": None},
-    **{"precision": "auto", "beta": 1.0, "augment": None},
-    **{"adversarial": 0.0, "matching": 0.0, "critic_start": 0.25, "critic_rate": 0.5, "objective": None},
-    **{"sampler": "none", "components": 16, "em": 0, "sampler_epochs": 20},
-    **{"steps": 2, "guidance": 0.0},
-}
-OF_THE_BOUND = {"beta", "warmup", "free_bits", "adversarial", "matching", "critic_start"}  # and of priors fitted later:
-OF_THE_BOUND |= {"sampler", "components", "em", "sampler_epochs", "steps", "guidance"}
-MATCHING = {"lr": 2e-3, "betas": (0.9, 0.95), "decay": 1e-2}  # of a velocity field's optimizer
-MATCHING_BATCH = 128
-SAMPLER_STATE = "sampler_state"  # folder of its training states within a run's
-LATENT_MAP = {
-    **{"epochs": 50, "batch_size": 64, "optimizer": "adamw", "learning_rate": 8e-4, "betas": (0.5, 0.95)},
-    **{"rise": 0.1, "decay": 0.4, "clip": 1.0, "ema": 0.998, "beta": 0.25},
-    **{"augment": Augmentation(flips=True, quarter_turns=True), "sampler": "mixture"},
-}
-FAST = {**LATENT_MAP, "epochs": 20, "adversarial": 0.05, "matching": 0.5, "em": 5}
-SHARP = {**FAST, "epochs": 30, "sampler": "flow_matching", "components": 8, "sampler_epochs": 10}
 TURNS = Augmentation(flips=True, quarter_turns=True)
-GAN = {
-    **{
-        "epochs": 45,
-        "batch_size": 64,
-        "optimizer": "adamw",
-        "learning_rate": 4e-4,
-        "betas": (0.0, 0.99),
-    },
-    **{"weight_decay": 0.0, "rise": 0.02, "decay": 0.3, "ema": 0.999, "augment": TURNS},
-    **{"objective": Game, "critic_rate": 2.0},
-}
-FLOW = {
-    **{
-        "epochs": 45,
-        "batch_size": 64,
-        "optimizer": "adamw",
-        "learning_rate": 1e-3,
-        "betas": (0.9, 0.99),
-    },
-    **{"weight_decay": 1e-2, "rise": 0.02, "decay": 0.5, "clip": 1.0, "ema": 0.999},
-    **{"objective": Matching, "augment": TURNS},
-}
+LATENT_MAP = Training(
+    epochs=50,
+    batch_size=64,
+    optimizer="adamw",
+    learning_rate=8e-4,
+    discriminator_rate=0.5,
+    betas=(0.5, 0.95),
+    lr_warmup=0.1,
+    lr_decay=0.4,
+    clip=1.0,
+    ema=0.998,
+    augment=TURNS,
+)
+SHARP_LOSS = VAELoss(beta=0.25, adversarial=0.05, matching=0.5)
+GAN = Training(
+    epochs=45,
+    batch_size=64,
+    optimizer="adamw",
+    learning_rate=4e-4,
+    discriminator_rate=2.0,
+    betas=(0.0, 0.99),
+    weight_decay=0.0,
+    lr_warmup=0.02,
+    lr_decay=0.3,
+    ema=0.999,
+    augment=TURNS,
+)
+FLOW = Training(
+    epochs=45,
+    batch_size=64,
+    optimizer="adamw",
+    learning_rate=1e-3,
+    betas=(0.9, 0.99),
+    weight_decay=1e-2,
+    lr_warmup=0.02,
+    lr_decay=0.5,
+    clip=1.0,
+    ema=0.999,
+    augment=TURNS,
+)
+FAST = Recipe(latent_map, replace(LATENT_MAP, epochs=20), SHARP_LOSS, Sampler("mixture", em=5))
+SHARP = Recipe(
+    latent_map,
+    replace(LATENT_MAP, epochs=30),
+    SHARP_LOSS,
+    Sampler("flow_matching", components=8, em=5, sampler_epochs=10),
+)
 diffusion = partial(conditional_flow, path="cosine")
 diffusion.__name__ = "conditional_flow"  # type: ignore[attr-defined]
 RECIPES = {
-    "default": Recipe(conditional_vae, {"epochs": 50, "batch_size": 128}),
-    "bloodmnist_reference": Recipe(bloodmnist_reference, {"epochs": 300, "batch_size": 128}),
-    "latent_map": Recipe(latent_map, LATENT_MAP),
-    "fast": Recipe(latent_map, FAST),
-    "sharp": Recipe(latent_map, SHARP),
-    "bloodmnist_fast": Recipe(latent_map, FAST),
-    "bloodmnist_sharp": Recipe(latent_map, SHARP),
+    "default": Recipe(conditional_vae, Training(epochs=50, discriminator_rate=0.5), VAELoss()),
+    "bloodmnist_reference": Recipe(bloodmnist_reference, Training(epochs=300, discriminator_rate=0.5), VAELoss()),
+    "latent_map": Recipe(latent_map, LATENT_MAP, VAELoss(beta=0.25), Sampler("mixture")),
+    "fast": FAST,
+    "sharp": SHARP,
+    "bloodmnist_fast": FAST,
+    "bloodmnist_sharp": SHARP,
     "gan": Recipe(conditional_gan, GAN),
     "flow": Recipe(conditional_flow, FLOW),
     "diffusion": Recipe(diffusion, FLOW),
     "bloodmnist_gan": Recipe(conditional_gan, GAN),
     "bloodmnist_diffusion": Recipe(diffusion, FLOW),
-    "smears_demo": Recipe(smears_demo, {"epochs": 20, "batch_size": 128}),
+    "smears_demo": Recipe(smears_demo, Training(epochs=20, discriminator_rate=0.5), VAELoss()),
 }

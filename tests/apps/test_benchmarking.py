@@ -45,7 +45,7 @@ def test_every_network_is_timed(network):
 @pytest.mark.parametrize("changes", [{"precision": "bfloat16"}, {"layout": "channels_last", "width": 16}, {"size": 64}])
 def test_other_settings(changes):
     (result,) = benchmark([Variant("conv", **{"width": 4, "batch": 4, **changes})], seconds=0.01)
-    assert result.training > 0
+    assert result.training or "slower than float32" in result.reason  # bfloat16 where it is emulated
 
 
 def test_what_cannot_run_says_why():

@@ -6,7 +6,9 @@ import json
 import re
 import shutil
 import warnings
+from dataclasses import fields
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -17,10 +19,10 @@ import condgen
 from condgen import cli
 from condgen.cli import main
 from condgen.cli.parser import spelled_out
-from condgen.cli.train import LIKELIHOODS, likelihood_of
+from condgen.cli.settings import TRAIN, LikelihoodName
 from condgen.io.archives import weights_hash
 from condgen.sampling.grids import to_uint8
-from condgen.training.run_folder import read_history
+from condgen.training.history import read_history
 from condgen.training.set_up import set_up
 
 SMALL = ["--size", "16", "--images", "200", "--width", "4", "--latent", "4", "--epochs", "1", "--accelerator", "cpu"]
@@ -143,11 +145,11 @@ class TestTrain:
         assert "lr=0.01" in about["optimizer"]
         assert (about["batch_size"], about["seed"]) == (50, 4)
 
-    @pytest.mark.parametrize("likelihood", LIKELIHOODS)
+    @pytest.mark.parametrize("likelihood", get_args(LikelihoodName))
     def test_every_likelihood_by_name(self, likelihood, grey, tmp_path):
         data = ["--data", str(grey / "cells.npz"), "--epochs", "1", "--width", "4", "--latent", "4"]
         assert main(["train", *data, "--likelihood", likelihood, "--out", str(tmp_path)]) == 0
-        assert type(condgen.load(tmp_path).likelihood) is type(likelihood_of(likelihood))
+        assert type(condgen.load(tmp_path).likelihood).__name__.lower() == likelihood.replace("_", "")
 
     def test_demo(self, tmp_path, capsys):
         assert main(["demo", "--images", "200", "--epochs", "1", "--out", str(tmp_path)]) == 0
@@ -237,7 +239,9 @@ class TestOtherLabels:
 
 class TestMoreOfTraining:
     def test_a_sharp_model_from_the_command_line(self, tmp_path):
-        options = "--latent 2,4,4 --likelihood laplace --optimizer adamw --rise 0.1 --decay 0.4 --clip 1 --ema 0.9"
+        options = (
+            "--latent 2,4,4 --likelihood laplace --optimizer adamw --lr-warmup 0.1 --lr-decay 0.4 --clip 1 --ema 0.9"
+        )
         options += " --precision bf16-mixed --augment.flips true --augment.quarter-turns true --sampler mixture"
         options += " --components 2 --beta 0.25 --size 16 --images 200 --width 4 --epochs 1 --accelerator cpu"
         assert main(["train", *options.split(), "--out", str(tmp_path)]) == 0
@@ -246,7 +250,7 @@ class TestMoreOfTraining:
         assert model.noise_shapes == {"z": (2, 4, 4)}
         assert model.provenance["run"] == about["id"]
         assert (about["ema"], about["clip"], about["precision"]) == (0.9, 1.0, "bf16-mixed")
-        assert about["augment"].startswith("Augmentation(flips=True, quarter_turns=True")
+        assert about["augment"].startswith("AugmentationSettings(flips=True, quarter_turns=True")
         assert about["learning_rate"] == "WarmupDecay(warmup=0.1, decay=0.4)"
         assert main(["sample", str(tmp_path), "--accelerator", "cpu"]) == 0
 
@@ -274,14 +278,14 @@ class TestMoreOfTraining:
         """To both trainings, of the model and of its prior."""
         seen = []
 
-        def spy(*arguments, graphs, **options):
-            seen.append(graphs)
-            return set_up(*arguments, graphs=graphs, **options)
+        def spy(model, loss, example, images, training, hardware, **options):
+            seen.append(hardware.cuda_graphs)
+            return set_up(model, loss, example, images, training, hardware, **options)
 
         monkeypatch.setattr("condgen.training.fit.set_up", spy)
         monkeypatch.setattr("condgen.training.fit_prior.set_up", spy)
         options = "--images 60 --size 16 --latent 2,4,4 --width 4 --epochs 1 --sampler flow_matching --components 1"
-        options += " --sampler-epochs 1 --accelerator cpu --graphs false"
+        options += " --sampler-epochs 1 --accelerator cpu --cuda-graphs false"
         assert main(["train", *options.split(), "--out", str(tmp_path)]) == 0
         assert seen == [False, False]
 
@@ -291,7 +295,7 @@ class TestMoreOfTraining:
         assert main(["train", "--data", data, *options.split(), "--out", str(out)]) == 0
         model, about = condgen.load(out), json.loads((out / "run.json").read_text())
         assert type(model.sampler).__name__ == "FlowMatching"
-        assert model.provenance["objective"] == "Adversarial"
+        assert model.provenance["objective"] == "VAEGANLoss"
         assert "weight=0.05, matching=0.5, start=0.25" in about["objective"]
         assert (out / "last" / "objective.safetensors").is_file()
         more = ["--steps", "1", "--guidance", "0.5", "--per-class", "2", "--accelerator", "cpu"]
@@ -329,8 +333,9 @@ class TestMoreOfTraining:
         assert "Expected --accelerator among cpu here; got cuda" in capsys.readouterr().err
 
     def test_too_few_to_validate(self, tmp_path, capsys):
+        given = {"width": 4, "latent": 4, "epochs": 1, "accelerator": "cpu"}
         with pytest.warns(UserWarning, match="5 images are too few to validate on"):
-            cli.train(images=5, size=16, width=4, latent=4, epochs=1, out=tmp_path, accelerator="cpu")
+            cli.train(images=5, size=16, out=tmp_path, given=given)
 
 
 class TestReconstruct:
@@ -496,10 +501,14 @@ class TestHelp:
         with pytest.raises(SystemExit, match="0"):
             main([command, "--help"])
         listed = " ".join(capsys.readouterr().out.split())
-        for name in inspect.signature(getattr(cli, command)).parameters:
+        for name in set(inspect.signature(getattr(cli, command)).parameters) - {"given"}:
             described = re.search(rf"^ +{name}: (\S+ \S+)", getattr(cli, command).__doc__, re.MULTILINE)
             assert name in listed
             assert described[1] in listed
+        for kind in TRAIN if command == "train" else ():
+            assert kind.__doc__.split("\n")[0].split(",")[0] in listed
+            for entry in fields(kind):
+                assert (f"--{entry.name} " in listed) == bool(entry.metadata["option"])
 
     def test_without_a_command_all_are_listed(self, capsys):
         with pytest.raises(SystemExit, match="0"):

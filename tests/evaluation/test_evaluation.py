@@ -13,7 +13,7 @@ from condgen.data.images import LabelledImages
 from condgen.evaluation import evaluate, read_evaluation
 from condgen.evaluation.judge import load_judge
 from condgen.io.archives import weights_hash
-from condgen.losses.vaegan import Adversarial
+from condgen.losses.vaegan import VAEGANLoss
 from condgen.nn.discriminators import ConvDiscriminator
 
 SIZE = 16
@@ -417,9 +417,9 @@ class TestWhatIsKnownOfTheRun:
     def test_that_the_decoder_left_the_bound_is_said(self, cells, judge):
         model = condgen.conditional_vae(cells.image_shape, 8, latent=2, width=4)
         critic = ConvDiscriminator(cells.image_shape, 8, widths=(4, 4))
-        condgen.fit(model, cells, epochs=1, objective=Adversarial(critic), progress=False, accelerator="cpu")
+        condgen.fit(model, cells, epochs=1, objective=VAEGANLoss(critic), progress=False, accelerator="cpu")
         found = evaluate(model, cells, judge=judge, usefulness="none", images=50)
-        assert "trained by Adversarial, not by the bound alone" in " ".join(found.details["warnings"])
+        assert "trained by VAEGANLoss, not by the bound alone" in " ".join(found.details["warnings"])
         assert found["elbo"].overall is not None
 
     @pytest.mark.slow

@@ -9,7 +9,7 @@ from torch import nn
 import condgen
 from condgen.distributions import likelihoods
 from condgen.losses.elbo import ELBO
-from condgen.losses.vaegan import Adversarial, pull_of
+from condgen.losses.vaegan import VAEGANLoss, pull_of
 from condgen.nn.discriminators import ConvDiscriminator
 from condgen.random import Use, normals
 from condgen.training.optimizers import adam
@@ -44,7 +44,7 @@ def batch(model, n=6):
 
 class TestObjective:
     def test_before_it_begins_it_is_the_bound(self):
-        model, objective = small(), Adversarial(Known(), beta=0.5)
+        model, objective = small(), VAEGANLoss(Known(), beta=0.5)
         x, y, noise = batch(model)
         found, expected = objective.model_loss(model, x, y, noise), ELBO(0.5).loss(model, x, y, noise)
         assert set(found) == set(expected)
@@ -55,7 +55,7 @@ class TestObjective:
         "likelihood", [likelihoods.Bernoulli(), likelihoods.Laplace(0.05), likelihoods.Gaussian(0.1)]
     )
     def test_the_loss_is_the_formula(self, likelihood):
-        model, objective = small(likelihood=likelihood), Adversarial(Known(), weight=0.3, matching=0.7)
+        model, objective = small(likelihood=likelihood), VAEGANLoss(Known(), weight=0.3, matching=0.7)
         x, y, noise = batch(model)
         objective.begun.fill_(True)
         found = objective.model_loss(model, x, y, noise)
@@ -75,7 +75,7 @@ class TestObjective:
 
     def test_each_phase_moves_its_own(self):
         for still, rates in (("model", {"": 0.0, "discriminator": 1e-2}), ("critic", {"": 1e-2, "discriminator": 0.0})):
-            model, objective = small(), Adversarial(critic(), start=0.0)
+            model, objective = small(), VAEGANLoss(critic(), start=0.0)
             before = {"model": weights(model), "critic": dict(objective.discriminator.named_parameters())}
             before["critic"] = {name: value.detach().clone() for name, value in before["critic"].items()}
             optimizers = {name: partial(adam, lr=rate) for name, rate in rates.items()}
@@ -86,7 +86,7 @@ class TestObjective:
             assert all(parameter.requires_grad for parameter in objective.discriminator.parameters())
 
     def test_it_begins_when_it_is_told_and_validation_shows_the_bound(self):
-        history = quiet(small(), toy(), validation=toy(8), epochs=4, objective=Adversarial(critic(), start=0.5))
+        history = quiet(small(), toy(), validation=toy(8), epochs=4, objective=VAEGANLoss(critic(), start=0.5))
         begun = ["train_discriminator_loss" in row for row in history.rows]
         assert begun == [False, False, True, True]
         assert {"validation_elbo", "validation_kl"} <= set(history.rows[-1])
@@ -96,7 +96,7 @@ class TestObjective:
         assert history.to_csv().count("\n") == 5
 
     def test_the_critic_learns_to_tell(self):
-        objective = Adversarial(critic(), weight=0.0, matching=0.0, start=0.0)
+        objective = VAEGANLoss(critic(), weight=0.0, matching=0.0, start=0.0)
         history = quiet(small(), toy(64), epochs=6, objective=objective, optimizer=partial(adam, lr=1e-2))
         losses = history["train_discriminator_loss"]
         assert losses[-1] < losses[0] < 2.5
@@ -105,18 +105,18 @@ class TestObjective:
         model, calls = small(), []
         infer = model.infer
         monkeypatch.setattr(model, "infer", lambda *given: calls.append(1) or infer(*given))
-        quiet(model, toy(32), epochs=1, objective=Adversarial(critic(), start=0.0))
+        quiet(model, toy(32), epochs=1, objective=VAEGANLoss(critic(), start=0.0))
         assert len(calls) == 2
 
     def test_that_it_has_begun_is_saved(self, tmp_path):
-        quiet(small(), toy(), epochs=1, objective=Adversarial(critic(), start=0.0), out=tmp_path)
-        again = load_objective(Adversarial(critic()), tmp_path)
+        quiet(small(), toy(), epochs=1, objective=VAEGANLoss(critic(), start=0.0), out=tmp_path)
+        again = load_objective(VAEGANLoss(critic()), tmp_path)
         model = small()
         assert "score" in again.model_loss(model, *batch(model))
 
     def test_wrong_numbers(self):
         with pytest.raises(ValueError, match=r"weights of 0 or more; got weight=-1.0"):
-            Adversarial(Known(), weight=-1.0)
+            VAEGANLoss(Known(), weight=-1.0)
         with pytest.raises(ValueError, match="at least 8x8 and two widths or more"):
             ConvDiscriminator((1, 7, 8), 0)
 

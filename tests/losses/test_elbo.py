@@ -212,8 +212,6 @@ class TestObjective:
         x, y, z = torch.rand(4, 1, 8, 8).double(), torch.tensor([0, 1, 1, 0]), randn(4, 3)
         once = ELBO(0.7, free_bits=0.01).loss(model, x, y, {"z": z})
         thrice = ELBO(0.7, free_bits=0.01).loss(model, x.repeat(3, 1, 1, 1), y.repeat(3), {"z": z.repeat(3, 1)})
-        assert thrice.pop("output").shape == (12, 1, 8, 8)
-        assert once.pop("output").shape == (4, 1, 8, 8)
         for name, value in once.items():
             torch.testing.assert_close(thrice[name], value, msg=name)
 

@@ -18,7 +18,7 @@ from condgen.data.augmentation import NUMBERS as AUGMENTED
 from condgen.data.augmentation import Augmentation
 from condgen.distributions.priors.flow_matching import FlowMatching
 from condgen.evaluation.judge import train_judge
-from condgen.losses.gan import Game, gradient_norm, without
+from condgen.losses.gan import HingeGANLoss, gradient_norm, without
 from condgen.models.cflow import CENTRE, SPREAD, ConditionalFlow
 from condgen.models.cgan import ConditionalGAN
 from condgen.nn.conditioners import LabelDropout, OneHot, Unconditional
@@ -28,6 +28,7 @@ from condgen.nn.velocities import MLPVelocity, UNetVelocity
 from condgen.random import Use, normal, normals, stream, uniform
 from condgen.recipes import RECIPES
 from condgen.sampling.shards import write_samples
+from condgen.training.callbacks import LambdaCallback
 from condgen.training.optimizers import WarmupDecay, adam
 
 SHAPE, CLASSES = (3, 16, 12), 3
@@ -175,12 +176,12 @@ class TestTraining:
         last = -(-len(cells) // 16) - 1
         mode, steps = ReadBack(), []
 
-        def watch(epoch, step, *_):
-            steps.append(step)
-            mode.watching = epoch > 0 and step < last
+        def watch(state):
+            steps.append(state.step - 1)
+            mode.watching = state.epoch > 0 and state.step <= last
 
-        options = {"epochs": 2, "batch_size": 16, "learning_rate": WarmupDecay(), "clip": 1.0, "ema": 0.9}
-        options |= {"augment": AUGMENT, "accumulate": accumulate, "on_step": watch}
+        options = {"epochs": 2, "batch_size": 16, "schedule": WarmupDecay(), "clip": 1.0, "ema": 0.9}
+        options |= {"augment": AUGMENT, "accumulate": accumulate, "callbacks": [LambdaCallback(on_step=watch)]}
         with mode:
             condgen.fit(build(cells.image_shape, 8), cells, accelerator="cpu", progress=False, **options)
         assert steps == 2 * list(range(last + 1))
@@ -211,13 +212,13 @@ class TestTraining:
             condgen.fit(made, cells, epochs=3, batch_size=16, ema=0.9, progress=False, out=out, save_every=0, **options)
             return made.state_dict()
 
-        def stop(epoch, step, _):
-            if (epoch, step) == (1, 2):
+        def stop(state):
+            if (state.epoch, state.step) == (1, 3):
                 raise KeyboardInterrupt
 
         whole = run(tmp_path / "whole")
         with pytest.raises(KeyboardInterrupt):
-            run(tmp_path / "stopped", on_step=stop)
+            run(tmp_path / "stopped", callbacks=[LambdaCallback(on_step=stop)])
         again = run(tmp_path / "stopped", resume=True)
         assert all(torch.equal(whole[name], again[name]) for name in whole)
 
@@ -282,9 +283,9 @@ class TestRecipes:
         assert (model.flow.steps, model.flow.guidance) == (3, 0.5)
 
 
-class TestGame:
+class TestHingeGANLoss:
     def test_the_losses_by_hand(self, cells):
-        model, game = gan(cells.image_shape, 8), Game(augment=None)
+        model, game = gan(cells.image_shape, 8), HingeGANLoss(augment=None)
         x, y = model.images(cells.images[:6]), model.labels(cells.labels[:6])
         noise = normals(model.noise_shapes, 0, torch.arange(6), Use.TRAINING)
         model.eval()  # spectral normalisation stands still
@@ -300,16 +301,16 @@ class TestGame:
         assert torch.allclose(critic["loss"], by_hand, atol=1e-5)
 
     def test_each_phase_moves_its_own_network(self):
-        model, game = gan(), Game()
+        model, game = gan(), HingeGANLoss()
         first, second = ({id(p) for p in phase.parameters(model)} for phase in game.phases)
         assert not first & second
         assert first | second == {id(p) for p in model.parameters()}
         assert {id(p) for p in without(model, "discriminator")} == first
 
     def test_the_decoder_gets_no_gradient_from_the_critics_phase(self, cells):
-        model, game = gan(cells.image_shape, 8), Game(r1=1.0)
+        model, game = gan(cells.image_shape, 8), HingeGANLoss(r1=1.0)
         x, y = model.images(cells.images[:4]), model.labels(cells.labels[:4])
-        noise = normals(model.noise_shapes, 0, torch.arange(4), Use.TRAINING)
+        noise = normals(game.noise_shapes(model), 0, torch.arange(4), Use.TRAINING)
         game.decoder_loss(model, x, y, noise)["loss"].backward()
         assert all(p.grad is None for p in model.discriminator.parameters())
         model.zero_grad()
@@ -333,7 +334,7 @@ class TestGame:
         assert torch.allclose(critic.weight.grad, 2 * critic.weight)
 
     def test_the_penalty_comes_seldom_and_heavier(self, cells):
-        model, game = gan(cells.image_shape, 8, spectral=False), Game(augment=None, r1=2.0, every=3)
+        model, game = gan(cells.image_shape, 8, spectral=False), HingeGANLoss(augment=None, r1=2.0, every=3)
         x, y = model.images(cells.images[:4]), model.labels(cells.labels[:4])
         noise = normals(model.noise_shapes, 0, torch.arange(4), Use.TRAINING)
         found = [game.critic_loss(model, x, y, noise) for _ in range(6)]
@@ -411,7 +412,7 @@ class TestGame:
     @pytest.mark.parametrize("options", [{"r1": -1.0}, {"every": 0}])
     def test_numbers_out_of_range(self, options):
         with pytest.raises(ValueError, match="Expected r1 of 0 or more"):
-            Game(**options)
+            HingeGANLoss(**options)
 
 
 class Known(nn.Module):

@@ -446,7 +446,7 @@ NAMES = [
     "torch.nn.Nothing",
     "condgen.cli.main",
     "condgen.models.saving.Path",
-    "condgen.training.step.Step",
+    "condgen.training.step.ModelAndLoss",
     "condgen.models.saving.nn.Linear",
     "condgen.__main__.Module",
     "condgen.nothing.Module",

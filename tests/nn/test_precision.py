@@ -12,6 +12,7 @@ from condgen.distributions.priors.flow_matching import FlowMatching
 from condgen.nn import precision
 from condgen.nn.precision import choose_precision, heaviest_layer, multiply_adds, slowdown
 from condgen.recipes import latent_map
+from condgen.training.callbacks import LambdaCallback
 
 CPU = torch.device("cpu")
 
@@ -159,7 +160,7 @@ class TestTraining:
 
         model = latent_map(cells.image_shape, cells.num_classes, width=64)
         with pytest.raises(KeyboardInterrupt):
-            self.quiet(model, cells, out=tmp_path, on_step=stop)
+            self.quiet(model, cells, out=tmp_path, callbacks=[LambdaCallback(on_step=stop)])
         measured(native=False, ratio=0.5)  # now on a machine of another kind
         self.quiet(latent_map(cells.image_shape, cells.num_classes, width=64), cells, out=tmp_path, resume=True)
         assert json.loads((tmp_path / "run.json").read_text())["precision"] == "bf16-mixed"

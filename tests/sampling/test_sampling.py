@@ -22,7 +22,7 @@ from condgen.sampling.figures import class_grid, curves, image_rows, save_grid, 
 from condgen.sampling.grids import class_names, pairs, per_class, to_uint8
 from condgen.sampling.latents import interpolate, transfer
 from condgen.sampling.shards import write_samples
-from condgen.training.run_folder import History
+from condgen.training.history import History
 
 NAMES = ("lobed", "round", "spiked")
 

@@ -8,14 +8,15 @@ from torch import nn
 
 import condgen
 from condgen.data.augmentation import Augmentation
-from condgen.losses.gan import Game
-from condgen.losses.vaegan import Adversarial
+from condgen.losses.gan import HingeGANLoss
+from condgen.losses.vaegan import VAEGANLoss
 from condgen.nn import cuda_graphs as graphs
 from condgen.nn.cuda_graphs import MOST, SETTLING, Replays, replayable
 from condgen.nn.discriminators import ConvDiscriminator
+from condgen.training.callbacks import LambdaCallback
+from condgen.training.checkpoints import Checkpoints
 from condgen.training.fit import fit
 from condgen.training.optimizers import WarmupDecay, adamw
-from condgen.training.state import States
 
 RATE = 2.0**-10  # in single precision what it is in double
 MODELS = {
@@ -87,9 +88,9 @@ class TestTraining:
 
     def test_the_learning_rate_follows_its_schedule(self, kind, cells, request):
         schedule = WarmupDecay(0.2, 0.5)
-        rows = trained(kind, cells, learning_rate=schedule)[1]
+        rows = trained(kind, cells, schedule=schedule)[1]
         request.getfixturevalue("recording")
-        others = trained(kind, cells, learning_rate=schedule)[1]
+        others = trained(kind, cells, schedule=schedule)[1]
         for ours, theirs in zip(rows, others, strict=True):
             assert ours == pytest.approx(theirs, rel=1e-3)
         still = trained(kind, cells)[1]
@@ -100,12 +101,12 @@ class TestTraining:
     def test_it_goes_on_where_it_stopped(self, kind, cells, tmp_path):
         whole, rows = trained(kind, cells)
 
-        def stop(epoch, step, _):
-            if (epoch, step) == (1, 2):
+        def stop(state):
+            if (state.epoch, state.step) == (1, 3):
                 raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
-            trained(kind, cells, on_step=stop, out=tmp_path, save_every=0.0)
+            trained(kind, cells, callbacks=[LambdaCallback(on_step=stop)], out=tmp_path, save_every=0.0)
         again, others = trained(kind, cells, out=tmp_path, resume=True)
         assert rows == others
         assert all(map(torch.equal, whole.state_dict().values(), again.state_dict().values()))
@@ -115,10 +116,10 @@ class TestTraining:
 def test_terms_that_are_kept_stay_as_they_were(cells):
     kept = []
 
-    def keep(_epoch, _step, terms):
-        kept.append((terms["loss"], float(terms["loss"])))
+    def keep(state):
+        kept.append((state.terms["loss"], float(state.terms["loss"])))
 
-    trained("cvae", cells, on_step=keep)
+    trained("cvae", cells, callbacks=[LambdaCallback(on_step=keep)])
     assert all(float(loss) == value for loss, value in kept)
     assert len({value for _, value in kept}) == len(kept)
 
@@ -126,7 +127,7 @@ def test_terms_that_are_kept_stay_as_they_were(cells):
 def test_a_discriminator_that_begins_later(cells, request):
     def run():
         critic = ConvDiscriminator(cells.image_shape, cells.num_classes, widths=(8, 16))
-        return trained("cvae", cells, objective=Adversarial(critic, start=0.4), epochs=4)[1]
+        return trained("cvae", cells, objective=VAEGANLoss(critic, start=0.4), epochs=4)[1]
 
     torch.manual_seed(3)
     plain = run()
@@ -141,13 +142,13 @@ def test_a_discriminator_that_begins_later(cells, request):
 def test_states_hold_numbers(cells, tmp_path):
     """So that a run can go on where nothing is recorded."""
 
-    def stop(epoch, step, _):
-        if (epoch, step) == (1, 2):
+    def stop(state):
+        if (state.epoch, state.step) == (1, 3):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        trained("cvae", cells, on_step=stop, out=tmp_path, save_every=0.0)
-    state = States(tmp_path / "state").read()
+        trained("cvae", cells, callbacks=[LambdaCallback(on_step=stop)], out=tmp_path, save_every=0.0)
+    state = Checkpoints(tmp_path / "state").read()
     assert [(type(g["lr"]), g["capturable"]) for o in state["optimizers"] for g in o["param_groups"]] == [
         (float, False)
     ]
@@ -204,8 +205,8 @@ class TestReplayable:
         assert replayable([model, model.objective()], [adamw(model.parameters())])
 
     def test_a_penalty_at_some_steps_is_not(self):
-        assert replayable([Game()])
-        assert not replayable([Game(r1=1.0)])
+        assert replayable([HingeGANLoss()])
+        assert not replayable([HingeGANLoss(r1=1.0)])
 
     def test_a_users_part_is_if_it_says_so(self):
         class Mine(nn.Sequential):

@@ -17,7 +17,7 @@ import json, sys
 from functools import partial
 import torch
 import condgen
-from condgen.losses.vaegan import Adversarial
+from condgen.losses.vaegan import VAEGANLoss
 from condgen.nn.discriminators import ConvDiscriminator
 from condgen.losses.elbo import ELBO
 from condgen.training.optimizers import adam
@@ -31,7 +31,7 @@ for kind in ("accumulated", "adversarial"):
     model = condgen.conditional_vae(images.image_shape, images.num_classes, latent=4, width=16).double()
     objective = ELBO()
     if kind == "adversarial":
-        objective = Adversarial(ConvDiscriminator(images.image_shape, 8).double(), weight=0.1, start=0.0)
+        objective = VAEGANLoss(ConvDiscriminator(images.image_shape, 8).double(), weight=0.1, start=0.0)
     history = condgen.fit(
         model, images, validation=held_out, epochs=8, batch_size=16, out=f"{out}/{kind}", objective=objective,
         optimizer=partial(adam, lr=1e-3), accelerator="cpu", devices=devices,

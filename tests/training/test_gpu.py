@@ -13,11 +13,12 @@ from condgen.cli import main
 from condgen.data.augmentation import Augmentation
 from condgen.distributions.priors.flow_matching import FlowMatching
 from condgen.distributions.priors.mixture import GaussianMixture
-from condgen.losses.vaegan import Adversarial
+from condgen.losses.vaegan import VAEGANLoss
 from condgen.nn import cuda_graphs as graphs
 from condgen.nn.discriminators import ConvDiscriminator
 from condgen.recipes import RECIPES, bloodmnist_reference
 from condgen.sampling.grids import to_uint8
+from condgen.training.callbacks import LambdaCallback
 from condgen.training.fit import fit
 from condgen.training.optimizers import WarmupDecay
 
@@ -47,7 +48,7 @@ def build(request, cells):
     return made
 
 
-train = partial(fit, progress=False, batch_size=32, learning_rate=WarmupDecay(), clip=1.0, ema=0.9)
+train = partial(fit, progress=False, batch_size=32, schedule=WarmupDecay(), clip=1.0, ema=0.9)
 TURNS = Augmentation(flips=True, quarter_turns=True)
 
 
@@ -85,12 +86,12 @@ class TestTraining:
         last = -(-len(cells.train) // 32) - 1
         steps = []
 
-        def watch(epoch, step, _):
-            steps.append(step)
-            torch.cuda.set_sync_debug_mode("error" if step < last and epoch else "default")
+        def watch(state):
+            steps.append(state.step - 1)
+            torch.cuda.set_sync_debug_mode("error" if state.step <= last and state.epoch else "default")
 
         try:
-            train(build(), cells, epochs=2, on_step=watch, augment=TURNS)
+            train(build(), cells, epochs=2, callbacks=[LambdaCallback(on_step=watch)], augment=TURNS)
         finally:
             torch.cuda.set_sync_debug_mode("default")
         assert steps == 2 * list(range(last + 1))
@@ -100,7 +101,7 @@ class TestTraining:
         monkeypatch.setattr(graphs, "record", lambda *given: recorded.append(given) or record(*given))
         rows = []
         for replayed in (True, False):
-            history = train(build(torch.float64), cells, epochs=3, augment=TURNS, graphs=replayed)
+            history = train(build(torch.float64), cells, epochs=3, augment=TURNS, cuda_graphs=replayed)
             rows.append([{k: v for k, v in row.items() if "second" not in k} for row in history.rows])
         assert len(recorded) == 1
         assert not [w for w in recwarn if "CUDA graphs" in str(w.message)]
@@ -114,20 +115,20 @@ class TestTraining:
                 torch.manual_seed(0)
                 model = condgen.conditional_vae(cells.image_shape, cells.num_classes, latent=4, width=8).double()
             model.encoder.blocks[0].activation = torch.nn.Sequential(torch.nn.LeakyReLU(), torch.nn.Dropout(0.5))
-            rows.append(train(model, cells, epochs=3, graphs=replayed)["train_loss"])
+            rows.append(train(model, cells, epochs=3, cuda_graphs=replayed)["train_loss"])
         assert rows[0] == pytest.approx(rows[1], rel=1e-6)
 
     def test_a_stopped_run_goes_on(self, build, cells, tmp_path):
         """Within rounding: sums on a GPU need not come in the same order each time."""
         whole, parts = build(torch.float64), build(torch.float64)
 
-        def stop(epoch, step, _):
-            if (epoch, step) == (1, 3):
+        def stop(state):
+            if (state.epoch, state.step) == (1, 4):
                 raise KeyboardInterrupt
 
         train(whole, cells, epochs=3)
         with pytest.raises(KeyboardInterrupt):
-            train(parts, cells, epochs=3, out=tmp_path, on_step=stop, save_every=0.0)
+            train(parts, cells, epochs=3, out=tmp_path, callbacks=[LambdaCallback(on_step=stop)], save_every=0.0)
         train(parts, cells, epochs=3, out=tmp_path, resume=True)
         for name, weight in whole.state_dict().items():
             assert torch.allclose(weight, parts.state_dict()[name], rtol=1e-5, atol=1e-7), name
@@ -135,7 +136,7 @@ class TestTraining:
     def test_with_a_discriminator(self, cells):
         model = condgen.conditional_vae(cells.image_shape, cells.num_classes, latent=(2, 4, 4), width=8)
         critic = ConvDiscriminator(cells.image_shape, cells.num_classes, widths=(8, 16))
-        history = train(model, cells, epochs=3, objective=Adversarial(critic, start=0.3), precision="bf16-mixed")
+        history = train(model, cells, epochs=3, objective=VAEGANLoss(critic, start=0.3), precision="bf16-mixed")
         assert np.isfinite(history["train_discriminator_loss"][-1])
 
     @pytest.mark.parametrize("prior", [GaussianMixture, FlowMatching])

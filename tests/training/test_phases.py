@@ -38,7 +38,7 @@ class Adversarial(nn.Module):
         self.critic = nn.Sequential(nn.Conv2d(1, 4, 3, 2, 1), nn.SiLU(), nn.Flatten(), nn.Linear(4 * 16, 1))
         self.schedules, self.seen = {**self.bound.schedules, "weight": Constant(0.1)}, []
         self.phases = (
-            Phase(self.model_loss, lambda model: model.parameters(), "model"),
+            Phase(self.model_loss, lambda model: model.parameters(), "model", after=self.bound.after_step),
             Phase(self.critic_loss, lambda _: self.critic.parameters(), "critic", every, start),
         )
 
@@ -50,7 +50,6 @@ class Adversarial(nn.Module):
             **terms,
             "loss": terms["loss"] + weight * fooling,
             "fooling": fooling,
-            "output": inference.output.detach(),
         }
 
     def critic_loss(self, model, x, y, noise, beta, weight):
@@ -160,7 +159,7 @@ class TestAverages:
             epochs=3,
             ema=0.95,
             out=tmp_path,
-            on_epoch=lambda *a: kept.append(weights(a[1])),
+            callbacks=[lambda state: kept.append(weights(state.model))],
         )
         quiet(plain, toy(), validation=toy(8), epochs=3)
         assert not same(weights(model), weights(plain))
@@ -197,7 +196,7 @@ class TestNumbers:
 
         model = small()
         before = weights(model)
-        quiet(model, toy(32), epochs=2, learning_rate=rate)
+        quiet(model, toy(32), epochs=2, schedule=rate)
         assert shares == [0.0, 0.25, 0.5, 0.75]
         assert same(before, weights(model))
 
@@ -233,14 +232,15 @@ class TestNumbers:
     @pytest.mark.parametrize(
         ("options", "said"),
         [
-            ({"precision": "8-bit"}, "Expected a precision of auto, 32-true, bf16-mixed, 16-mixed; got '8-bit'"),
+            ({"precision": "8-bit"}, "Expected precision as one of auto, 32-true, bf16-mixed, 16-mixed; got '8-bit'"),
             ({"precision": "16-mixed"}, 'on a CPU; got "16-mixed"'),
-            ({"ema": 1.0}, r"ema in \(0, 1\)"),
-            ({"clip": 0.0}, "a positive clip"),
+            ({"ema": 1.0}, "ema between 0 and 1; got ema=1.0"),
+            ({"clip": 0.0}, "clip above 0; got clip=0.0"),
             ({"epochs": 1, "minutes": 1.0}, "Expected epochs or minutes, not both"),
-            ({"minutes": math.nan}, "a positive number of minutes"),
+            ({"minutes": math.nan}, "minutes above 0; got minutes=nan"),
         ],
     )
+    @pytest.mark.usefixtures("unchecked")
     def test_numbers_out_of_range(self, options, said):
         with pytest.raises(ValueError, match=said):
             quiet(small(), toy(), **options)
@@ -332,7 +332,7 @@ class TestBudget:
             return WarmupDecay(0.0, 0.5)(share)
 
         images = toy(4096)
-        history = quiet(small(), images, minutes=0.02, out=tmp_path, batch_size=4, learning_rate=rate)
+        history = quiet(small(), images, minutes=0.02, out=tmp_path, batch_size=4, schedule=rate)
         run = json.loads((tmp_path / "run.json").read_text())
         assert run["minutes"] == 0.02
         assert run["passes"] % 1 > 0

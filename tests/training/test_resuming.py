@@ -20,12 +20,13 @@ from condgen.distributions.likelihoods import Gaussian
 from condgen.distributions.priors.flow_matching import FlowMatching
 from condgen.distributions.priors.mixture import GaussianMixture
 from condgen.losses.elbo import ELBO, LinearWarmup
-from condgen.losses.vaegan import Adversarial
+from condgen.losses.vaegan import VAEGANLoss
 from condgen.nn.discriminators import ConvDiscriminator
 from condgen.recipes import RECIPES
+from condgen.training.callbacks import LambdaCallback, Log
+from condgen.training.checkpoints import Checkpoints, pack, unpack
 from condgen.training.fit_prior import fit_prior
 from condgen.training.optimizers import WarmupDecay, adam, adamw
-from condgen.training.state import States, pack, unpack
 from tests.training.test_training import same, small, toy, weights
 
 STEPS = 5  # of an epoch: 40 images, eight a step
@@ -35,7 +36,7 @@ quiet = partial(condgen.fit, progress=False, accelerator="cpu", batch_size=8)
 def critic():
     with torch.random.fork_rng():
         torch.manual_seed(3)
-        return Adversarial(ConvDiscriminator((1, 8, 8), 2), weight=0.1, matching=0.1, start=0.3)
+        return VAEGANLoss(ConvDiscriminator((1, 8, 8), 2), weight=0.1, matching=0.1, start=0.3)
 
 
 class Dropping(nn.Module):
@@ -61,7 +62,7 @@ KINDS = {
         {
             "objective": lambda: ELBO(LinearWarmup(2)),
             "optimizer": adamw,
-            "learning_rate": WarmupDecay(0.2, 0.5),
+            "schedule": WarmupDecay(0.2, 0.5),
             "clip": 0.5,
             "ema": 0.9,
             "augment": Augmentation(flips=True),
@@ -93,6 +94,16 @@ def stopper(at, act):
     return on_step
 
 
+def on(hook):
+    """A callback after every step."""
+    return LambdaCallback(on_step=hook)
+
+
+def noting(steps):
+    """Notes the epoch and the number of every step that is taken."""
+    return on(lambda state: steps.append((state.epoch, state.step - 1)))
+
+
 def interrupted():
     raise RuntimeError("pulled out")
 
@@ -122,13 +133,20 @@ class TestBitForBit:
         model, options = arguments(kind)
         run = {"validation": toy(16), "epochs": 3, "out": tmp_path, "save_every": 0.0 if how == "killed" else 1e9}
         with pytest.raises((RuntimeError, KeyboardInterrupt)):
-            quiet(model, toy(40), on_step=stopper(at, act), **run, **options)
+            quiet(model, toy(40), callbacks=[on(stopper(at, act))], **run, **options)
         model, options = arguments(kind)
-        if States(tmp_path / "state").files():  # else it begins again, with the model that is passed
+        if Checkpoints(tmp_path / "state").files():  # else it begins again, with the model that is passed
             for parameter in model.parameters():
                 nn.init.zeros_(parameter)
         steps = []
-        history = quiet(model, toy(40), resume=True, on_step=lambda *place: steps.append(place[:2]), **run, **options)
+        history = quiet(
+            model,
+            toy(40),
+            resume=True,
+            callbacks=[noting(steps)],
+            **run,
+            **options,
+        )
         expected, uninterrupted, out = whole[kind]
         assert same(weights(model), expected)
         # Batches whose gradients are added up come again together.
@@ -146,29 +164,29 @@ class TestBitForBit:
 
     def test_stopped_twice_and_in_validation(self, whole, tmp_path):
         run = {"validation": toy(16), "epochs": 3, "out": tmp_path}
-        real = condgen.training.loop.Loop.evaluate_epoch
+        real = condgen.training.loop.validate
 
         def stopping(*arguments):
             signal.raise_signal(signal.SIGTERM)
             return real(*arguments)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(condgen.training.loop.Loop, "evaluate_epoch", stopping)
+            patch.setattr(condgen.training.loop, "validate", stopping)
             with pytest.raises(SystemExit):
                 quiet(small(), toy(40), **run)
         stop = stopper(2, partial(signal.raise_signal, signal.SIGINT))
         with pytest.raises(KeyboardInterrupt):
-            quiet(small(), toy(40), resume=True, on_step=stop, **run)
+            quiet(small(), toy(40), resume=True, callbacks=[on(stop)], **run)
         model = small()
         quiet(model, toy(40), resume=True, **run)
         assert same(weights(model), whole["the bound"][0])
 
     def test_a_budget_goes_on_with_what_is_left_of_it(self, tmp_path):
         stop = stopper(30, partial(signal.raise_signal, signal.SIGINT))
-        run = {"minutes": 0.05, "out": tmp_path, "learning_rate": WarmupDecay(0.1, 0.4)}
+        run = {"minutes": 0.05, "out": tmp_path, "schedule": WarmupDecay(0.1, 0.4)}
         with pytest.raises(KeyboardInterrupt):
-            quiet(small(), toy(40), on_step=stop, **run)
-        kept = States(tmp_path / "state").read()["plan"]
+            quiet(small(), toy(40), callbacks=[on(stop)], **run)
+        kept = Checkpoints(tmp_path / "state").read()["plan"]
         started = time.perf_counter()
         quiet(small(), toy(40), resume=True, **run)
         spent = time.perf_counter() - started
@@ -183,20 +201,20 @@ class TestBitForBit:
         model = condgen.conditional_vae(data.image_shape, data.num_classes, latent=4, width=4)
         shared = {"epochs": 2, "batch_size": 32, "progress": False, "accelerator": "cpu"}
 
-        class Killed(States):
+        class Killed(Checkpoints):
             def write(self, state):
                 super().write(state)
                 raise RuntimeError("pulled out")
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("condgen.training.fit_prior.States", Killed)
+            patch.setattr("condgen.training.set_up.Checkpoints", Killed)
             with pytest.raises(RuntimeError, match="pulled out"):
-                fit_prior(model, data, FlowMatching(4, 8), keep=tmp_path, save_every=0.0, **shared)
+                fit_prior(model, data, FlowMatching(4, 8), checkpoints=tmp_path, save_every=0.0, **shared)
         with pytest.raises(ValueError, match=said):
-            fit_prior(model, data, FlowMatching(4, 8), keep=tmp_path, **{**shared, **changed})
+            fit_prior(model, data, FlowMatching(4, 8), checkpoints=tmp_path, **{**shared, **changed})
         other = condgen.load_smears(120, size=16, seed=1)
         with pytest.raises(ValueError, match="what differs: data was"):
-            fit_prior(model, other, FlowMatching(4, 8), keep=tmp_path, **shared)
+            fit_prior(model, other, FlowMatching(4, 8), checkpoints=tmp_path, **shared)
 
     def test_a_sampler_goes_on_too(self, tmp_path):
         data = condgen.load_smears(120, size=16)
@@ -211,17 +229,17 @@ class TestBitForBit:
         whole = fit_prior(model, data, prior(), **shared)
         files = []
 
-        class Killed(States):
+        class Killed(Checkpoints):
             def write(self, state):
                 files.append(super().write(state))
                 if len(files) == 5:
                     raise RuntimeError("pulled out")
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("condgen.training.fit_prior.States", Killed)
+            patch.setattr("condgen.training.set_up.Checkpoints", Killed)
             with pytest.raises(RuntimeError, match="pulled out"):
-                fit_prior(model, data, prior(), keep=tmp_path / "kept", save_every=0.0, **shared)
-        again = fit_prior(model, data, prior(), keep=tmp_path / "kept", **shared)
+                fit_prior(model, data, prior(), checkpoints=tmp_path / "kept", save_every=0.0, **shared)
+        again = fit_prior(model, data, prior(), checkpoints=tmp_path / "kept", **shared)
         assert same(weights(again), weights(whole))
         assert not (tmp_path / "kept").exists()
 
@@ -250,7 +268,7 @@ class TestStates:
         assert repr(again) == repr(value)  # NaN is NaN, a tuple is a tuple, 1 is not 1.0
 
     def test_a_kill_in_the_middle_of_a_write_leaves_nothing_in_the_end(self, tmp_path):
-        states = States(tmp_path / "state")
+        states = Checkpoints(tmp_path / "state")
         states.write({"epoch": 1})
         (tmp_path / "state" / ".state-000002.safetensors.0123").write_bytes(b"half")
         states.clear()
@@ -267,8 +285,16 @@ class TestStates:
 
     def stopped(self, out, at=7, **options):
         with pytest.raises(RuntimeError, match="pulled out"):
-            quiet(small(), toy(40), epochs=3, out=out, save_every=0.0, on_step=stopper(at, interrupted), **options)
-        return States(out / "state").files()
+            quiet(
+                small(),
+                toy(40),
+                epochs=3,
+                out=out,
+                save_every=0.0,
+                callbacks=[on(stopper(at, interrupted))],
+                **options,
+            )
+        return Checkpoints(out / "state").files()
 
     @pytest.mark.parametrize(
         "damage",
@@ -285,7 +311,15 @@ class TestStates:
         damage(newest)
         model, steps = small(), []
         with pytest.warns(UserWarning, match=f"{newest.name}.*Going on from the state before"):
-            quiet(model, toy(40), epochs=3, out=tmp_path, resume=True, on_step=lambda *at: steps.append(at[:2]), **run)
+            quiet(
+                model,
+                toy(40),
+                epochs=3,
+                out=tmp_path,
+                resume=True,
+                callbacks=[noting(steps)],
+                **run,
+            )
         assert steps[0] == (1, 0)  # killed in the seventh step: states after the fifth and the sixth
         assert same(weights(model), whole["the bound"][0])
 
@@ -317,7 +351,7 @@ class TestStates:
             patch.setattr(archives, "write_atomically", full)
             with pytest.raises(OSError, match=r"Cannot keep the training state in .*: No space left.*and resume"):
                 quiet(small(), toy(40), epochs=3, out=tmp_path, save_every=0.0)
-        assert [file.name[-18:] for file in States(tmp_path / "state").files()][-1] == "000003.safetensors"
+        assert [file.name[-18:] for file in Checkpoints(tmp_path / "state").files()][-1] == "000003.safetensors"
         assert len(quiet(small(), toy(40), epochs=3, out=tmp_path, resume=True)) == 3
 
 
@@ -351,7 +385,7 @@ class TestWhatChanged:
     def test_another_version_is_said(self, stopped):
         run = json.loads((stopped / "run.json").read_text())
         (stopped / "run.json").write_text(json.dumps({**run, "torch": "1.0", "threads": 64}))
-        with pytest.warns(UserWarning, match="threads 64 before.*torch 1.0 before.*last bits may differ"):
+        with pytest.warns(UserWarning, match="torch was 1.0, now.*threads was 64, now.*last bits may differ"):
             quiet(small(), toy(40), epochs=3, out=stopped, resume=True)
 
     def test_another_model(self, stopped):
@@ -414,7 +448,7 @@ class TestSteps:
         seen = []
         history = quiet(
             small(), toy(16), validation=toy(8), epochs=20, objective=Worse(), patience=2,
-            on_epoch=lambda *_: seen.append(None),
+            callbacks=[lambda _: seen.append(None)],
         )  # fmt: skip
         assert history.best_epoch == 4
         assert len(history) == 6
@@ -422,7 +456,7 @@ class TestSteps:
     def test_loggers_get_every_epoch(self, tmp_path):
         from lightning_fabric.loggers import CSVLogger
 
-        history = quiet(small(), toy(), epochs=2, loggers=[CSVLogger(tmp_path, flush_logs_every_n_steps=1)])
+        history = quiet(small(), toy(), epochs=2, callbacks=[Log(CSVLogger(tmp_path))])
         (file,) = tmp_path.rglob("metrics.csv")
         lines = file.read_text().splitlines()
         assert len(lines) == 3
@@ -435,7 +469,7 @@ class TestSteps:
 
     def test_wrong_states(self, tmp_path):
         with pytest.raises(ValueError, match="seconds from 0 up"):
-            States(tmp_path, every=-1)
+            Checkpoints(tmp_path, every=-1)
 
 
 class TestCommandLine:
@@ -445,7 +479,7 @@ class TestCommandLine:
     def test_a_run_goes_on_by_its_folder_alone(self, tmp_path, monkeypatch, capsys):
         augment = ("--augment.flips", "true", "--save_every", "0")
         assert main(["train", *self.OPTIONS, *augment, "--out", str(tmp_path / "whole")]) == 0
-        real, calls = condgen.training.loop.Loop.take, []
+        real, calls = condgen.training.step.Step.__call__, []
 
         def take(*arguments):
             calls.append(None)
@@ -454,7 +488,7 @@ class TestCommandLine:
             return real(*arguments)
 
         with monkeypatch.context() as patch:
-            patch.setattr(condgen.training.loop.Loop, "take", take)
+            patch.setattr(condgen.training.step.Step, "__call__", take)
             with pytest.raises(SystemExit):
                 main(["train", *self.OPTIONS, *augment, "--out", str(tmp_path / "stopped")])
         assert f"--resume {tmp_path / 'stopped'}" in capsys.readouterr().err

@@ -24,6 +24,7 @@ import sys
 import time
 import warnings
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
 import condgen
@@ -34,9 +35,10 @@ from condgen.cli.demo import demo
 from condgen.cli.evaluate import evaluate
 from condgen.cli.explore import explore
 from condgen.cli.export import export
-from condgen.cli.parser import OPTIONS, Parser, bounded, one_line, spelled_out
+from condgen.cli.parser import OPTIONS, bounded, one_line, parser_for, spelled_out
 from condgen.cli.reconstruct import reconstruct
 from condgen.cli.sample import sample
+from condgen.cli.settings import TRAIN
 from condgen.cli.shared import CLOCK
 from condgen.cli.train import train
 
@@ -45,6 +47,7 @@ COMMANDS: dict[str, Any] = {
     for command in (demo, train, sample, reconstruct, evaluate, compare, balance, explore, export, benchmark)
 }
 OPTIONS.update(name for command in COMMANDS.values() for name in inspect.signature(command).parameters)
+OPTIONS.update(entry.name for kind in TRAIN for entry in fields(kind))
 LEFT = {
     "demo": "what the run folder holds is complete up to its last epoch",
     "train": "what the run folder holds is complete up to its last epoch",
@@ -61,25 +64,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0, or 1 after an error, or 130 when interrupted. Wrong usage exits with 2.
     """
-    from jsonargparse import auto_cli
-
     CLOCK["began"] = time.perf_counter()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug, command = "--debug" in arguments, next(iter(arguments), "")
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_: print(f"condgen: warning: {one_line(str(message))}", file=sys.stderr)
         try:
-            auto_cli(
-                COMMANDS,
-                args=spelled_out([argument for argument in arguments if argument != "--debug"]) or ["--help"],
-                parser_class=type(
-                    "Parser", (Parser,), {"command": f"condgen {command}" if command in COMMANDS else "condgen"}
-                ),
-                prog="condgen",
-                version=condgen.__version__,
-                description="Conditional generative models for small labelled image sets. Start with: condgen demo",
-                epilog="--debug shows where an error came from; --config FILE reads a command's options from YAML.",
-            )
+            words = spelled_out([argument for argument in arguments if argument != "--debug"]) or ["--help"]
+            parser = parser_for(COMMANDS, command, condgen.__version__)
+            parsed = parser.instantiate(parser.parse_args(words))
+            options = vars(parsed[parsed.subcommand])
+            options.pop("config", None)
+            COMMANDS[parsed.subcommand](**options)
         except KeyboardInterrupt:
             print(f"condgen: stopped; {LEFT.get(command, 'nothing was written')}.", file=sys.stderr)
             return 130

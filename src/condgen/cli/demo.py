@@ -17,7 +17,8 @@ def demo(out: Path = Path("runs/demo"), epochs: int | None = None, images: int =
         images: number of images to draw.
         seed: of images, weights, order and noise.
     """
-    train(data="smears", recipe="smears_demo", out=out, epochs=epochs, images=images, seed=seed, overwrite=True)
+    given = {"seed": seed, **({} if epochs is None else {"epochs": epochs})}
+    train(data="smears", recipe="smears_demo", out=out, images=images, overwrite=True, given=given)
     say(f"\nLook at {out / 'samples.png'}: ten new cells of every class.")
     say(f"Next:  condgen sample {out} --per-class 20 --out cells.png")
     say("Then your own images, one subfolder per class:  condgen train --data FOLDER --out runs/mine")

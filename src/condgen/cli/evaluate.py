@@ -62,7 +62,7 @@ def evaluate(
     from condgen.evaluation import evaluate as evaluate_images
     from condgen.evaluation.run import PARTS
     from condgen.models.saving import load
-    from condgen.training.run_folder import read_history
+    from condgen.training.history import read_history
 
     labelled = load_run_data(run, data) if folder else load_data(str(data))
     result = evaluate_images(

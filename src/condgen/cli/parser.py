@@ -1,35 +1,29 @@
 """Parsing: what people type as the parser knows it, and what the parser says in sentences."""
 
-__all__ = ["OPTIONS", "Parser", "bounded", "one_line", "spelled_out", "usage"]
+__all__ = ["OPTIONS", "Parser", "bounded", "one_line", "parser_for", "spelled_out", "usage"]
 
+import inspect
 import json
 import math
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from itertools import pairwise
 from typing import Any, NoReturn
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, DefaultHelpFormatter
+
+from condgen.cli.settings import add_settings, given
 
 OPTIONS: set[str] = set()  # names of all commands' options
 SWITCHES = ("--quick", "--include_real", "--overwrite")  # may stand without a value, which is then true
 LISTS = ("--labels", "--networks", "--widths", "--sizes", "--batches", "--precisions", "--modes", "--layouts")
 LONGEST = 300  # characters of an error
-BOUNDS = {
-    **dict.fromkeys(("epochs", "batch_size", "images", "size", "latent", "width", "per_class", "count"), (1, 10**9)),
-    **{"seed": (0, 2**64 - 1), "start": (0, 2**62), "learning_rate": (1e-9, 10), "temperature": (0, 100)},
-    **dict.fromkeys(("beta", "warmup", "free_bits", "adversarial", "matching", "guidance"), (0, 10**6)),
-    **dict.fromkeys(("depth", "components", "steps", "sampler_epochs"), (1, 1000)),
-    **{
-        "seconds": (1e-3, 3600),
-        "minutes": (1e-3, 10**6),
-        "clip": (1e-9, 10**9),
-        "ema": (1e-9, 1 - 1e-9),
-        "weight_decay": (0, 10),
-    },
-    **dict.fromkeys(("rise", "decay"), (0, 1)),
+BOUNDS = {  # of numbers that are no settings of training
+    **dict.fromkeys(("images", "size", "per_class", "count", "epochs"), (1, 10**9)),
+    **{"seed": (0, 2**64 - 1), "start": (0, 2**62), "temperature": (0, 100), "seconds": (1e-3, 3600)},
+    **{"steps": (1, 1000), "guidance": (0, 10**6)},
 }
 
 
@@ -52,7 +46,7 @@ def spelled_out(arguments: Sequence[str]) -> list[str]:
         words.append(word)
         if word in SWITCHES and (after.startswith("--") or after.lower() not in ("true", "false")):
             words.append("true")
-        if re.fullmatch(r"\d+(,\d+)+", word) and words[-2:-1] == ["--latent"]:
+        if re.fullmatch(r"[\d.]+(,[\d.]+)+", word) and words[-2:-1] in (["--latent"], ["--betas"]):
             words[-1] = f"[{word}]"
         if word.startswith("--") and (after == "" or word.endswith("=")):
             raise ValueError(f"Expected a value for {word.rstrip('=')}; got an empty one.")
@@ -125,11 +119,61 @@ def one_line(message: str) -> str:
     return message if len(message) <= LONGEST else f"{message[: LONGEST - end - 3]} … {message[-end:]}"
 
 
+def parser_for(commands: Mapping[str, Callable[..., None]], command: str, version: str) -> ArgumentParser:
+    """The parser of all commands: options from their arguments, and from the settings that they take.
+
+    Args:
+        commands: name → function; its docstring is the help. Its attribute `settings` names dataclasses, each field of
+            which becomes an option.
+        command: the one that was asked for, for messages.
+        version: of condgen.
+    """
+    kind = type("Parser", (Parser,), {"command": f"condgen {command}" if command in commands else "condgen"})
+    parser = kind(
+        prog="condgen",
+        version=version,
+        formatter_class=Formatter,
+        description="Conditional generative models for small labelled image sets. Start with: condgen demo",
+        epilog="--debug shows where an error came from; --config FILE reads a command's options from YAML.",
+    )
+    chosen = parser.add_subcommands(required=True)
+    for name, function in commands.items():
+        text = inspect.cleandoc(function.__doc__ or "").split("\n\n")[0]
+        own = kind(description=text, formatter_class=Formatter, epilog=getattr(function, "epilog", None))
+        own.add_argument("--config", action="config", help="A YAML file with options of this command.")
+        settings = getattr(function, "settings", ())
+        skip: set[str | int] = {"given"} if settings else set()
+        own.add_function_arguments(function, as_group=False, as_positional=True, fail_untyped=True, skip=skip)
+        for group in settings:
+            add_settings(own, group)
+        chosen.add_subcommand(name, own, help=text)
+    return parser
+
+
+class Formatter(DefaultHelpFormatter):
+    """Help whose types and defaults are words rather than Python."""
+
+    def _get_help_string(self, action: Any) -> str:
+        text = super()._get_help_string(action)
+        return re.sub(r"\(type: %\(type\)s, default: %\(default\)s\)", lambda _: self.usual(action), text)
+
+    def usual(self, action: Any) -> str:
+        """The type and the default of an option, in brackets."""
+        kind = re.sub(r"(Optional|Union)\[(.*)\]$", r"\2", str(self._get_type_str(action)))
+        kind = re.sub(r"Literal\[([^]]*)\]", lambda found: found[1].replace("'", "").replace(", ", "|"), kind)
+        kind = re.sub(r" \| null|, null|, NoneType", "", kind)
+        default = "" if action.default is None else f"; default: {action.default}"
+        return f"({kind}{default})".replace("%", "%%")
+
+
 def bounded(command: Callable[..., None]) -> Callable[..., None]:
     """The command, its numbers known to be within bounds before anything is done."""
+    settings = getattr(command, "settings", ())
 
     @wraps(command)
     def checked(**options: Any) -> None:
+        if settings:
+            options["given"] = given(settings, options)
         for name, value in options.items():
             low, high = BOUNDS.get(name, (-math.inf, math.inf))
             if isinstance(value, int | float) and not low <= value <= high:

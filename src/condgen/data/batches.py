@@ -1,9 +1,9 @@
 """Batches: one pass over images and labels that already lie where they are needed."""
 
-__all__ = ["Batch", "batches", "image_tensor"]
+__all__ = ["Batch", "Images", "batches", "image_tensor"]
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,19 +13,20 @@ from torch import Tensor
 from condgen.random import Use, permutation, stream, uniform
 
 BALANCED = 2  # level of the stream ORDER
+Images = tuple[Tensor, Any]  # images, and labels: a tensor, or a tuple of tensors with one row for each image
 
 
 class Batch(NamedTuple):
-    """Images, labels, and where in the set they stand."""
+    """Images, labels, and their numbers in the set."""
 
     index: Int64[Tensor, " batch"]  # pyright: ignore[reportIncompatibleMethodOverride]
     x: Float[Tensor, "batch ..."]
-    y: Shaped[Tensor, "batch ..."]
+    y: Any
 
 
 def batches(
     images: Shaped[Tensor, "images ..."],
-    labels: Shaped[Tensor, "images ..."],
+    labels: Shaped[Tensor, "images ..."] | tuple[Tensor, ...],
     batch_size: int,
     *,
     seed: int = 0,
@@ -39,7 +40,7 @@ def batches(
 
     Args:
         images: on the device that trains, uint8 (images, channels, height, width) unless `prepare` takes others.
-        labels: on the same device.
+        labels: on the same device; a tuple of tensors for labels of several parts.
         batch_size: images a batch.
         seed: of the order.
         epoch: the order is a function of (seed, epoch); None keeps the order of the set.
@@ -70,7 +71,8 @@ def batches(
         index = order[place]
         # An image drawn twice gets noise of its own each time.
         numbers = index if balance is None else place
-        yield Batch(numbers, (prepare or image_tensor)(images[index]), labels[index])
+        y = tuple(part[index] for part in labels) if isinstance(labels, tuple) else labels[index]
+        yield Batch(numbers, (prepare or image_tensor)(images[index]), y)
 
 
 def image_tensor(images: Tensor | np.ndarray) -> Float[Tensor, "batch channels height width"]:

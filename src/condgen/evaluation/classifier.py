@@ -23,7 +23,7 @@ from condgen.io.archives import weights_hash
 from condgen.nn.layers import SMALLEST_IMAGE
 from condgen.nn.parts import Part, evaluating, keeping_modes
 from condgen.random import Use, permutation, stream, uniform
-from condgen.training.state import States
+from condgen.training.checkpoints import Checkpoints
 
 NETWORK = 1  # of the architecture and its training: another number trains every judge anew
 COMFORTABLE = 32  # pixels along a side that the stages see, about
@@ -166,7 +166,7 @@ def fit_classifier(
     milestones: Collection[int] = (),
     on_milestone: Callable[[int, nn.Module], object] | None = None,
     on_step: Callable[..., object] = lambda *_: None,
-    states: States | None = None,
+    states: Checkpoints | None = None,
 ) -> None:
     """Train a classifier in place, on the device and back in the mode it came in.
 
@@ -269,7 +269,9 @@ def plain_schedule(schedule: Any) -> dict[str, Any]:
     return {key: value for key, value in schedule.state_dict().items() if value is None or isinstance(value, kinds)}
 
 
-def go_on(states: States | None, identity: Mapping[str, Any], network: nn.Module, optimizer: Any, schedule: Any) -> int:
+def go_on(
+    states: Checkpoints | None, identity: Mapping[str, Any], network: nn.Module, optimizer: Any, schedule: Any
+) -> int:
     """Restore the newest state of this very training; how many steps it had done, 0 where there is none."""
     state = states.read() if states is not None else None
     if state is None or state["of"] != identity:

@@ -29,7 +29,7 @@ from condgen.io.archives import read_archive, write_archive
 from condgen.io.places import SHIPPED
 from condgen.io.progress import working
 from condgen.nn.parts import evaluating
-from condgen.training.state import States
+from condgen.training.checkpoints import Checkpoints
 
 FORMAT = 2  # of the file
 SHIPPED_JUDGES = SHIPPED / "judges"  # that come with the package, one file per data set
@@ -182,7 +182,7 @@ def train_judge(
     epochs: float | None = None,
     width: int = 32,
     progress: bool = False,
-    states: States | None = None,
+    states: Checkpoints | None = None,
 ) -> Judge:
     """A judge trained on the training split alone, its accuracy measured on the validation split.
 
@@ -298,7 +298,7 @@ def load_judge(
         warnings.warn(f"{error} Training another judge in its place.", stacklevel=2)
     if (seed, epochs, width) == (0, None, 32) and (judge := shipped_judge(data)) is not None:
         return judge
-    states = States(path.with_suffix(""), keep=1)
+    states = Checkpoints(path.with_suffix(""), keep=1)
     judge = train_judge(data, seed=seed, epochs=epochs, width=width, progress=progress, states=states)
     try:
         judge.save(path)

@@ -31,7 +31,7 @@ from condgen.evaluation.verdict import Verdict, judge_measures
 from condgen.io.atomic import read_json, write_atomically
 from condgen.io.progress import working
 from condgen.sampling import figures
-from condgen.training.run_folder import History
+from condgen.training.history import History
 
 FORMAT = 2
 Part = Literal["fidelity", "privacy", "model", "usefulness"]

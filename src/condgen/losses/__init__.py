@@ -10,15 +10,17 @@ Contract: `loss(model, x, y, noise, **scheduled) → terms`, means over the batc
 
 __all__ = [
     "ELBO",
-    "Adversarial",
     "Constant",
     "Cyclical",
-    "Game",
+    "FlowMatchingLoss",
+    "HingeGANLoss",
     "Inference",
     "LinearWarmup",
-    "Matching",
     "Phase",
+    "PriorFlowMatching",
+    "PriorLikelihood",
     "Schedule",
+    "VAEGANLoss",
     "bits_per_dimension",
     "dequantize",
     "importance_weighted",
@@ -40,7 +42,7 @@ from condgen.losses.elbo import (
     importance_weighted,
     kl_per_latent,
 )
-from condgen.losses.flow_matching import Matching
-from condgen.losses.gan import Game
+from condgen.losses.flow_matching import FlowMatchingLoss, PriorFlowMatching, PriorLikelihood
+from condgen.losses.gan import HingeGANLoss
 from condgen.losses.phases import Phase, phases_of, schedules_of, selection_of
-from condgen.losses.vaegan import Adversarial
+from condgen.losses.vaegan import VAEGANLoss

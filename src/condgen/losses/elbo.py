@@ -23,7 +23,7 @@ __all__ = [
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Shaped
@@ -223,6 +223,7 @@ class ELBO(nn.Module):
         super().__init__()
         self.beta: Schedule = Constant(float(beta)) if isinstance(beta, int | float) else beta
         self.free_bits = free_bits
+        self.output: Tensor | None = None  # of the decoder in this step of training
         if self.beta.final < 0 or free_bits < 0:
             raise ValueError(f"Expected beta and free_bits of 0 or more; got {self.beta.final} and {free_bits}.")
 
@@ -246,6 +247,8 @@ class ELBO(nn.Module):
             "loss" to minimise; "elbo" (log_likelihood - kl, whatever beta is); "log_likelihood"; "kl"; and
             "label_log_likelihood" where label planes are redrawn.
         """
+        if self.training and inference.output is not None:
+            self.output = inference.output.detach()
         log_likelihood, kl = inference.log_likelihood.mean(), inference.kl.mean()
         cost = sum_of_free(inference.kl_terms, self.free_bits) if self.free_bits else kl
         loss = (self.beta.final if beta is None else beta) * cost - log_likelihood
@@ -263,9 +266,20 @@ class ELBO(nn.Module):
         noise: Mapping[str, Tensor],
         beta: float | Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """The terms of a batch: `model.infer`, then :meth:`forward`; and the decoder's output."""
-        inference: Inference = model.infer(x, y, noise)  # type: ignore[operator]
-        return {**self(inference, beta), **({} if inference.output is None else {"output": inference.output.detach()})}
+        """The terms of a batch: `model.infer`, then :meth:`forward`."""
+        return self(model.infer(x, y, noise), beta)  # type: ignore[operator]
+
+    def after_step(self, model: Any, x: Float[Tensor, "batch channels height width"]) -> None:
+        """Let a likelihood with running statistics see the images and the decoder's output of this step."""
+        output, self.output = self.output, None
+        if output is None or not hasattr(model.likelihood, "observe"):
+            return
+        model.likelihood.observe(output, x)
+        if torch.distributed.is_available() and torch.distributed.is_initialized():  # as if one had seen all images
+            for buffer in model.likelihood.buffers():
+                if buffer.is_floating_point():
+                    torch.distributed.all_reduce(buffer)
+                    buffer /= torch.distributed.get_world_size()
 
 
 def sum_of_free(kl_terms: Iterable[Float[Tensor, "batch ..."]], free_bits: float) -> Float[Tensor, ""]:

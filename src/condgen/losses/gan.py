@@ -1,6 +1,6 @@
 """The hinge GAN loss, in two phases."""
 
-__all__ = ["Game"]
+__all__ = ["HingeGANLoss"]
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
+from condgen.data.augmentation import NUMBERS as AUGMENTED
 from condgen.data.augmentation import Augmentation
 from condgen.losses.critics import held_still
 from condgen.losses.phases import Phase
@@ -16,7 +17,7 @@ from condgen.losses.phases import Phase
 GENTLE = Augmentation(shift=0.1, colour=0.1, erasing=0.4)
 
 
-class Game(nn.Module):
+class HingeGANLoss(nn.Module):
     r"""What a decoder and a discriminator play, without a likelihood: the hinge loss in two phases.
 
     .. math:: \min_G \; - \mathbb E \, D(G(z, c), c) \qquad
@@ -46,7 +47,7 @@ class Game(nn.Module):
         >>> from condgen.models.cgan import conditional_gan
         >>> images = condgen.load_smears(32, size=16)
         >>> model = conditional_gan(images.image_shape, images.num_classes, latent=4, width=8)
-        >>> history = condgen.fit(model, images, objective=Game(r1=1.0), epochs=1, progress=False)
+        >>> history = condgen.fit(model, images, objective=HingeGANLoss(r1=1.0), epochs=1, progress=False)
         >>> [name for name in history.rows[0] if name.startswith("train")]
         ['train_loss', 'train_score', 'train_discriminator_loss', 'train_discriminator_real', ...]
     """
@@ -74,6 +75,10 @@ class Game(nn.Module):
     def replayable(self) -> bool:
         """A penalty at some steps alone is not the same work at each."""
         return not self.r1
+
+    def noise_shapes(self, model: Any) -> dict[str, tuple[int, ...]]:
+        """Name → shape of the noise that training needs: the model's, and that of two augmentations."""
+        return model.noise_shapes | {"augmentation": (2, AUGMENTED)}
 
     def changed(self, x: Tensor, noise: Mapping[str, Tensor], which: int) -> Tensor:
         """Augmented by the batch's noise."""

@@ -1,22 +1,26 @@
-"""Objectives: what training minimises, in phases that follow each other at every step, one optimizer each.
+"""Losses: what training minimises, in phases that follow each other at every step, one optimizer each.
 
-Contract: an objective is a module with `loss(model, x, y, noise, **scheduled) → terms`, "loss" among them: one phase,
-over all parameters. More is told where it is needed:
+Contract: a loss is a module with `loss(model, x, y, noise, **scheduled) → terms`, a dictionary of numbers with "loss"
+among them: one phase, over all parameters. It says more where that is needed:
 
 * `phases`, several of :class:`Phase`, in order, instead of `loss`;
 * `schedules`, name → :class:`condgen.losses.elbo.Schedule`: their values at each step are handed over by name, as
   tensors, and validation uses their final ones;
 * `select`, which term of the first phase chooses the best epoch, and whether its lowest, highest or last value:
-  ("loss", "min"), "max" or "last".
+  ("loss", "min"), "max" or "last";
+* `after_step(model, x)`, called once per batch after the gradients are computed and the optimizer has stepped, for
+  running statistics such as a likelihood's scale;
+* `noise_shapes(model)`, name → shape of the noise that it needs per image, if that is not `model.noise_shapes`;
+* `trial(model, x, y, noise)`, which runs the model forward once, if that is not `model.trial`.
 
-A term called "output" is no number: the decoder's output, which the loop hands to `likelihood.observe` once a step.
-Networks of an objective's own are trained, saved and reloaded with the run.
+Networks of a loss's own are trained, saved and reloaded with the run.
 """
 
-__all__ = ["Phase", "phases_of", "schedules_of", "selection_of"]
+__all__ = ["Phase", "noise_shapes_of", "phases_of", "schedules_of", "selection_of", "trial_of"]
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -36,6 +40,8 @@ class Phase:
         name: before its terms in the history, but for the first phase.
         every: it runs at every so many steps.
         start: it runs from this share of the training on, in [0, 1).
+        after: called with model and x once per batch, after the phase's gradients are computed and its optimizer has
+            stepped; for running statistics.
 
     Raises:
         ValueError: for numbers out of range.
@@ -52,6 +58,7 @@ class Phase:
     name: str = ""
     every: int = 1
     start: float = 0.0
+    after: Callable[[nn.Module, Tensor], object] | None = None
 
     def __post_init__(self) -> None:
         if self.every < 1 or not 0 <= self.start < 1:
@@ -71,13 +78,38 @@ def phases_of(objective: Any) -> Sequence[Phase]:
     """
     own = getattr(objective, "phases", None)
     if own is None:
-        return [Phase(objective.loss, lambda model: chain(model.parameters(), objective.parameters()))]
+        after = getattr(objective, "after_step", None)
+        return [Phase(objective.loss, lambda model: chain(model.parameters(), objective.parameters()), after=after)]
     names = [phase.name for phase in own]
     if not own or len(set(names)) < len(names) or own[0].start > 0 or own[0].every > 1:
         raise ValueError(
             f"Expected phases with names of their own, the first of them at every step; got {names or 'none'}."
         )
     return own
+
+
+def noise_shapes_of(objective: Any, model: Any) -> dict[str, tuple[int, ...]]:
+    """Name → shape of the noise that training needs for one image.
+
+    Example:
+        >>> import condgen
+        >>> from condgen.losses.elbo import ELBO
+        >>> noise_shapes_of(ELBO(), condgen.conditional_vae((1, 8, 8), num_classes=2, latent=4))
+        {'z': (4,)}
+    """
+    return objective.noise_shapes(model) if hasattr(objective, "noise_shapes") else model.noise_shapes
+
+
+def trial_of(objective: Any, model: Any) -> Callable[..., object]:
+    """What runs the model forward as training does: called with x, y and noise.
+
+    Example:
+        >>> import condgen
+        >>> from condgen.losses.elbo import ELBO
+        >>> trial_of(ELBO(), condgen.conditional_vae((1, 8, 8), num_classes=2, latent=4)).__name__
+        'trial'
+    """
+    return partial(objective.trial, model) if hasattr(objective, "trial") else model.trial
 
 
 def schedules_of(objective: Any) -> Mapping[str, Schedule]:

@@ -5,7 +5,7 @@ sees that at once. Only reconstructions are judged, never free samples, so nothi
 has to come back.
 """
 
-__all__ = ["Adversarial"]
+__all__ = ["VAEGANLoss"]
 
 from collections.abc import Mapping
 from typing import Any
@@ -20,7 +20,7 @@ from condgen.losses.elbo import ELBO, Inference, Schedule
 from condgen.losses.phases import Phase
 
 
-class Adversarial(nn.Module):
+class VAEGANLoss(nn.Module):
     r"""The negative bound plus what a discriminator thinks of the reconstruction :math:`\hat x`, over any likelihood.
 
     .. math:: \mathcal L = \mathcal L_{\mathrm{ELBO}} + \pi \left[ - w \, \overline{D(\hat x, c)}
@@ -58,7 +58,7 @@ class Adversarial(nn.Module):
         >>> images = condgen.load_smears(32, size=16)
         >>> model = condgen.conditional_vae(images.image_shape, images.num_classes, latent=4, width=8)
         >>> critic = ConvDiscriminator(images.image_shape, images.num_classes, widths=(8, 16))
-        >>> objective = Adversarial(critic, start=0.5)
+        >>> objective = VAEGANLoss(critic, start=0.5)
         >>> history = condgen.fit(model, images, objective=objective, epochs=2, progress=False)
         >>> "train_discriminator_loss" in history.rows[0], "train_discriminator_loss" in history.rows[1]
         (False, True)
@@ -86,7 +86,7 @@ class Adversarial(nn.Module):
         self.active: bool | None = None  # the same, without asking the device at every step
         self.drawn: tuple[Tensor, Tensor] | None = None  # this step's reconstructions and conditions
         self.phases = (
-            Phase(self.model_loss, lambda model: model.parameters()),
+            Phase(self.model_loss, lambda model: model.parameters(), after=self.bound.after_step),
             Phase(self.critic_loss, lambda _: discriminator.parameters(), "discriminator", every, start),
         )
 
@@ -124,7 +124,7 @@ class Adversarial(nn.Module):
                 terms["loss"] = terms["loss"] + pull * (
                     self.matching * terms["matching"] - self.weight * terms["score"]
                 )
-        return {**terms, "output": inference.output.detach()}
+        return terms
 
     def judged(self, x: Tensor, back: Tensor, c: Tensor) -> dict[str, Tensor]:
         """What the discriminator, held still, makes of reconstructions beside images."""

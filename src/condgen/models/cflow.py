@@ -16,7 +16,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from condgen.distributions.priors.flow_matching import FlowMatching
-from condgen.losses.flow_matching import Matching
+from condgen.losses.flow_matching import FlowMatchingLoss
 from condgen.models.generator import Generator, Images, shape
 from condgen.nn.conditioners import OneHot, Unconditional
 from condgen.nn.velocities import UNetVelocity
@@ -66,9 +66,9 @@ class ConditionalFlow(Generator):
 
     trial = matching
 
-    def objective(self) -> Matching:
+    def objective(self) -> FlowMatchingLoss:
         """Velocities are to be those of the path."""
-        return Matching()
+        return FlowMatchingLoss()
 
     @property
     def noise_shapes(self) -> dict[str, tuple[int, ...]]:

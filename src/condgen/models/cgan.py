@@ -2,7 +2,7 @@ r"""The conditional GAN: a decoder that a discriminator cannot catch, without an
 
 Generative story: a label y gives a condition c, a latent z is drawn from :math:`p(z \mid c)`, an image is
 :math:`x = \sigma(\mathrm{decoder}(z, c))`. The discriminator learns to tell drawn images from real ones of the same
-condition; the decoder learns to be taken for real (:class:`condgen.losses.gan.Game`).
+condition; the decoder learns to be taken for real (:class:`condgen.losses.gan.HingeGANLoss`).
 """
 
 __all__ = ["ConditionalGAN", "conditional_gan"]
@@ -13,9 +13,8 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from condgen.data.augmentation import NUMBERS as AUGMENTED
 from condgen.distributions.priors.standard import StandardNormal
-from condgen.losses.gan import Game
+from condgen.losses.gan import HingeGANLoss
 from condgen.models.generator import Generator, Images, shape
 from condgen.models.latents import latent_noise, latent_shapes
 from condgen.nn.conditioners import OneHot, Unconditional
@@ -73,9 +72,9 @@ class ConditionalGAN(Generator):
         z = self.prior.draw(c, latent_noise({name: own for name, own in noise.items() if name != "label"}))
         return torch.sigmoid(self.decoder(z, c))
 
-    def objective(self) -> Game:
+    def objective(self) -> HingeGANLoss:
         """The game of the two networks."""
-        return Game()
+        return HingeGANLoss()
 
     def trial(self, x: Images, y: Shaped[Tensor, "batch ..."], noise: dict[str, Tensor]) -> Float[Tensor, " batch"]:
         """The discriminator's mean score of each image."""
@@ -84,8 +83,8 @@ class ConditionalGAN(Generator):
 
     @property
     def noise_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Name → shape of the noise that training needs: of a drawn image, and of two augmentations."""
-        return latent_shapes(self.prior.noise_shape) | self.label_noise | {"augmentation": (2, AUGMENTED)}
+        """Name → shape of the noise that an image drawn in training needs."""
+        return latent_shapes(self.prior.noise_shape) | self.label_noise
 
     @property
     def sampling_noise_shapes(self) -> dict[str, tuple[int, ...]]:

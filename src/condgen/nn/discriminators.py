@@ -3,7 +3,7 @@
 Contract: `discriminator(x, c) → (scores, features)`, with x (batch, channels, height, width) in [0, 1] or a little
 beyond, c (batch, dim), scores of any shape with the batch first (higher: more real) and features, a tuple of maps, for
 losses that match them. One that judges patches goes beside a
-likelihood (:class:`condgen.losses.vaegan.Adversarial`), one that judges whole images into a
+likelihood (:class:`condgen.losses.vaegan.VAEGANLoss`), one that judges whole images into a
 :class:`condgen.models.cgan.ConditionalGAN`.
 """
 

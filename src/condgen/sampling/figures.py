@@ -26,7 +26,7 @@ from torch import Tensor
 
 from condgen.io.atomic import write_atomically
 from condgen.sampling.grids import to_uint8
-from condgen.training.run_folder import History
+from condgen.training.history import History
 
 if TYPE_CHECKING:
     import matplotlib.figure

@@ -2,7 +2,7 @@
 
 __all__ = ["fit"]
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,123 +13,72 @@ from condgen.data.images import LabelledImages, default_names, shortened
 from condgen.losses.phases import selection_of
 from condgen.models.generator import Generator
 from condgen.models.saving import load
-from condgen.nn.pruning import trim as trim_weights
-from condgen.training.budget import Budget, budget_of
-from condgen.training.loop import run
-from condgen.training.optimizers import adam
-from condgen.training.run_folder import (
-    History,
-    RunFolder,
-    check_free,
-    check_same,
-    earlier_run,
-    environment,
-    read_history,
-    repr_of,
-)
-from condgen.training.set_up import check_numbers, set_up, tensors
-from condgen.training.state import States
+from condgen.nn.pruning import trim
+from condgen.training.budget import Forecast
+from condgen.training.callbacks import Callback, Callbacks, EarlyStopping
+from condgen.training.history import History, read_history
+from condgen.training.loop import Trainer, train
+from condgen.training.progress import Progress
+from condgen.training.run_folder import RunFolder, check_free, check_same, earlier_run, environment, repr_of
+from condgen.training.set_up import check_precision, set_up, tensors
+from condgen.training.settings import Hardware, Training, changed, recorded
+from condgen.training.state import TrainingState
 
-STATE = "state"  # folder of training states within a run's
+STATE = "state"  # folder of checkpoints in the folder of a run
 
 
 def fit(
     model: Generator,
     data: LabelledImages,
+    training: Training | None = None,
     *,
     validation: LabelledImages | None = None,
-    epochs: int | None = None,
-    minutes: float | Budget | None = None,
-    batch_size: int = 128,
     objective: Any = None,
-    optimizer: Any = adam,
-    learning_rate: Callable[[float], float] | None = None,
-    clip: float | None = None,
-    ema: float | None = None,
-    precision: str = "auto",
-    augment: Callable[[Tensor, int, Tensor, int], Tensor] | None = None,
-    trim: bool = True,
-    seed: int = 0,
+    hardware: Hardware | None = None,
     out: str | Path | None = None,
     overwrite: bool = False,
-    accelerator: str = "auto",
-    progress: bool = True,
-    on_epoch: Callable[[int, Generator, dict[str, float]], object] | None = None,
-    on_step: Callable[[int, int, dict[str, Tensor]], object] | None = None,
-    accumulate: int = 1,
-    balance: bool = False,
-    patience: int | None = None,
-    loggers: Any = (),
     resume: bool | Literal["auto"] = False,
-    save_every: float = 60.0,
-    devices: int = 1,
-    nodes: int = 1,
-    strategy: str = "auto",
-    graphs: bool = True,
-    later: float = 0.0,
-    about: Mapping[str, Any] | None = None,
+    callbacks: Sequence[Any] = (),
+    progress: bool = True,
+    **changes: Any,
 ) -> History:
     """Train a model; its weights after the last epoch stay in it, the best on validation are kept in `out`.
 
     Order, noise, augmentation and dropout are functions of (seed, epoch, image index or step), so the same call gives
-    the same weights on one machine with one number of threads. Validation uses the same objective with its final beta
-    and the same noise every epoch. The model comes back on the device and in the mode it had; parts that stand in
-    evaluation mode inside a model in training mode, or whose weights all have `requires_grad=False`, stay frozen.
+    the same weights on one machine with one number of threads. Validation uses the same loss with its final beta and
+    the same noise in every epoch. The model comes back on the device and in the mode it had. Parts that are in
+    evaluation mode inside a model in training mode stay frozen, and so do parts whose weights all have
+    `requires_grad=False`.
 
     Args:
-        model: what to train; its `class_names` are set from the data where it has none.
+        model: the model to train; its `class_names` are set from the data if it has none.
         data: images to train on. A set with splits is trained on its `train` part alone, and validated on its
             `validation` part unless another is given. Class names decide which class is which.
-        validation: images to choose the best epoch by; of a set with splits its `validation` part.
-        epochs: passes over the data; by default 50.
-        minutes: a budget of time instead, for everything this call does. It may end inside an epoch; schedules that go
-            by the share of training follow the clock, and `run.json` says how many passes it came to. A budget's
-            result depends on the machine; a number of epochs does not.
-        batch_size: images a step; the last, smaller batch is kept.
-        objective: by default the model's own; see :mod:`condgen.losses.phases` for what it may be.
-        optimizer: parameters → optimizer, e.g. `functools.partial(adamw, lr=3e-4)`; for several phases one for all, or
-            a dictionary by their names.
-        learning_rate: share of training done → factor of the optimizers' rates, e.g. `WarmupDecay()`.
-        clip: the norm that each phase's gradients are cut to; the history has the norm before.
-        ema: decay of an exponential moving average of the weights, e.g. 0.999. The averaged weights are validated, kept
-            and left in the model.
-        precision: of the networks: "auto" (bfloat16 where this machine is faster in it, else float32; see
-            :func:`condgen.nn.precision.choose_precision`), "32-true", "bf16-mixed" or "16-mixed" (GPU). Probabilities
-            are always in float32. What was chosen is in `run.json`, and a resumed run keeps it.
-        augment: e.g. :class:`condgen.data.augmentation.Augmentation`, for training images.
-        trim: leave out weights that can never matter first (:func:`condgen.trim`): the same function, trained faster.
-        seed: of order, noise, augmentation and dropout, in [0, 2**64).
+        training: how to train: passes, batch size, optimizer and so on; by default `Training()`.
+        validation: images that choose the best epoch; by default the `validation` part of a set with splits.
+        objective: the loss; by default the model's own. See :mod:`condgen.losses.phases` for what it may be.
+        hardware: where to train; by default `Hardware()`.
         out: folder for `model.safetensors` (best epoch), `last/` (last epoch), `metrics.csv` and `run.json`; nothing
-            is written without it. Whenever the run is stopped or killed, what is there is whole.
+            is written without it. A run that is stopped or killed never leaves half a file.
         overwrite: whether an earlier run in `out` may be replaced, once this one has a model to keep.
-        accelerator: "auto", "cpu", "cuda" or "mps".
-        progress: show a progress bar, or a line an epoch where there is no terminal.
-        on_epoch: called after every epoch with its number, the model (the averaged one) and the epoch's row.
-        on_step: called after every step with the epoch and the step, from 0, and the terms of the first phase.
-        accumulate: batches whose gradients are added up before a step, as if they were one.
-        balance: draw every class equally often, with replacement, instead of every image once an epoch.
-        patience: stop after so many epochs without a better one.
-        loggers: of Lightning Fabric, such as `lightning_fabric.loggers.TensorBoardLogger`: each gets every epoch's row.
         resume: go on with the run in `out` where it stopped, bit for bit as if it never had, with the same arguments;
-            of a finished run nothing is left to do. "auto" begins a run where there is none.
-        save_every: seconds between two training states in `out`, of which the last two stay; also when it is stopped.
-        devices: of the accelerator, on each of the nodes. A batch is split over them.
-        nodes: machines.
-        strategy: of Lightning Fabric, for several devices.
-        graphs: on one GPU, record a step as a CUDA graph and replay it, if all parts are condgen's or torch's own, or
-            say that they are `replayable` (:mod:`condgen.nn.cuda_graphs`). False asks for every operation anew.
-        later: work that follows this training, in steps of it, for the estimate of the time to the end of all of it.
-        about: further entries for `run.json`.
+            a finished run is only read. "auto" begins a run if there is none.
+        callbacks: what listens; see :class:`condgen.training.callbacks.Callback`. A function is called after every
+            epoch with the training state.
+        progress: show a progress bar, or lines if there is no terminal.
+        **changes: single settings of :class:`~condgen.training.settings.Training` and
+            :class:`~condgen.training.settings.Hardware`, such as `epochs=10`, instead of those given or usual.
 
     Returns:
-        One row an epoch: terms of training and validation in nats per image, seconds, images per second.
+        One row per epoch: terms of training and validation in nats per image, seconds, images per second.
 
     Raises:
-        ValueError: if data, labels and model do not fit together, numbers are out of range, `out` holds another run, or
-            the run to be resumed had other data or settings.
+        ValueError: if data, labels and model do not fit together, settings are out of range, `out` holds another run,
+            or the run to be resumed had other data or settings.
+        TypeError: for a setting that does not exist, or that is of the wrong kind.
         FileNotFoundError: if there is no run to resume.
         OSError: if nothing can be written to `out`.
-        FloatingPointError: when the loss is no longer finite; what was saved before stays.
+        FloatingPointError: if the loss is no longer finite; what was saved before stays.
 
     Example:
         >>> import condgen
@@ -139,117 +88,147 @@ def fit(
         >>> history["train_loss"][1] < history["train_loss"][0]
         True
     """
-    budget = budget_of(minutes)
+    how, where = changed(training or Training(), hardware or Hardware(), **changes)
+    return fit_as_stage(
+        model,
+        data,
+        how,
+        where,
+        validation=validation,
+        objective=objective,
+        out=out,
+        overwrite=overwrite,
+        resume=resume,
+        callbacks=callbacks,
+        progress=progress,
+    )
+
+
+def fit_as_stage(
+    model: Generator,
+    data: LabelledImages,
+    training: Training,
+    hardware: Hardware,
+    *,
+    validation: LabelledImages | None = None,
+    objective: Any = None,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    resume: bool | Literal["auto"] = False,
+    callbacks: Sequence[Any] = (),
+    progress: bool = True,
+    later: float = 0.0,
+    about: Mapping[str, Any] | None = None,
+) -> History:
+    """The same as :func:`fit`, for a recipe that goes on afterwards.
+
+    `later` is work that follows this training, in steps of it, for the estimate of the time to the end of all of it;
+    `about` has further entries for `run.json`.
+    """
     earlier = earlier_run(out, resume)
     if earlier is None:
         check_free(out, overwrite)
-    elif precision == "auto":
-        precision = earlier.get("precision", precision)
-    check_numbers(
-        epochs=epochs,
-        budget=budget,
-        batch_size=batch_size,
-        clip=clip,
-        ema=ema,
-        precision=precision,
-        accelerator=accelerator,
-        accumulate=accumulate,
-        devices=devices,
-        nodes=nodes,
-    )
-    training, validation = resolve_splits(data, validation)
-    training = training.ordered(model.class_names)
-    names = model.class_names or tuple(training.class_names)
+    elif training.precision == "auto" and earlier.get("precision"):
+        (training,) = changed(training, precision=earlier["precision"])
+    check_precision(training, hardware)
+    images, validation = resolve_splits(data, validation)
+    images = images.ordered(model.class_names)
+    names = model.class_names or tuple(images.class_names)
     if validation is not None and (model.class_names or names != default_names(len(names))):
         validation = validation.ordered(names)
-    check_fit(model, training, validation, names)
+    check_fit(model, images, validation, names)
+    weights = class_weights(images) if training.balance else None
     model.class_names = names
-    if trim:
-        trim_weights(model)
-    loop = set_up(
-        model,
-        objective or model.objective(),
-        len(training),
-        epochs=epochs,
-        budget=budget,
-        later=later,
-        example=tensors(training.subset(slice(0, 1)), torch.device("cpu")),
-        batch_size=batch_size,
-        optimizer=optimizer,
-        learning_rate=learning_rate,
-        clip=clip,
-        ema=ema,
-        precision=precision,
-        augment=augment,
-        seed=seed,
-        accelerator=accelerator,
-        accumulate=accumulate,
-        balance=class_weights(training) if balance else None,
-        on_step=on_step,
-        states=States(out and Path(out) / STATE, save_every),
-        devices=devices,
-        nodes=nodes,
-        strategy=strategy,
-        loggers=loggers,
-        graphs=graphs,
+    if training.trim:
+        trim(model)
+    loss = objective or model.objective()
+    example = tensors(images.subset(slice(0, 1)), torch.device("cpu"))
+    checkpoints = None if out is None else Path(out) / STATE
+    trainer, state = set_up(
+        model, loss, example, len(images), training, hardware, checkpoints=checkpoints, weights=weights
     )
-    settings = {
-        **(about or {}),
-        "epochs": loop.plan.epochs,
-        "planned": f"{budget.minutes} minutes" if budget else f"{loop.plan.epochs} epochs",
-        "minutes": budget and budget.minutes,
-        "batch_size": batch_size,
-        "seed": seed,
-        "objective": repr_of(loop.step.objective),
-        "optimizer": "; ".join(repr_of(optimizer.optimizer) for optimizer in loop.optimizers),
-        "learning_rate": repr_of(learning_rate),
-        "clip": clip,
-        "ema": ema,
-        "precision": loop.precision and loop.precision.name,
-        "precision_reason": loop.precision and loop.precision.reason,
-        "augment": repr_of(augment),
-        "accumulate": accumulate,
-        "balance": balance,
-        "patience": patience,
-        "train": repr(training),
-        "validation": repr(validation),
-        "fingerprint": data.fingerprint,
-        **environment(loop.fabric.device),
-    }
-    provenance = {"data": data.fingerprint, "train": training.fingerprint}
-    provenance["objective"] = type(loop.step.objective).__name__
-    loop.history.select = selection_of(loop.step.objective)
-    main = loop.fabric.is_global_zero
+    state.history.select = selection_of(loss)
+    settings = described(trainer, state, training, hardware, loss, images, validation, data, about or {})
+    provenance = {"data": data.fingerprint, "train": images.fingerprint, "objective": type(loss).__name__}
+    main = trainer.fabric.is_global_zero
     folder = RunFolder(out if main else None, settings, provenance, earlier)
     if earlier is not None:
         check_same(earlier, settings)
-        if state := loop.states.read():
-            loop.restore(state)
+        if found := trainer.checkpoints.read():
+            state.load_state_dict(found)
         elif earlier["state"] == "finished":
-            return finished_run(model, Path(str(out)), loop.history)
+            return finished_run(model, Path(str(out)), state.history)
+    listening: list[Any] = [KeepRun(folder), *callbacks]
+    if training.patience:
+        listening.append(EarlyStopping(training.patience))
+    if progress and main:
+        steps = -(-len(validation) // training.batch_size) if validation is not None else 0
+        listening.append(Progress(Forecast(state.plan, later), steps))
+    device = trainer.fabric.device
+    held_out = tensors(validation, device) if validation is not None else None
+    train(trainer, state, tensors(images, device), held_out, Callbacks(listening))
+    trainer.fabric.barrier()
+    folder.record("finished")
+    if main:
+        trainer.checkpoints.clear()
+    trainer.fabric.barrier()
+    return state.history
 
-    def after(row: dict[str, float]) -> None:
+
+class KeepRun(Callback):
+    """Saves the model after every epoch, as the last one and, if it is, as the best one, and says how the run stands.
+
+    Args:
+        folder: of the run.
+    """
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder, self.settings = folder, folder.settings
+
+    def on_start(self, state: TrainingState) -> None:
+        """Say that there is a run."""
+        self.folder.begin(state.history)
+
+    def on_epoch(self, state: TrainingState) -> None:
+        """Save the model."""
+        budget = state.plan.budget
         spent = {"spent_seconds": round(budget.spent(), 1)} if budget else {}
-        folder.settings = {**settings, "passes": loop.passes, **spent}
-        folder.keep(loop.kept, loop.history, loop.step.objective)
-        loop.fabric.log_dict({name: value for name, value in row.items() if name != "epoch"}, step=int(row["epoch"]))
-        if on_epoch:
-            on_epoch(int(row["epoch"]), loop.kept, row)
+        self.folder.settings = {**self.settings, "passes": state.passes, **spent}
+        self.folder.keep(state.model, state.history, state.network.loss)
 
-    folder.begin(loop.history)
-    try:
-        device = loop.fabric.device
-        held_out = tensors(validation, device) if validation else None
-        run(loop, tensors(training, device), held_out, after, progress, patience)
-        loop.fabric.barrier()
-        folder.record("finished")
-        if main:
-            loop.states.clear()
-        loop.fabric.barrier()
-    except BaseException:
-        folder.record("stopped")
-        raise
-    return loop.history
+    def on_end(self, state: TrainingState) -> None:
+        """Say that the run is over; a run that is done says so later, when its checkpoints are gone."""
+        self.folder.record("stopped")
+        state.network.model.provenance = state.model.provenance
+
+
+def described(
+    trainer: Trainer,
+    state: TrainingState,
+    training: Training,
+    hardware: Hardware,
+    loss: Any,
+    images: LabelledImages,
+    validation: LabelledImages | None,
+    data: LabelledImages,
+    about: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What `run.json` says of a run: all settings, the data and the machine."""
+    plan = state.plan
+    return {
+        **about,
+        **recorded(training, hardware),
+        "epochs": plan.epochs,
+        "planned": f"{plan.budget.minutes} minutes" if plan.budget else f"{plan.epochs} epochs",
+        "objective": repr_of(loss),
+        "optimizer": "; ".join(repr_of(optimizer.optimizer) for optimizer in state.optimizers),
+        "precision": state.precision.name,
+        "precision_reason": state.precision.reason,
+        "train": repr(images),
+        "validation": repr(validation),
+        "fingerprint": data.fingerprint,
+        **environment(trainer.fabric.device),
+    }
 
 
 def finished_run(model: Generator, out: Path, history: History) -> History:

@@ -1,12 +1,13 @@
-"""Fitting a prior to where a trained model's latents really lie, to draw samples from instead of the model's own prior.
+"""Fitting a prior to where the latents of a trained model really are, to draw samples from instead of its own prior.
 
-The KL keeps a VAE's latents near its prior, not on it: images decoded from draws of a standard normal come from places
-that no image taught the decoder. A prior fitted afterwards mends that without touching the networks.
+The KL divergence keeps a VAE's latents near its prior, not on it: images decoded from draws of a standard normal come
+from regions that no training image was encoded to. A prior that is fitted afterwards mends that and leaves the networks
+as they are.
 """
 
 __all__ = ["encode_latents", "fit_prior"]
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +22,31 @@ from condgen.data.images import LabelledImages
 from condgen.io.archives import weights_hash
 from condgen.io.atomic import undisturbed
 from condgen.io.progress import working
-from condgen.losses.flow_matching import Matching
+from condgen.losses.flow_matching import PriorFlowMatching, PriorLikelihood
 from condgen.models.cvae import ConditionalVAE
 from condgen.nn.parts import evaluating
 from condgen.random import Use, normals
-from condgen.training.budget import Budget, budget_of
+from condgen.training.budget import Budget, Forecast, budget_of
+from condgen.training.callbacks import Callbacks
+from condgen.training.checkpoints import Checkpoints
 from condgen.training.fit import resolve_splits
-from condgen.training.loop import run
-from condgen.training.optimizers import WarmupDecay, adamw
+from condgen.training.loop import train
+from condgen.training.progress import Progress
 from condgen.training.run_folder import repr_of
-from condgen.training.set_up import check_numbers, set_up, tensors
-from condgen.training.state import States
+from condgen.training.set_up import check_precision, set_up, tensors
+from condgen.training.settings import Hardware, Training, changed, differences
 
 BATCH = 256
-DECAY = WarmupDecay()
+USUAL = Training(
+    epochs=20,
+    batch_size=256,
+    optimizer="adamw",
+    betas=(0.9, 0.99),
+    lr_warmup=0.05,
+    lr_decay=0.4,
+    clip=10.0,
+    ema=0.999,
+)
 ENCODING, MIXTURE = 0.15, 0.2  # of a budget that is left: most that encoding and a mixture may take
 MIXTURE_RATE = 1e9  # multiply-adds per second that fitting a mixture makes at least
 LEAST_LATENTS = 500  # that a mixture is fitted to, whatever the budget
@@ -44,60 +56,45 @@ def fit_prior(
     model: ConditionalVAE,
     data: LabelledImages,
     prior: nn.Module,
+    training: Training | None = None,
     *,
     validation: LabelledImages | None = None,
     symmetries: bool = False,
-    epochs: int = 20,
-    minutes: float | Budget | None = None,
-    batch_size: int = 256,
-    optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] = adamw,
-    learning_rate: Callable[[float], float] = DECAY,
-    clip: float = 10.0,
-    ema: float | None = 0.999,
-    precision: str = "auto",
-    seed: int = 0,
-    accelerator: str = "auto",
+    hardware: Hardware | None = None,
+    checkpoints: str | Path | None = None,
     progress: bool = True,
-    keep: str | Path | None = None,
-    save_every: float = 60.0,
-    graphs: bool = True,
+    **changes: Any,
 ) -> nn.Module:
     """Fit a prior to the latents of images and draw the model's samples from it from now on (`model.sampler`).
 
     One draw from the posterior of every image is taken, under the model's own label. A prior with a `fit(z, c)` is
-    fitted by it (`GaussianMixture`: seconds); `FlowMatching` has its field trained, any other is trained by its
-    likelihood, in the loop of :func:`condgen.fit`. The encoder, the decoder and `model.prior`, which the KL was taken
-    against, stay as they are; saving the model saves its sampler.
+    fitted by it (`GaussianMixture`: seconds). `FlowMatching` has its velocity field trained, any other prior is trained
+    by its likelihood, in the loop of :func:`condgen.fit`. The encoder, the decoder and `model.prior`, which the KL was
+    taken against, stay as they are; saving the model saves its sampler.
 
     Args:
-        model: trained, with one level of latents.
+        model: a trained model with one level of latents.
         data: what it was trained on; of a set with splits its `train` part.
-        prior: for latents of the model's shape and its conditions.
-        validation: images whose latents choose how far a mixture's covariances are trusted; of a set with splits its
-            `validation` part.
-        symmetries: encode each image in all its flips and quarter turns, for models trained on these.
-        epochs: passes over the latents, where the prior is trained.
-        minutes: a budget of time instead, for everything this call does. Where encoding all images and fitting a
-            mixture would take more than a share of it, fewer latents are used.
-        batch_size: latents a step.
-        optimizer: parameters → optimizer.
-        learning_rate: share of the training done → factor of the optimizer's rate.
-        clip: the norm that gradients are cut to.
-        precision: of the networks; see :func:`condgen.fit`.
-        ema: decay of the average of the prior's weights that is kept; None for the last weights.
-        seed: of draws, order and clusters.
-        accelerator: where the prior is trained.
+        prior: a prior for latents of the model's shape and its conditions.
+        training: how a prior is trained that is not fitted in closed form; by default 20 passes over the latents in
+            batches of 256 by AdamW, gradients clipped to a norm of 10, weights averaged. A budget of minutes covers
+            everything this call does; if encoding all images and fitting a mixture would take more than a share of it,
+            fewer latents are used.
+        validation: images whose latents choose how far a mixture's covariances are trusted; by default the `validation`
+            part of a set with splits.
+        symmetries: encode each image in all its flips and quarter turns, for models that were trained on these.
+        hardware: where the prior is trained.
+        checkpoints: folder for training states. If it holds one, training goes on from there.
         progress: show it.
-        keep: folder for training states; from one that is there training goes on.
-        save_every: seconds between two of them.
-        graphs: whether steps are replayed on a GPU; see :func:`condgen.fit`.
+        **changes: single settings of :class:`~condgen.training.settings.Training` and
+            :class:`~condgen.training.settings.Hardware`, such as `epochs=10`.
 
     Returns:
         The prior, now `model.sampler`.
 
     Raises:
-        ValueError: if the model has several levels of latents, the prior draws latents of another shape, or `keep`
-            holds the training state of another model, data or settings.
+        ValueError: if the model has several levels of latents, the prior draws latents of another shape, or
+            `checkpoints` holds the training state of another model, data or settings.
 
     References:
         From variational to deterministic autoencoders (Ghosh et al., 2020), https://arxiv.org/abs/1903.12436
@@ -111,86 +108,104 @@ def fit_prior(
         >>> model.sampler is prior, model.sample([0, 1]).shape
         (True, torch.Size([2, 3, 16, 16]))
     """
-    training, held_out = resolve_splits(data, validation)
-    training = training.ordered(model.class_names)
-    budget = budget_of(minutes)
-    check_numbers(
-        epochs=None if budget else epochs,
-        budget=budget,
-        batch_size=batch_size,
-        clip=clip,
-        ema=ema,
-        precision=precision,
-        accelerator=accelerator,
-    )
+    if changes.get("minutes") is not None and "epochs" not in changes:
+        changes["epochs"] = None
+    how, where = changed(training or USUAL, hardware or Hardware(), **changes)
+    check_precision(how, where)
+    images, held_out = resolve_splits(data, validation)
+    images = images.ordered(model.class_names)
+    budget, seed = budget_of(how.minutes), how.seed
     trained = not hasattr(prior, "fit")
-    states = States(keep if trained else None, save_every)
+    folder = Checkpoints(checkpoints if trained else None, where.save_every)
     identity = {
         "model": weights_hash({k: v for k, v in model.state_dict().items() if not k.startswith("sampler.")}),
-        "data": training.fingerprint,
+        "data": images.fingerprint,
         "prior": " ".join(repr(getattr(prior, "arguments", prior)).split()),
-        "optimizer": repr_of(optimizer),
-        "epochs": None if budget else epochs,
-        "minutes": budget and budget.minutes,
-        **{"symmetries": symmetries, "batch_size": batch_size, "clip": clip, "ema": ema, "seed": seed},
+        "symmetries": symmetries,
+        **{name: repr_of(getattr(how, name)) for name in KEPT},
     }
-    state = states.read()
-    if state:
-        check_identity(state, identity, keep)
+    saved = folder.read()
+    if saved:
+        check_identity(saved, identity, checkpoints)
+        if how.precision == "auto":
+            (how,) = changed(how, precision=saved["precision"])
     encoding = budget and budget.part(ENCODING if trained else 2 * ENCODING)
-    most = state["images"] if state else None
+    most = saved["images"] if saved else None
     z, c = encode_latents(
-        model, training, symmetries=symmetries, seed=seed, budget=encoding, most=most, progress=progress
+        model, images, symmetries=symmetries, seed=seed, budget=encoding, most=most, progress=progress
     )
     prior.cpu()  # where the latents are
     check_shape(prior, c[:1], z)
-    if not state:
+    if not saved:
         prepare(prior, model, z, c, held_out, symmetries, seed, budget, progress)
     if trained:
-        matching = hasattr(prior, "matching")
-        labels = torch.cat([c, torch.zeros(len(c), 1).to(c)], 1) if matching else c
-        loop = set_up(
-            Density(prior),
-            Matching() if matching else Likelihood(),
-            len(z),
-            epochs=None if budget else epochs,
-            example=(z[:1], labels[:1]),
-            budget=budget,
-            batch_size=batch_size,
-            optimizer=optimizer,
-            learning_rate=learning_rate,
-            clip=clip,
-            ema=ema,
-            precision=state["precision"] if state and precision == "auto" else precision,
-            prepare=nn.Identity(),
-            seed=seed,
-            accelerator=accelerator,
-            states=states,
-            graphs=graphs,
-        )
-        loop.about = {"of": identity, "images": len(z)}
-        if state:
-            loop.restore(state)
-        if matching:
-            labels[:, -1] = prior.components_of(z, c).to(c)  # type: ignore[operator]
-        run(loop, (z.to(loop.fabric.device), labels.to(loop.fabric.device)), progress=progress)
-        loop.states.clear()
+        (how,) = changed(how, minutes=budget)
+        train_prior(prior, z, c, how, where, folder, {"of": identity, "images": len(z)}, saved, progress)
     model.sampler = prior.to(model.device).eval()
     return model.sampler
 
 
-def check_identity(state: Mapping[str, Any], identity: Mapping[str, Any], keep: Any) -> None:
+KEPT = ("optimizer", "learning_rate", "epochs", "minutes", "batch_size", "clip", "ema", "seed")  # compared on resuming
+
+
+def train_prior(
+    prior: Any,
+    z: Tensor,
+    c: Tensor,
+    training: Training,
+    hardware: Hardware,
+    folder: Checkpoints,
+    identity: dict[str, Any],
+    saved: Mapping[str, Any] | None,
+    progress: bool,
+) -> None:
+    """Train a prior on latents and their conditions, from the beginning or from a saved state.
+
+    Args:
+        prior: to be trained in place.
+        z: latents.
+        c: their conditions.
+        training: how.
+        hardware: where.
+        folder: of checkpoints.
+        identity: what a checkpoint says about itself, besides the state.
+        saved: a checkpoint to go on from.
+        progress: show it.
+    """
+    loss, labels = loss_of(prior, c)
+    example = z[:1], tuple(part[:1] for part in labels) if isinstance(labels, tuple) else labels[:1]
+    trainer, state = set_up(
+        prior, loss, example, len(z), training, hardware, checkpoints=folder.folder, prepare=nn.Identity()
+    )
+    trainer.identity = identity
+    if saved:
+        state.load_state_dict(saved)
+    if isinstance(labels, tuple):
+        labels = c, prior.components_of(z, c)
+    device = trainer.fabric.device
+    labels = tuple(part.to(device) for part in labels) if isinstance(labels, tuple) else labels.to(device)
+    shown = [Progress(Forecast(state.plan))] if progress else []
+    train(trainer, state, (z.to(device), labels), callbacks=Callbacks(shown))
+    trainer.checkpoints.clear()
+
+
+def loss_of(prior: Any, c: Tensor) -> tuple[nn.Module, Any]:
+    """The loss that a prior is trained by, and the labels that it takes; components are to be filled in."""
+    if hasattr(prior, "matching"):
+        return PriorFlowMatching(), (c, torch.zeros(len(c), dtype=torch.int64))
+    return PriorLikelihood(), c
+
+
+def check_identity(state: Mapping[str, Any], identity: Mapping[str, Any], folder: Any) -> None:
     """Raise if a training state belongs to another model, other data or other settings.
 
     Raises:
         ValueError: naming what differs.
     """
-    earlier = state.get("of", {})
-    if changed := [name for name, value in identity.items() if earlier.get(name) != value]:
-        said = "; ".join(f"{name} was {earlier.get(name)}, now {identity[name]}" for name in changed[:3])
+    if changed := differences({**dict.fromkeys(identity), **state.get("of", {})}, identity):
         raise ValueError(
-            f"Expected the training state in {keep} to be of this prior's training; what differs: {said}. Pass what it "
-            "had, or delete that folder to begin anew."
+            f"Expected the training state in {folder} to be of this prior's training; what differs: "
+            f"{'; '.join(changed[:3])}. Pass what it had, or delete that folder to begin anew."
         )
 
 
@@ -311,33 +326,3 @@ def check_shape(prior: Any, c: Tensor, z: Tensor) -> None:
             f"Expected a prior of latents of shape {tuple(z.shape[1:])}, as the model has; this one draws "
             f"{tuple(drawn)}. Build it with that shape."
         )
-
-
-class Density(nn.Module):
-    """A prior as what the training loop trains: latents are its images, conditions its labels."""
-
-    likelihood = None
-    provenance: dict[str, Any] = {}  # noqa: RUF012
-
-    def __init__(self, prior: nn.Module) -> None:
-        super().__init__()
-        self.prior = prior
-        self.noise_shapes: dict[str, tuple[int, ...]] = getattr(prior, "training_noise", {})
-        weight = next(prior.parameters())
-        self.device, self.dtype = weight.device, weight.dtype
-
-    def trial(self, z: Tensor, y: Tensor, noise: dict[str, Tensor]) -> Tensor:
-        """What training asks for, once."""
-        return self.matching(z, y, noise) if hasattr(self.prior, "matching") else self.prior(y).log_prob(z)
-
-    def matching(self, z: Tensor, y: Tensor, noise: dict[str, Tensor]) -> Tensor:
-        """A flow's error; the last column of a label is the component."""
-        return self.prior.matching(z, y[:, :-1], y[:, -1].long(), noise)  # type: ignore[operator]
-
-
-class Likelihood(nn.Module):
-    """The negative log-density of latents as an objective."""
-
-    def loss(self, model: Density, x: Tensor, y: Tensor, noise: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Mean over the batch, in nats."""
-        return {"loss": -model.prior(y).log_prob(x).mean()}

@@ -10,9 +10,9 @@ from torch import nn
 from torch.optim import Optimizer
 
 
-def adam(parameters: Iterable[nn.Parameter], lr: float = 1e-3) -> Optimizer:
+def adam(parameters: Iterable[nn.Parameter], lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999)) -> Optimizer:
     """Adam, all parameters updated in one pass."""
-    return torch.optim.Adam(parameters, lr=lr, fused=True)
+    return torch.optim.Adam(parameters, lr=lr, betas=betas, fused=True)
 
 
 def adamw(

@@ -1,136 +1,90 @@
-"""What training shows of itself: a progress bar on a terminal; elsewhere a line at least every half minute."""
+"""The progress of training: a bar on a terminal; elsewhere a line at least every half minute."""
 
-__all__ = ["Display", "display"]
+__all__ = []
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import Any
 
 from condgen.io.progress import EVERY, PATIENCE, console_for_errors, duration
 from condgen.training.budget import Forecast
+from condgen.training.callbacks import Callback
+from condgen.training.state import TrainingState
 
 TERMS = {"log_likelihood": "log-likelihood", "kl": "KL"}  # as people write them
 
 
 def shown_terms(terms: Iterable[str]) -> list[str]:
-    """The terms of an objective to show to people: the bound's where it has them, else its first ones."""
+    """The terms of a loss to show to people: those of the ELBO if it has them, else its first ones."""
     known = [name for name in ("log_likelihood", "kl") if name in terms]
     return known or list(terms)[:3]
 
 
-class Display:
-    """What training tells: a bar on a terminal, lines elsewhere, or nothing.
+class Progress(Callback):
+    """Shows how far training is and how long it will still take: a bar on a terminal, lines elsewhere.
 
     Args:
-        bar: rich's progress bar, if there is a terminal.
-        console: where lines go; None for none.
-        forecast: of the time that is left.
-        images: images per epoch.
-        stop_if_asked: called between two steps; may raise.
+        forecast: estimates the time that is left.
+        validation_steps: batches of validation images.
     """
 
-    def __init__(self, bar: Any, console: Any, forecast: Forecast, images: int, stop_if_asked: Any) -> None:
-        self.bar, self.console, self.forecast, self.images = bar, console, forecast, images
-        self.stop_if_asked, self.told, self.announced, self.text = stop_if_asked, time.monotonic(), False, "starting"
-        self.task = bar.add_task(self.text, total=1.0) if bar else None
+    def __init__(self, forecast: Forecast, validation_steps: int = 0) -> None:
+        self.forecast, self.validation_steps, self.console = forecast, validation_steps, console_for_errors()
+        self.bar: Any = None
+        self.told, self.announced, self.text = time.monotonic(), False, "starting"
 
     def say(self, text: str) -> None:
-        """A line of its own."""
-        if self.console:
-            self.console.print(text, highlight=False, soft_wrap=True, markup=False)
-            self.told = time.monotonic()
+        """Print a line of its own."""
+        self.console.print(text, highlight=False, soft_wrap=True, markup=False)
+        self.told = time.monotonic()
 
-    def stepped(self, epoch: float, stop: bool = True) -> None:
-        """A step done: the moment to stop if that is asked for, and to tell how long it will take.
+    def on_start(self, state: TrainingState) -> None:
+        """Open the bar, and say in which precision the networks compute."""
+        if self.console.is_terminal:
+            from rich.progress import BarColumn, Progress, TextColumn
 
-        Args:
-            epoch: passes done, with fractions.
-            stop: whether this is a moment at which training may stop.
-        """
-        if stop:
-            self.stop_if_asked()
+            self.bar = Progress(BarColumn(bar_width=24), TextColumn("{task.description}"), console=self.console)
+            self.bar.start()
+            self.task = self.bar.add_task(self.text, total=1.0)
+        if state.precision:
+            self.say(str(state.precision))
+
+    def on_step(self, state: TrainingState) -> None:
+        """Count a step; after the first twenty, say how long all of it will take."""
         self.forecast.stepped()
-        if not self.console:
-            return
-        left = self.forecast.left(epoch)
+        left = self.forecast.left(state.passes)
         if left is not None and self.forecast.known and not self.announced:
             self.announced = True
-            if self.forecast.plan.budget is None and left > PATIENCE:
+            if state.plan.budget is None and left > PATIENCE:
                 self.say(f"{duration(left)} on this machine; a budget of minutes (--minutes M, minutes=M) spends less")
+        text = "" if left is None else f"{duration(left)} left"
         if self.bar:
-            share = self.forecast.plan.share(epoch)
-            self.bar.update(self.task, completed=share, description=self.described(left))
+            self.bar.update(self.task, completed=state.plan.share(state.passes), description=f"{text}  {self.text}")
         elif time.monotonic() - self.told > EVERY:
-            self.say(f"pass {epoch:.2f}{self.of_all()}, {'' if left is None else f'{duration(left)} left'}".strip(", "))
+            of_all = "" if state.plan.epochs is None else f" of {state.plan.epochs}"
+            self.say(f"pass {state.passes:.2f}{of_all}, {text}".strip(", "))
 
-    def waiting(self, text: str) -> None:
-        """What is being done between two steps, where that has taken long."""
+    def on_validation_step(self, state: TrainingState) -> None:
+        """Say how far validation is, if it takes long."""
         if not self.bar and time.monotonic() - self.told > EVERY:
-            self.say(text)
+            self.say(f"validating, {state.validated} of {self.validation_steps} batches")
 
-    def of_all(self) -> str:
-        """How many passes there will be, where that is known."""
-        return f" of {self.forecast.plan.epochs}" if self.forecast.plan.epochs is not None else ""
-
-    def described(self, left: float | None) -> str:
-        """What stands beside the bar."""
-        return self.text if left is None else f"{duration(left)} left  {self.text}"
-
-    def epoch(self, row: Mapping[str, float], passes: float) -> None:
-        """An epoch done.
-
-        Args:
-            row: of the history.
-            passes: done, with fractions where a budget ended inside the epoch.
-        """
+    def on_epoch(self, state: TrainingState) -> None:
+        """Say what the epoch came to."""
         self.forecast.pause()
+        row = state.row
         split = "validation" if "validation_loss" in row else "train"
         own = {name.removeprefix(f"{split}_"): value for name, value in row.items() if name.startswith(f"{split}_")}
         terms = ", ".join(f"{TERMS.get(name, name)} {own[name]:.5g}" for name in shown_terms(own))
-        done = (
-            f"{row['epoch']}/{self.forecast.plan.epochs}" if self.forecast.plan.epochs is not None else f"{passes:.3g}"
-        )
+        epochs = state.plan.epochs
+        done = f"{state.passes:.3g}" if epochs is None else f"{row['epoch']}/{epochs}"
         self.text = f"epoch {done}  {row['images_per_second']:,.0f} images/s  {split}: {terms}"
         if self.bar:
             self.bar.update(self.task, description=self.text)
         else:
             self.say(self.text)
 
-
-@contextmanager
-def display(
-    forecast: Forecast, images: int, progress: bool, stop_if_asked: Callable[[], None], about: str = ""
-) -> Iterator[Display]:
-    """What shows the progress of training, on standard error.
-
-    Args:
-        forecast: of the time that training takes.
-        images: images per epoch.
-        progress: whether anything is shown.
-        stop_if_asked: called between two steps; may raise.
-        about: a line to begin with.
-
-    Example:
-        >>> from condgen.training.budget import Plan
-        >>> forecast = Forecast(Plan(epochs=1, budget=None, steps=1))
-        >>> with display(forecast, 128, progress=False, stop_if_asked=lambda: None) as show:
-        ...     show.stepped(1.0)
-    """
-    if not progress:
-        yield Display(None, None, forecast, images, stop_if_asked)
-        return
-    console = console_for_errors()
-    if not console.is_terminal:
-        show = Display(None, console, forecast, images, stop_if_asked)
-        if about:
-            show.say(about)
-        yield show
-        return
-    from rich.progress import BarColumn, Progress, TextColumn
-
-    with Progress(BarColumn(bar_width=24), TextColumn("{task.description}"), console=console) as bar:
-        show = Display(bar, console, forecast, images, stop_if_asked)
-        if about:
-            show.say(about)
-        yield show
+    def on_end(self, state: TrainingState) -> None:
+        """Close the bar."""
+        if self.bar:
+            self.bar.stop()

@@ -1,31 +1,25 @@
-"""Runs: what a training recorded, and the folder it is kept in.
+"""The folder of a run: best and last model, the loss's own networks, metrics and settings.
 
-What a folder holds belongs to one run, and is whole at every moment: best and last model, the objective's own networks,
-metrics and settings.
+Everything in a folder belongs to one run, and no file in it is ever half written.
 """
 
 __all__ = [
-    "History",
     "RunFolder",
     "check_free",
     "check_same",
     "earlier_run",
     "environment",
     "load_objective",
-    "read_history",
     "repr_of",
 ]
 
-import csv
-import io
 import json
-import math
 import platform
 import shutil
 import uuid
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -39,79 +33,17 @@ import condgen
 from condgen.io.atomic import check_writable, read_json, undisturbed, write_atomically
 from condgen.models.generator import Generator
 from condgen.models.saving import WEIGHTS, save
+from condgen.training.history import History
+from condgen.training.settings import Hardware, differences, plain
 
 OBJECTIVE = "objective.safetensors"
 
 
-@dataclass
-class History:
-    """What training recorded: one row an epoch, terms in nats per image.
-
-    Attributes:
-        rows: name → number, per epoch.
-        best_epoch: the one with the lowest validation loss (or what the objective selects by); without validation the
-            last.
-        select: the term that chooses the best epoch, and whether its lowest ("min") or highest ("max") value, or that
-            of the last epoch ("last").
-
-    Example:
-        >>> History([{"epoch": 1, "train_loss": 3.0}, {"epoch": 2, "train_loss": 2.0}])["train_loss"]
-        [3.0, 2.0]
-    """
-
-    rows: list[dict[str, float]] = field(default_factory=list)
-    best_epoch: int = 0
-    select: tuple[str, str] = ("loss", "min")
-
-    def __getitem__(self, name: str) -> list[float]:
-        """A number of every epoch; NaN in epochs that did not have it."""
-        if self.rows and not any(name in row for row in self.rows):
-            raise KeyError(name)
-        return [row.get(name, math.nan) for row in self.rows]
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def add(self, row: dict[str, float]) -> None:
-        """Add an epoch.
-
-        Raises:
-            FloatingPointError: if its loss is not finite; the row is kept, the best epoch stays.
-        """
-        self.rows.append(row)
-        loss = row.get("validation_loss", row["train_loss"])
-        if not math.isfinite(row["train_loss"]) or not math.isfinite(loss):
-            raise FloatingPointError(
-                f"The loss is no longer finite in epoch {row['epoch']} ({loss}). {self.kept_words()}"
-                "Lower the learning rate, or look for damaged images."
-            )
-        name, sign = f"validation_{self.select[0]}", {"min": 1, "max": -1, "last": 0}[self.select[1]]
-        if name not in row and "validation_loss" in row:
-            raise ValueError(f"Expected a term {self.select[0]!r} to select by; the objective has {', '.join(row)}.")
-        if sign * row.get(name, 0.0) <= min(sign * r.get(name, 0.0) for r in self.rows):
-            self.best_epoch = int(row["epoch"])
-
-    def kept_words(self) -> str:
-        """What an error says of the model that is there."""
-        return f"The model of epoch {self.best_epoch} stays. " if self.best_epoch else ""
-
-    def to_csv(self) -> str:
-        """The rows as CSV text with a header."""
-        text = io.StringIO()
-        names = list(dict.fromkeys(name for row in self.rows for name in row))  # a phase may begin later
-        writer = csv.DictWriter(text, names, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.rows)
-        return text.getvalue()
-
-
 def repr_of(thing: Any) -> str:
-    """A class and its settings on one line."""
-    if thing is None or (callable(thing) and hasattr(thing, "__name__")):
-        return getattr(thing, "__name__", "none")
+    """An object and its settings on one line; a function by its name."""
     if isinstance(thing, Optimizer):
         return f"{type(thing).__name__}({', '.join(f'{k}={v}' for k, v in thing.defaults.items())})"
-    return " ".join(repr(thing).split())
+    return str(plain(thing))
 
 
 def environment(device: torch.device) -> dict[str, Any]:
@@ -173,29 +105,6 @@ def load_objective(objective: nn.Module, folder: str | Path) -> nn.Module:
         raise FileNotFoundError(f"No networks of an objective in {folder}: expected last/{OBJECTIVE} there.")
     objective.load_state_dict(load_file(file))
     return objective
-
-
-def read_history(folder: str | Path) -> History | None:
-    """The epochs in a run's `metrics.csv`, up to one whose loss was not finite; None where there are none.
-
-    Raises:
-        ValueError: if the file is damaged.
-
-    Example:
-        >>> read_history("/no/such/run") is None
-        True
-    """
-    file, history = Path(folder) / "metrics.csv", History()
-    if not file.is_file():
-        return None
-    try:
-        for row in csv.DictReader(io.StringIO(file.read_text(encoding="utf-8"))):
-            history.add({name: int(value) if name == "epoch" else float(value) for name, value in row.items() if value})
-    except FloatingPointError:
-        pass  # the run stopped there
-    except (ValueError, TypeError, KeyError, AttributeError, csv.Error) as error:
-        raise ValueError(f"{file} is damaged: {error!r}. Delete it to go on without the curves.") from error
-    return history if history.rows else None
 
 
 def holds_run(folder: Path) -> bool:
@@ -322,15 +231,13 @@ def check_same(earlier: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
     """
     now = json.loads(json.dumps(settings))
     machine = ("condgen", "torch", "python", "device", "threads")
-    differ = {name for name in now if name in earlier and earlier[name] != now[name]} - {"epochs", "precision_reason"}
-    if earlier.get("planned", now["planned"]) != now["planned"]:
-        differ.add("planned")
-    if changed := sorted(differ - set(machine)):
-        said = "; ".join(f"{name} was {earlier[name]}, now {now[name]}" for name in changed[:3])
+    may_change = {*machine, "epochs", "minutes", "precision_reason", *(entry.name for entry in fields(Hardware))}
+    if changed := differences(earlier, {name: value for name, value in now.items() if name not in may_change}):
         raise ValueError(
-            f"Expected the data and settings that the run began with; changed: {said}. Pass what it had, or begin "
-            "another run in another folder."
+            f"Expected the data and settings that the run began with; changed: {'; '.join(changed[:3])}. Pass what it "
+            "had, or begin another run in another folder."
         )
-    if other := sorted(differ & set(machine)):
-        said = ", ".join(f"{name} {earlier[name]} before, {now[name]} now" for name in other)
-        warnings.warn(f"The run goes on under another {said}: the last bits may differ.", stacklevel=3)
+    if other := differences(earlier, {name: now[name] for name in machine if name in now}):
+        warnings.warn(
+            f"The run goes on under other conditions: {'; '.join(other)}. The last bits may differ.", stacklevel=3
+        )

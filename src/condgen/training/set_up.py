@@ -1,153 +1,174 @@
-"""What comes before the first step: device, precision, optimizers, checks."""
+"""What comes before the first step: device, precision, optimizers, and the state to begin with."""
 
 __all__ = []
 
 import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from condgen.data.augmentation import Augmentation
 from condgen.data.batches import image_tensor
 from condgen.data.images import LabelledImages
+from condgen.data.settings import AugmentationSettings
 from condgen.losses.phases import Phase
 from condgen.nn.cuda_graphs import Replays, replayable
 from condgen.nn.memory import keep_freed_memory
-from condgen.nn.precision import PRECISIONS, choose_precision
+from condgen.nn.precision import choose_precision
 from condgen.random import Use, normals
-from condgen.training.budget import Budget, Forecast, Plan
+from condgen.training.budget import Plan, budget_of
+from condgen.training.checkpoints import Checkpoints
 from condgen.training.ema import Averaged
-from condgen.training.loop import Loop
-from condgen.training.optimizers import adam
-from condgen.training.state import States
-from condgen.training.step import Step
+from condgen.training.loop import Trainer
+from condgen.training.optimizers import WarmupDecay, adam, adamw
+from condgen.training.settings import Hardware, Training
+from condgen.training.state import TrainingState
+from condgen.training.step import ModelAndLoss, Step
+
+EPOCHS = 50  # if neither passes nor minutes are given
 
 
 def set_up(
     model: Any,
-    objective: Any,
+    loss: Any,
+    example: tuple[Tensor, Any],
     images: int,
+    training: Training,
+    hardware: Hardware,
     *,
-    epochs: int | None,
-    example: tuple[Tensor, Tensor],
-    budget: Budget | None = None,
-    later: float = 0.0,
-    batch_size: int = 128,
-    optimizer: Any = adam,
-    learning_rate: Callable[[float], float] | None = None,
-    clip: float | None = None,
-    ema: float | None = None,
-    precision: str = "auto",
-    augment: Callable[[Tensor, int, Tensor, int], Tensor] | None = None,
+    checkpoints: str | Path | None = None,
+    weights: Tensor | None = None,
     prepare: Callable[[Tensor], Tensor] | None = None,
-    seed: int = 0,
-    accelerator: str = "auto",
-    accumulate: int = 1,
-    balance: Tensor | None = None,
-    on_step: Callable[[int, int, dict[str, Tensor]], object] | None = None,
-    states: States | None = None,
-    devices: int = 1,
-    nodes: int = 1,
-    strategy: str = "auto",
-    loggers: Any = (),
-    graphs: bool = True,
-) -> Loop:
-    """Device, optimizers and averages for a model that is about to be trained; see :func:`fit`."""
+) -> tuple[Trainer, TrainingState]:
+    """Bring a model that is about to be trained to its device, with optimizers and averages.
+
+    Args:
+        model: the model, or a prior of latents.
+        loss: what is minimised.
+        example: one image and its label, as they are stored.
+        images: number of training images.
+        training: how to train.
+        hardware: where to train.
+        checkpoints: folder of training states; None if none are saved.
+        weights: probability of each image to be drawn, for classes that are drawn equally often.
+        prepare: makes x of what is stored; by default images become numbers in [0, 1].
+    """
     from lightning_fabric import Fabric
 
     keep_freed_memory()
-    device = Fabric(accelerator=accelerator, devices=1).device
-    several = devices * nodes > 1
-    chosen = choose_precision(precision, device, partial(try_once, model, example, prepare), model, probe=not several)
-    kinds: dict[str, Any] = {"accelerator": accelerator, "precision": chosen.name, "loggers": list(loggers)}
-    step = Step(model, objective)
-    fabric = Fabric(**kinds, devices=devices, num_nodes=nodes, strategy=strategy_of(strategy, devices * nodes, step))
-    if devices * nodes > 1:
-        fabric.launch()
-    made = [optimizer_of(optimizer, phase)(list(phase.parameters(model))) for phase in step.phases]
-    home = model.device
-    wrapped, *optimizers = fabric.setup(step, *made)
-    recorded = fabric.device.type == "cuda" and devices * nodes == accumulate == 1 and chosen.name != "16-mixed"
-    plan = Plan(epochs if epochs or budget else 50, budget, -(-images // batch_size))
-    return Loop(
-        fabric=fabric,
-        step=wrapped,
-        optimizers=optimizers,
-        plan=plan,
-        forecast=Forecast(plan, later),
-        precision=chosen,
-        batch_size=batch_size,
-        seed=seed,
-        learning_rate=learning_rate,
-        clip=clip,
-        averaged=Averaged(model, ema) if ema else None,
-        augment=augment,
-        prepare=prepare,
-        home=home,
-        accumulate=accumulate,
-        balance=balance,
-        on_step=on_step,
-        states=states or States(None),
-        replays=Replays(graphs and recorded and replayable([model, objective], made)),
+    network = ModelAndLoss(model, loss)
+    device = Fabric(accelerator=hardware.accelerator, devices=1).device
+    processes = hardware.devices * hardware.nodes
+    trial = partial(try_once, network, example, prepare)
+    precision = choose_precision(training.precision, device, trial, model, probe=processes == 1)
+    fabric = Fabric(
+        accelerator=hardware.accelerator,
+        precision=precision.name,  # type: ignore[arg-type]
+        devices=hardware.devices,
+        num_nodes=hardware.nodes,
+        strategy=strategy_of(hardware.strategy, processes, network),
     )
+    if processes > 1:
+        fabric.launch()
+    made = [optimizer_for(phase, training)(list(phase.parameters(model))) for phase in network.phases]
+    home = next(model.parameters()).device
+    wrapped, *optimizers = fabric.setup(network, *made)
+    single = processes == training.accumulate == 1 and precision.name != "16-mixed"
+    recorded = hardware.cuda_graphs and fabric.device.type == "cuda" and single
+    replays = Replays(recorded and replayable([model, loss], made))
+    step = Step(fabric, wrapped, optimizers, training.clip, schedule_of(training), replays)
+    budget = budget_of(training.minutes)
+    plan = Plan(training.epochs if training.epochs or budget else EPOCHS, budget, -(-images // training.batch_size))
+    averaged = Averaged(model, training.ema) if training.ema else None
+    state = TrainingState(wrapped, optimizers, plan, averaged, step.scaler)
+    state.precision = precision
+    trainer = Trainer(
+        fabric=fabric,
+        network=wrapped,
+        take=step,
+        batch_size=training.batch_size,
+        accumulate=training.accumulate,
+        seed=training.seed,
+        augment=augmentation_of(training.augment),
+        prepare=prepare,
+        weights=weights,
+        checkpoints=Checkpoints(checkpoints, hardware.save_every),
+        home=home,
+    )
+    return trainer, state
 
 
-def try_once(model: Any, example: tuple[Tensor, Tensor], prepare: Callable[[Tensor], Tensor] | None) -> None:
+def try_once(network: Any, example: tuple[Tensor, Any], prepare: Callable[[Tensor], Tensor] | None) -> None:
     """Run a model forward on one image as training does, to see what its layers are asked for."""
-    x, y = (tensor.to(model.device) for tensor in example)
-    x = (image_tensor if prepare is None else prepare)(x).to(model.dtype)
-    index = torch.zeros(1, dtype=torch.int64, device=model.device)
-    model.trial(x, y, normals(model.noise_shapes, 0, index, Use.TRAINING, 0, model.dtype))
+    weight = next(network.model.parameters())
+    x, y = example[0].to(weight.device), example[1]
+    y = tuple(part.to(weight.device) for part in y) if isinstance(y, tuple) else y.to(weight.device)
+    x = (prepare or image_tensor)(x).to(weight.dtype)
+    index = torch.zeros(1, dtype=torch.int64, device=weight.device)
+    network.trial(x, y, normals(network.noise_shapes, 0, index, Use.TRAINING, 0, weight.dtype))
 
 
-def strategy_of(strategy: str, processes: int, step: Step) -> Any:
-    """By default data parallel training, in which a phase may leave out what another one moves."""
+def strategy_of(strategy: str, processes: int, network: ModelAndLoss) -> Any:
+    """By default data parallel training, in which a phase may leave out parameters that another one updates."""
     if strategy != "auto" or processes == 1:
         return strategy
     from lightning_fabric.strategies import DDPStrategy
 
-    return DDPStrategy(find_unused_parameters=len(step.phases) > 1)
+    return DDPStrategy(find_unused_parameters=len(network.phases) > 1)
 
 
-def optimizer_of(optimizer: Any, phase: Phase) -> Callable[[list[nn.Parameter]], Optimizer]:
-    """The optimizer of a phase: one for all, or one by name."""
-    if not isinstance(optimizer, Mapping):
-        return optimizer
-    if phase.name not in optimizer:
-        raise ValueError(f"Expected an optimizer for the phase {phase.name!r}; got {', '.join(optimizer) or 'none'}.")
-    return optimizer[phase.name]
+def optimizer_for(phase: Phase, training: Training) -> Callable[[list[nn.Parameter]], Optimizer]:
+    """What makes the optimizer of a phase.
+
+    Raises:
+        ValueError: if optimizers are given by the names of phases, and this one is missing.
+        TypeError: if the optimizer is neither a name nor a function.
+    """
+    chosen = training.optimizer
+    if isinstance(chosen, Mapping):
+        if phase.name not in chosen:
+            raise ValueError(f"Expected an optimizer for the phase {phase.name!r}; got {', '.join(chosen) or 'none'}.")
+        return chosen[phase.name]
+    if not isinstance(chosen, str):
+        if not callable(chosen) or isinstance(chosen, Optimizer):
+            raise TypeError(
+                f"Expected optimizer as adam, adamw or a function from parameters to an optimizer; got "
+                f"{type(chosen).__name__}. Pass for example functools.partial(torch.optim.SGD, lr=0.1)."
+            )
+        return chosen  # type: ignore[return-value]
+    rate = training.learning_rate * (training.discriminator_rate if phase.name == "discriminator" else 1.0)
+    if chosen == "adam":
+        return partial(adam, lr=rate, betas=training.betas)
+    return partial(adamw, lr=rate, betas=training.betas, decay=training.weight_decay)
 
 
-def check_numbers(
-    *,
-    epochs: int | None,
-    budget: Budget | None,
-    batch_size: int,
-    clip: float | None,
-    ema: float | None,
-    precision: str,
-    accelerator: str,
-    accumulate: int = 1,
-    devices: int = 1,
-    nodes: int = 1,
-) -> None:
-    """Raise unless one can train by these numbers; called before anything is changed."""
+def schedule_of(training: Training) -> Callable[[float], float] | None:
+    """The factor of the learning rates as a function of the share of training done; None for constant rates."""
+    if training.schedule is not None:
+        return training.schedule
+    return WarmupDecay(training.lr_warmup, training.lr_decay) if training.lr_warmup or training.lr_decay else None
+
+
+def augmentation_of(augment: Any) -> Any:
+    """What changes training images; settings of it become an :class:`~condgen.data.augmentation.Augmentation`."""
+    plain = isinstance(augment, AugmentationSettings) and not isinstance(augment, Augmentation)
+    return Augmentation(**vars(augment)) if plain else augment
+
+
+def check_precision(training: Training, hardware: Hardware) -> None:
+    """Raise if a precision is asked for that the device does not have; called before anything is changed.
+
+    Raises:
+        ValueError: for half precision on a CPU.
+    """
     from lightning_fabric import Fabric
 
-    if (epochs is not None and epochs < 1) or batch_size < 1:
-        raise ValueError(f"Expected epochs and batch_size of 1 or more; got {epochs} and {batch_size}.")
-    if budget is not None and epochs is not None:
-        raise ValueError(f"Expected epochs or minutes, not both; got epochs={epochs}, minutes={budget.minutes}.")
-    if (clip is not None and not clip > 0) or (ema is not None and not 0 < ema < 1):
-        raise ValueError(f"Expected a positive clip and ema in (0, 1), or None; got clip={clip} and ema={ema}.")
-    if accumulate < 1 or devices < 1 or nodes < 1:
-        raise ValueError(f"Expected accumulate, devices and nodes of 1 or more; got {accumulate}, {devices}, {nodes}.")
-    if precision not in PRECISIONS:
-        raise ValueError(f"Expected a precision of {', '.join(PRECISIONS)}; got {precision!r}.")
-    if precision == "16-mixed" and Fabric(accelerator=accelerator, devices=1).device.type == "cpu":
+    if training.precision == "16-mixed" and Fabric(accelerator=hardware.accelerator, devices=1).device.type == "cpu":
         raise ValueError('Expected precision "auto", "32-true" or "bf16-mixed" on a CPU; got "16-mixed".')
 
 

@@ -1,155 +1,144 @@
-"""Training states: all that a run needs to go on as if it had never stopped, the last ones kept in its folder.
+"""The state of a training: how far it is, and everything that a checkpoint holds."""
 
-Noise, order and augmentation are functions of (seed, epoch, image), so that weights, optimizers and a place in the
-epoch are all there is to keep.
-"""
+__all__ = ["TrainingState"]
 
-__all__ = ["States", "pack", "unpack"]
-
-import time
-import warnings
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from condgen.io.archives import read_archive, write_archive
+from condgen.training.budget import Plan
+from condgen.training.ema import Averaged
+from condgen.training.history import History
+from condgen.training.step import Totals
 
-KIND = "training state"
 
-
-class States:
-    """The training states in a folder, the newest last.
+class TrainingState:
+    """How far a training is, and everything that it needs to go on from there.
 
     Args:
-        folder: to keep them in; None: nothing is kept.
-        every: seconds between two states.
-        keep: how many stay; the one before the newest is there for when that is damaged.
+        network: model and loss as one module.
+        optimizers: one per phase of the loss.
+        plan: passes or budget, and how much of it is done.
+        averaged: moving averages of the weights, if they are kept.
+        scaler: of the loss, in half precision.
+
+    Attributes:
+        history: the epochs that are done.
+        epoch: number of the epoch under way, from 0.
+        step: batches of it that are done.
+        steps: batches per epoch.
+        seconds: seconds that training took in the epoch under way.
+        row: terms of the last epoch that is done, by name.
+        consistent: True between optimizer steps, the only time at which a checkpoint is consistent.
+        validated: batches of validation images that are done, in validation.
+        precision: of the networks and the reason for it, if known.
 
     Example:
-        >>> import tempfile, torch
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     states = States(Path(folder) / "state", keep=2)
-        ...     for step in (1, 2, 3):
-        ...         _ = states.write({"step": step, "weights": {"w": torch.ones(1)}})
-        ...     found = states.read()
-        ...     len(list(states.files())), found["step"], found["weights"]["w"]
-        (2, 3, tensor([1.]))
+        >>> import condgen
+        >>> images = condgen.load_smears(32, size=16)
+        >>> model = condgen.conditional_vae(images.image_shape, images.num_classes, latent=4, width=8)
+        >>> def tell(state):
+        ...     print(state.passes, "passes,", sorted(state.terms))
+        >>> _ = condgen.fit(model, images, epochs=1, callbacks=[tell], progress=False)
+        1.0 passes, ['elbo', 'kl', 'log_likelihood', 'loss']
     """
 
-    def __init__(self, folder: str | Path | None, every: float = 60.0, keep: int = 2) -> None:
-        if not every >= 0 or keep < 1:
-            raise ValueError(f"Expected seconds from 0 up and one state to keep at least; got {every} and {keep}.")
-        self.folder, self.every, self.keep = None if folder is None else Path(folder), every, keep
-        self.last = time.monotonic()
+    def __init__(
+        self,
+        network: Any,
+        optimizers: Sequence[Any],
+        plan: Plan,
+        averaged: Averaged | None = None,
+        scaler: Any = None,
+    ) -> None:
+        self.network, self.optimizers, self.plan = network, optimizers, plan
+        self.averaged, self.scaler = averaged, scaler
+        self.history, self.totals = History(), Totals("train")
+        self.epoch, self.step, self.seconds, self.validated = 0, 0, 0.0, 0
+        self.last_terms: tuple[tuple[str, ...], Tensor] | None = None
+        self.precision: Any = None
+        self.consistent, self.stopping = True, False
 
-    def due(self) -> bool:
-        """Whether it is time for another state."""
-        return self.folder is not None and time.monotonic() - self.last >= self.every
+    @property
+    def steps(self) -> int:
+        """Batches per epoch."""
+        return self.plan.steps
 
-    def files(self) -> list[Path]:
-        """Of states, the oldest first."""
-        found = self.folder.glob("state-*.safetensors") if self.folder else ()
-        return sorted((file for file in found if file.stem[6:].isdigit()), key=lambda file: int(file.stem[6:]))
+    @property
+    def passes(self) -> float:
+        """Passes over the training images that are done, with fractions."""
+        return self.epoch + self.step / self.steps
 
-    def write(self, state: Mapping[str, Any]) -> Path | None:
-        """Keep a state, whole or not at all; then leave out the oldest.
+    @property
+    def model(self) -> Any:
+        """The model to validate, save and sample from: the averaged one, if averages are kept."""
+        return self.averaged.average.module if self.averaged else self.network.model
 
-        Raises:
-            OSError: if it cannot be written; earlier states stay.
-        """
-        if self.folder is None:
-            return None
-        tensors: dict[str, Tensor] = {}
-        about = pack(state, tensors)
-        earlier = self.files()
-        number = int(earlier[-1].stem[6:]) + 1 if earlier else 1
-        try:
-            path = write_archive(self.folder / f"state-{number:06d}.safetensors", KIND, about, tensors)
-        except OSError as error:
-            raise OSError(
-                f"Cannot keep the training state in {self.folder}: {error.strerror or error}. Earlier states stay; "
-                "make room there, and resume."
-            ) from error
-        for file in earlier[: len(earlier) + 1 - self.keep]:
-            file.unlink(missing_ok=True)
-        self.last = time.monotonic()
-        return path
+    @property
+    def row(self) -> dict[str, float]:
+        """Terms of the last epoch that is done, by name; with `seconds` and `images_per_second`."""
+        return self.history.rows[-1] if self.history.rows else {}
 
-    def read(self) -> dict[str, Any] | None:
-        """The newest whole state; None where there is none.
+    @property
+    def terms(self) -> dict[str, Tensor]:
+        """Terms of the loss's first phase in the last step, by name, on the device that trains."""
+        if self.last_terms is None:
+            return {}
+        names, values = self.last_terms
+        return dict(zip(names, values.unbind(), strict=True))
 
-        Warns:
-            UserWarning: of each newer one that is damaged.
-        """
-        for file in reversed(self.files()):
-            try:
-                return unpack(*read_archive(file, KIND))
-            except (ValueError, KeyError, TypeError) as error:
-                warnings.warn(f"{error} Going on from the state before.", stacklevel=2)
-        return None
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to do; an epoch under way is first brought to its end."""
+        return not self.step and (self.stopping or self.plan.over(self.epoch))
 
-    def clear(self) -> None:
-        """Remove all states, when a run is done, and what a process that was killed left of one."""
-        left = self.folder.glob(".state-*") if self.folder else ()
-        for file in (*self.files(), *left):
-            file.unlink(missing_ok=True)
-        if self.folder and self.folder.is_dir() and not any(self.folder.iterdir()):
-            self.folder.rmdir()
+    def stop(self) -> None:
+        """End training after the epoch under way."""
+        self.stopping = True
 
+    def begin_epoch(self) -> None:
+        """Go on to the next epoch."""
+        self.epoch, self.step, self.seconds, self.totals = self.epoch + 1, 0, 0.0, Totals("train")
 
-def pack(value: Any, tensors: dict[str, Tensor], place: str = "") -> Any:
-    """What JSON holds of nested dictionaries, lists and numbers; tensors are put aside under a name of their own.
+    def state_dict(self) -> dict[str, Any]:
+        """All that is needed to go on from here: tensors, numbers, text, lists and dictionaries."""
+        return {
+            "epoch": self.epoch,
+            "step": self.step,
+            "seconds": self.seconds,
+            "totals": self.totals.state_dict(),
+            "history": self.history.rows,
+            "plan": self.plan.state(),
+            "network": dict(self.network.state_dict()),
+            "optimizers": [plain(optimizer.state_dict()) for optimizer in self.optimizers],
+            "averaged": self.averaged.state() if self.averaged else None,
+            "scaler": self.scaler.state_dict() if self.scaler else None,
+            "precision": self.precision and self.precision.name,
+        }
 
-    Raises:
-        TypeError: for anything else.
-
-    Example:
-        >>> import torch
-        >>> tensors = {}
-        >>> pack({"step": 1, "moments": {0: torch.zeros(2)}}, tensors), list(tensors)
-        ({'dict': [['step', 1], ['moments', {'dict': [[0, {'tensor': '0 moments/0'}]]}]]}, ['0 moments/0'])
-    """
-    if isinstance(value, Tensor):
-        name = f"{len(tensors)} {place}"
-        tensors[name] = value
-        return {"tensor": name}
-    if isinstance(value, Mapping):
-        inner = [[key, pack(item, tensors, f"{place}/{key}" if place else str(key))] for key, item in value.items()]
-        if all(isinstance(key, (str, int)) for key in value):
-            return {"dict": inner}
-    if isinstance(value, (list, tuple)):
-        items = [pack(item, tensors, f"{place}/{k}") for k, item in enumerate(value)]
-        return {"tuple": items} if isinstance(value, tuple) else items
-    if value is None or isinstance(value, (bool, int, str)):
-        return value
-    if isinstance(value, float):
-        return {"float": value.hex()}  # to the last bit, NaN and infinity too
-    raise TypeError(
-        f"Expected tensors, numbers, text, lists or dictionaries in a training state; {place} is {value!r}."
-    )
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from such a state."""
+        for name in ("epoch", "step", "seconds"):
+            setattr(self, name, state[name])
+        self.totals.load_state_dict(state["totals"], next(self.network.parameters()).device)
+        for row in state["history"]:
+            self.history.add(row)
+        self.plan.restore(state["plan"])
+        self.network.load_state_dict(state["network"])
+        for optimizer, own in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(own)
+        if self.averaged:
+            self.averaged.restore(state["averaged"])
+        if self.scaler:
+            self.scaler.load_state_dict(state["scaler"])
 
 
-def unpack(about: Any, tensors: Mapping[str, Tensor]) -> Any:
-    """What :func:`pack` packed.
-
-    Example:
-        >>> tensors = {}
-        >>> unpack(pack({"rate": 0.1, "betas": (0.9, None)}, tensors), tensors)
-        {'rate': 0.1, 'betas': (0.9, None)}
-    """
-    if isinstance(about, list):
-        return [unpack(item, tensors) for item in about]
-    if not isinstance(about, Mapping):
-        return about
-    ((kind, content),) = about.items()
-    if kind == "tensor":
-        return tensors[content]
-    if kind == "dict":
-        return {key: unpack(item, tensors) for key, item in content}
-    if kind == "tuple":
-        return tuple(unpack(item, tensors) for item in content)
-    if kind == "float":
-        return float.fromhex(content)
-    raise ValueError(f"Expected a tensor, dictionary, tuple or float; got {kind!r}.")
+def plain(state: dict[str, Any]) -> dict[str, Any]:
+    """An optimizer's state with its learning rate as a number, as it is where nothing is recorded."""
+    groups = [
+        {**group, "lr": float(group["lr"]), "capturable": False} if isinstance(group.get("lr"), torch.Tensor) else group
+        for group in state["param_groups"]
+    ]
+    return {**state, "param_groups": groups}

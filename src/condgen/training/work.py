@@ -2,19 +2,20 @@
 
 __all__ = []
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from condgen.data.augmentation import symmetries
 from condgen.data.images import LabelledImages
 from condgen.nn.precision import multiply_adds
-from condgen.training.fit_prior import Density
-from condgen.training.set_up import tensors, try_once
+from condgen.training.fit_prior import loss_of
+from condgen.training.set_up import EPOCHS, tensors, try_once
+from condgen.training.settings import Sampler, Training, VAELoss
+from condgen.training.step import ModelAndLoss
 
 CRITIC, FLOW_COST = 0.3, 1.5  # measured: what a discriminator adds to a step; a flow's time per multiply-add
 MOST_FIRST = 0.75  # share of a budget that training the model may have where a prior is fitted afterwards
@@ -48,31 +49,47 @@ class Work:
         return min(MOST_FIRST, self.training / (self.training + self.encoding + self.flow))
 
 
-def work_of(model: Any, prior: Any, data: LabelledImages, numbers: Mapping[str, Any]) -> Work:
-    """The work of a recipe's stages on this data; forward and backward count as three forward passes."""
-    training = data.train if data.splits else data
-    images, labels = tensors(training.subset(slice(0, 1)), torch.device("cpu"))
-    forward = max(1, multiply_adds(partial(try_once, model, (images, labels), None), model))
-    n, encoding, flow = len(training), 0.0, 0.0
+def work_of(
+    model: Any, prior: Any, data: LabelledImages, training: Training, loss: VAELoss | None, sampler: Sampler
+) -> Work:
+    """The work of a recipe's stages on this data; forward and backward count as three forward passes.
+
+    Args:
+        model: that is trained.
+        prior: that is fitted afterwards; None for none.
+        data: images.
+        training: how the model is trained.
+        loss: of a VAE; None for other models.
+        sampler: how the prior is fitted.
+    """
+    images = data.train if data.splits else data
+    example = tensors(images.subset(slice(0, 1)), torch.device("cpu"))
+    forward = forward_work(model, model.objective(), example)
+    n, encoding, flow = len(images), 0.0, 0.0
     if prior is not None:
-        latents = n * (symmetries(*data.image_shape[1:]) if turned_in(numbers) else 1)
+        latents = n * (symmetries(*data.image_shape[1:]) if learns_turns(training.augment) else 1)
         mixture = getattr(prior, "source", prior)
         encoding = latents * forward / 2
         if hasattr(mixture, "components"):
             encoding += latents * mixture.components * mixture.dim**2 * (mixture.em + 2)
         if not hasattr(prior, "fit"):
             z = torch.zeros(1, *model.prior.noise_shape)
-            c = model.conditioner(labels).float().cpu()
-            label = torch.cat([c, torch.zeros(1, 1)], 1) if hasattr(prior, "matching") else c
-            trained = Density(prior)
-            each = multiply_adds(partial(try_once, trained, (z, label), nn.Identity()), trained)
-            flow = 3.0 * latents * each * numbers["sampler_epochs"]
-    critic = 1 + CRITIC * (1 - numbers["critic_start"]) * bool(numbers["adversarial"] or numbers["matching"])
-    whole = 3.0 * forward * critic * n * numbers["epochs"]
+            c = model.conditioner(example[1]).float().cpu()
+            own, labels = loss_of(prior, c)
+            each = forward_work(prior, own, (z, labels), nn.Identity())
+            flow = 3.0 * latents * each * sampler.sampler_epochs
+    critic = 1.0
+    if loss is not None and loss.has_discriminator:
+        critic += CRITIC * (1 - loss.discriminator_start)
+    whole = 3.0 * forward * critic * n * (training.epochs or EPOCHS)
     return Work(3.0 * forward, whole, encoding, FLOW_COST * flow)
 
 
-def turned_in(numbers: Mapping[str, Any]) -> bool:
-    """Whether the model is trained on all flips and quarter turns, so that its prior is fitted to them too."""
-    augment = numbers["augment"]
-    return augment is not None and augment.flips and augment.quarter_turns
+def forward_work(model: Any, loss: Any, example: tuple[Tensor, Any], prepare: Any = None) -> int:
+    """Multiply-adds of a forward pass in training, per image."""
+    return max(1, multiply_adds(partial(try_once, ModelAndLoss(model, loss), example, prepare), model))
+
+
+def learns_turns(augment: Any) -> bool:
+    """Whether a model is trained on all flips and quarter turns, so that its prior is fitted to them, too."""
+    return bool(getattr(augment, "flips", False) and getattr(augment, "quarter_turns", False))

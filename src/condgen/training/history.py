@@ -1,0 +1,94 @@
+"""What training recorded: one row of terms per epoch."""
+
+__all__ = ["History", "read_history"]
+
+import csv
+import io
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass
+class History:
+    """What training recorded: one row an epoch, terms in nats per image.
+
+    Attributes:
+        rows: name → number, per epoch.
+        best_epoch: the one with the lowest validation loss (or what the objective selects by); without validation the
+            last.
+        select: the term that chooses the best epoch, and whether its lowest ("min") or highest ("max") value, or that
+            of the last epoch ("last").
+
+    Example:
+        >>> History([{"epoch": 1, "train_loss": 3.0}, {"epoch": 2, "train_loss": 2.0}])["train_loss"]
+        [3.0, 2.0]
+    """
+
+    rows: list[dict[str, float]] = field(default_factory=list)
+    best_epoch: int = 0
+    select: tuple[str, str] = ("loss", "min")
+
+    def __getitem__(self, name: str) -> list[float]:
+        """A number of every epoch; NaN in epochs that did not have it."""
+        if self.rows and not any(name in row for row in self.rows):
+            raise KeyError(name)
+        return [row.get(name, math.nan) for row in self.rows]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def add(self, row: dict[str, float]) -> None:
+        """Add an epoch.
+
+        Raises:
+            FloatingPointError: if its loss is not finite; the row is kept, the best epoch stays.
+        """
+        self.rows.append(row)
+        loss = row.get("validation_loss", row["train_loss"])
+        if not math.isfinite(row["train_loss"]) or not math.isfinite(loss):
+            raise FloatingPointError(
+                f"The loss is no longer finite in epoch {row['epoch']} ({loss}). {self.kept_words()}"
+                "Lower the learning rate, or look for damaged images."
+            )
+        name, sign = f"validation_{self.select[0]}", {"min": 1, "max": -1, "last": 0}[self.select[1]]
+        if name not in row and "validation_loss" in row:
+            raise ValueError(f"Expected a term {self.select[0]!r} to select by; the objective has {', '.join(row)}.")
+        if sign * row.get(name, 0.0) <= min(sign * r.get(name, 0.0) for r in self.rows):
+            self.best_epoch = int(row["epoch"])
+
+    def kept_words(self) -> str:
+        """What an error says of the model that is there."""
+        return f"The model of epoch {self.best_epoch} stays. " if self.best_epoch else ""
+
+    def to_csv(self) -> str:
+        """The rows as CSV text with a header."""
+        text = io.StringIO()
+        names = list(dict.fromkeys(name for row in self.rows for name in row))  # a phase may begin later
+        writer = csv.DictWriter(text, names, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        return text.getvalue()
+
+
+def read_history(folder: str | Path) -> History | None:
+    """The epochs in a run's `metrics.csv`, up to one whose loss was not finite; None where there are none.
+
+    Raises:
+        ValueError: if the file is damaged.
+
+    Example:
+        >>> read_history("/no/such/run") is None
+        True
+    """
+    file, history = Path(folder) / "metrics.csv", History()
+    if not file.is_file():
+        return None
+    try:
+        for row in csv.DictReader(io.StringIO(file.read_text(encoding="utf-8"))):
+            history.add({name: int(value) if name == "epoch" else float(value) for name, value in row.items() if value})
+    except FloatingPointError:
+        pass  # the run stopped there
+    except (ValueError, TypeError, KeyError, AttributeError, csv.Error) as error:
+        raise ValueError(f"{file} is damaged: {error!r}. Delete it to go on without the curves.") from error
+    return history if history.rows else None
