@@ -259,6 +259,7 @@ def test_every_control_of_the_page_works(browser, address, tmp_path):
     view.close()
 
 
+@pytest.mark.slow
 def test_the_page_is_for_this_machine_alone(address):
     port = address.rstrip("/").rsplit(":", 1)[1]
     listening = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]

@@ -251,7 +251,7 @@ class TestMoreOfTraining:
         assert model.provenance["run"] == about["id"]
         assert (about["ema"], about["clip"], about["precision"]) == (0.9, 1.0, "bf16-mixed")
         assert about["augment"].startswith("AugmentationSettings(flips=True, quarter_turns=True")
-        assert about["learning_rate"] == "WarmupDecay(warmup=0.1, decay=0.4)"
+        assert (about["lr_warmup"], about["lr_decay"]) == (0.1, 0.4)
         assert main(["sample", str(tmp_path), "--accelerator", "cpu"]) == 0
 
     def test_the_recipe_of_sharp_images(self, grey, tmp_path):

@@ -64,6 +64,7 @@ class TestHalfSamples:
 
 
 class TestIntervals:
+    @pytest.mark.slow
     def test_ten_halves_cover_the_truth_as_often_as_student_says(self):
         """Twice a spread estimated with nine degrees of freedom."""
         n, runs, inside, half_widths = 40, 200, 0, []

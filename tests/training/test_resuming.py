@@ -506,8 +506,8 @@ class TestCommandLine:
 
 
 def test_a_recipe_stopped_in_its_sampler_goes_on_there(tmp_path):
-    data = condgen.load_smears(48, size=16)
-    chosen = {"epochs": 1, "components": 2, "sampler": "flow_matching", "sampler_epochs": 2}
+    data = condgen.load_smears(24, size=16)
+    chosen = {"epochs": 1, "components": 1, "sampler": "flow_matching", "sampler_epochs": 2}
     chosen |= {"progress": False, "accelerator": "cpu"}
     whole, _ = RECIPES["latent_map"].fit(data, tmp_path / "whole", **chosen)
 
@@ -523,3 +523,16 @@ def test_a_recipe_stopped_in_its_sampler_goes_on_there(tmp_path):
         again, history = RECIPES["latent_map"].fit(data, tmp_path / "stopped", resume=True, **chosen)
     assert same(weights(again), weights(whole))
     assert len(history) == 1
+
+
+def test_an_objective_that_was_used_before_goes_on_from_what_was_saved(whole, tmp_path):
+    """What it did after the state was saved is forgotten: whether its discriminator has begun, too."""
+    expected, _, _ = whole["two phases"]
+    model, options = arguments("two phases")
+    run = {"validation": toy(16), "epochs": 3, "out": tmp_path, **options}
+    with pytest.raises(RuntimeError):
+        quiet(model, toy(40), save_every=0.0, callbacks=[on(stopper(3, interrupted))], **run)
+    assert run["objective"].active is False
+    run["objective"].active = True  # as after some more steps, whose states were not saved
+    quiet(model, toy(40), resume=True, **run)
+    assert same(weights(model), expected)

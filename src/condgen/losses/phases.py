@@ -11,6 +11,8 @@ among them: one phase, over all parameters. It says more where that is needed:
 * `after_step(model, x)`, called once per batch after the gradients are computed and the optimizer has stepped, for
   running statistics such as a likelihood's scale;
 * `noise_shapes(model)`, name → shape of the noise that it needs per image, if that is not `model.noise_shapes`;
+* `graph_key`, if the work of a step depends on more than its inputs and the phases that run: a value that is another
+  one whenever the work is; a step recorded as a CUDA graph is replayed only for the same value;
 * `trial(model, x, y, noise)`, which runs the model forward once, if that is not `model.trial`.
 
 Networks of a loss's own are trained, saved and reloaded with the run.

@@ -90,6 +90,18 @@ class VAEGANLoss(nn.Module):
             Phase(self.critic_loss, lambda _: discriminator.parameters(), "discriminator", every, start),
         )
 
+    def _load_from_state_dict(self, *arguments: Any) -> None:
+        """Whether the discriminator has begun is read from what was saved, not from what this object did before."""
+        super()._load_from_state_dict(*arguments)
+        self.active = self.drawn = None
+
+    @property
+    def graph_key(self) -> bool:
+        """What a step's work depends on besides its inputs: whether the discriminator has begun."""
+        if self.active is None:
+            self.active = bool(self.begun)
+        return self.active
+
     @property
     def schedules(self) -> dict[str, Schedule]:
         """What changes over time."""
@@ -113,12 +125,11 @@ class VAEGANLoss(nn.Module):
         terms = self.bound(inference, beta)
         if inference.output is None:
             raise ValueError("Expected a model whose inference has the decoder's output.")
-        if self.active is None:
-            self.active = bool(self.begun)
+        active = self.graph_key
         if self.training:
             back, c = inference.p.mean, model.condition(y, noise.get("label"))
             self.drawn = back.detach(), c.detach()
-            if self.active:
+            if active:
                 terms |= self.judged(x, back, c)
                 pull = pull_of(inference)
                 terms["loss"] = terms["loss"] + pull * (

@@ -25,7 +25,7 @@ from condgen.training.budget import Plan, budget_of
 from condgen.training.checkpoints import Checkpoints
 from condgen.training.ema import Averaged
 from condgen.training.loop import Trainer
-from condgen.training.optimizers import WarmupDecay, adam, adamw
+from condgen.training.optimizers import WarmupDecay
 from condgen.training.settings import Hardware, Training
 from condgen.training.state import TrainingState
 from condgen.training.step import ModelAndLoss, Step
@@ -142,9 +142,10 @@ def optimizer_for(phase: Phase, training: Training) -> Callable[[list[nn.Paramet
             )
         return chosen  # type: ignore[return-value]
     rate = training.learning_rate * (training.discriminator_rate if phase.name == "discriminator" else 1.0)
+    numbers: dict[str, Any] = {"lr": rate, "betas": training.betas, "fused": True}
     if chosen == "adam":
-        return partial(adam, lr=rate, betas=training.betas)
-    return partial(adamw, lr=rate, betas=training.betas, decay=training.weight_decay)
+        return partial(torch.optim.Adam, **numbers)
+    return partial(torch.optim.AdamW, weight_decay=training.weight_decay, **numbers)
 
 
 def schedule_of(training: Training) -> Callable[[float], float] | None:

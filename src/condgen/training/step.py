@@ -174,7 +174,8 @@ class Step:
             return values
 
         # The next step writes over what a recording gives.
-        found = self.replays(phases, work, inputs).items()
+        key = phases, getattr(self.network.loss, "graph_key", None)
+        found = self.replays(key, work, inputs).items()
         return {number: (names, values.clone()) for (number, names), values in found}
 
     def take_phase(
