@@ -142,7 +142,7 @@ def optimizer_for(phase: Phase, training: Training) -> Callable[[list[nn.Paramet
             )
         return chosen  # type: ignore[return-value]
     rate = training.learning_rate * (training.discriminator_rate if phase.name == "discriminator" else 1.0)
-    numbers: dict[str, Any] = {"lr": rate, "betas": training.betas, "fused": True}
+    numbers: dict[str, Any] = {"lr": rate, "betas": training.betas, "eps": training.epsilon, "fused": True}
     if chosen == "adam":
         return partial(torch.optim.Adam, **numbers)
     return partial(torch.optim.AdamW, weight_decay=training.weight_decay, **numbers)

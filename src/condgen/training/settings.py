@@ -100,6 +100,7 @@ class Training(Checked):
         learning_rate: of the optimizer.
         discriminator_rate: learning rate of the discriminator, where there is one, in multiples of `learning_rate`.
         betas: decay rates of Adam's running means of the gradient and of its square.
+        epsilon: number that Adam adds to the root of its mean square, for numerical stability.
         weight_decay: of adamw.
         lr_warmup: share of training over which the learning rate rises from 0.
         lr_decay: share of training, at its end, over which the learning rate falls to a hundredth.
@@ -132,6 +133,7 @@ class Training(Checked):
     learning_rate: float = setting(1e-3, 0, 10, above=True)
     discriminator_rate: float = setting(1.0, 0, 1000, above=True)
     betas: tuple[float, float] = setting((0.9, 0.999), 0, 1)
+    epsilon: float = setting(1e-8, 0, 1)
     weight_decay: float = setting(1e-3, 0, 10)
     lr_warmup: float = setting(0.0, 0, 1)
     lr_decay: float = setting(0.0, 0, 1)
