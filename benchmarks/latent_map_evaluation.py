@@ -43,7 +43,7 @@ def main() -> None:
     for name, run in (("latent map", options.map), ("reference", options.reference)):
         model = condgen.load(run)
         save_grid(per_class(model, 10), options.out / f"{name.replace(' ', '_')}.png", data.class_names)
-        evaluation = condgen.evaluate(model, data, usefulness="none", cache=options.cache, name=name, progress=True)
+        evaluation = condgen.evaluate(model, data, usefulness="none", cache=options.cache, progress=True).named(name)
         evaluation.write(options.out / name.replace(" ", "_"))
         found[name] = evaluation.to_json()["measures"]
         print(name, evaluation.verdict, flush=True)

@@ -38,7 +38,6 @@ from condgen.cli.export import export
 from condgen.cli.parser import OPTIONS, bounded, one_line, parser_for, spelled_out
 from condgen.cli.reconstruct import reconstruct
 from condgen.cli.sample import sample
-from condgen.cli.settings import TRAIN
 from condgen.cli.shared import CLOCK
 from condgen.cli.train import train
 
@@ -47,7 +46,8 @@ COMMANDS: dict[str, Any] = {
     for command in (demo, train, sample, reconstruct, evaluate, compare, balance, explore, export, benchmark)
 }
 OPTIONS.update(name for command in COMMANDS.values() for name in inspect.signature(command).parameters)
-OPTIONS.update(entry.name for kind in TRAIN for entry in fields(kind))
+for command in COMMANDS.values():
+    OPTIONS.update(entry.name for kind in getattr(command, "settings", ()) for entry in fields(kind))
 LEFT = {
     "demo": "what the run folder holds is complete up to its last epoch",
     "train": "what the run folder holds is complete up to its last epoch",

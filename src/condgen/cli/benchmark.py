@@ -4,12 +4,27 @@ __all__ = ["benchmark"]
 
 import json
 import sys
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from condgen.cli.shared import Accelerator, kind_of, say, show
 from condgen.io.atomic import check_writable, write_atomically
-from condgen.training.settings import NETWORKS
+from condgen.training.settings import NETWORKS, Checked, setting
+
+
+@dataclass(frozen=True)
+class OwnNetworks(Checked):
+    """Networks of your own, timed as "own" beside the others.
+
+    Args:
+        encoder: an encoder as my.module:MyEncoder, called with (image_shape, condition_dim, latent).
+        decoder: the same for a decoder, called with (output_shape, latent, condition_dim).
+    """
+
+    encoder: str | None = setting(None)
+    decoder: str | None = setting(None)
 
 
 def benchmark(
@@ -20,12 +35,11 @@ def benchmark(
     precisions: list[str] = ["float32", "bfloat16"],  # noqa: B006
     modes: list[str] = ["eager"],  # noqa: B006
     layouts: list[str] = ["contiguous"],  # noqa: B006
-    encoder: str | None = None,
-    decoder: str | None = None,
     seconds: float = 2.0,
     quick: bool = False,
     out: Path | None = None,
     accelerator: Accelerator = "auto",
+    given: Mapping[str, Any] | None = None,
 ) -> None:
     """Time encoder and decoder variants on this machine: a training step and sampling, and what share of it they use.
 
@@ -37,13 +51,12 @@ def benchmark(
         precisions: float32, bfloat16.
         modes: eager, compiled, graphs (CUDA graphs).
         layouts: contiguous, channels_last.
-        encoder: of your own, as my.module:MyEncoder, called with (image_shape, condition_dim, latent); timed as "own".
-        decoder: of your own, called with (output_shape, latent, condition_dim).
         seconds: spent on each figure, about.
         quick: a quarter of a second each: the whole of the defaults within two minutes on any two cores. bfloat16 is
             timed where the machine computes in it; elsewhere one convolution says how much slower it is.
         out: a name without ending, for .md, .json and .png; by default the table is only shown.
         accelerator: where to run.
+        given: settings by name, of :class:`OwnNetworks`.
     """
     from condgen.apps.benchmarking import benchmark as time_variants
     from condgen.apps.benchmarking import cells, grid, markdown, plot
@@ -52,7 +65,8 @@ def benchmark(
 
     if out is not None:
         check_writable(out.parent)
-    networks = [*networks, "own"] if (encoder or decoder) and "own" not in networks else networks
+    own = OwnNetworks(**(given or {}))
+    networks = [*networks, "own"] if (own.encoder or own.decoder) and "own" not in networks else networks
     variants = grid(networks, widths, sizes, batches, precisions, modes, layouts)
     device = kind_of(accelerator)
     about = {**machine(device), "multiply-adds": "forward, one image"}
@@ -62,7 +76,7 @@ def benchmark(
         print(f"{len(results) + 1}/{len(variants)} {name}", file=sys.stderr)
 
     for result in time_variants(
-        variants, encoder=encoder, decoder=decoder, seconds=0.25 if quick else seconds, device=device, tell=tell
+        variants, encoder=own.encoder, decoder=own.decoder, seconds=0.25 if quick else seconds, device=device, tell=tell
     ):
         results.append(result)
     command = f"condgen {' '.join(sys.argv[1:])}" if sys.argv[1:2] == ["benchmark"] else "condgen benchmark"
@@ -77,3 +91,6 @@ def benchmark(
         write_atomically(out.with_suffix(".json"), json.dumps(content, indent=1).encode())
         write_figure(plot(results), out.with_suffix(".png"))
         say(f"Wrote {out.with_suffix('.md')}, .json and .png.")
+
+
+benchmark.settings = (OwnNetworks,)  # type: ignore[attr-defined]

@@ -2,15 +2,31 @@
 
 __all__ = ["evaluate"]
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from condgen.cli.shared import Accelerator, about_run, beside, load_run_data, on, say
 from condgen.io.atomic import check_writable
 from condgen.io.places import WEIGHTS, shipped
+from condgen.training.settings import Checked, setting
 
 UsefulnessPlan = Literal["full", "quick", "none"]
 EvaluationPart = Literal["fidelity", "privacy", "model", "usefulness"]
+
+
+@dataclass(frozen=True)
+class JudgeSettings(Checked):
+    """The judge: the classifier whose features images are compared in.
+
+    Args:
+        judge: a judge's file, instead of the one kept beside the data, which is trained if there is none.
+        judge_seed: seed of the judge that is trained; figures by different judges cannot be compared.
+    """
+
+    judge: Path | None = setting(None)
+    judge_seed: int = setting(0, 0, 2**64 - 1)
 
 
 def evaluate(
@@ -20,13 +36,12 @@ def evaluate(
     usefulness: UsefulnessPlan = "full",
     quick: bool = False,
     images: int | None = None,
-    judge: Path | None = None,
-    judge_seed: int = 0,
     measure: list[EvaluationPart] | None = None,
     features: str | None = None,
     include_real: bool = False,
     seed: int = 0,
     accelerator: Accelerator = "auto",
+    given: Mapping[str, Any] | None = None,
 ) -> None:
     """Say whether generated images are good enough to train on: one HTML page and one JSON, offline.
 
@@ -39,14 +54,13 @@ def evaluate(
             two current cores), quick (one seed, a smaller classifier) or none.
         quick: the same as --usefulness quick.
         images: number of generated images to judge; by default as many as there are validation images.
-        judge: a judge's file, instead of the one kept beside the data, which is trained where there is none.
-        judge_seed: of the judge that is trained; figures by another judge cannot be compared.
         measure: some of fidelity, privacy, model and usefulness; by default all.
         features: a second look beside the judge's: pixels, or a network of your own as module:Class, built without
             arguments, images in [0, 1] to features.
         include_real: show real images beside the generated ones; without it none is on the page.
         seed: of samples and classifiers.
         accelerator: where the model draws and is measured.
+        given: settings by name, of :class:`JudgeSettings`.
     """
     folder, named = (run / WEIGHTS).is_file(), str(run) in shipped() and not run.exists()
     if named:
@@ -65,24 +79,27 @@ def evaluate(
     from condgen.training.history import read_history
 
     labelled = load_run_data(run, data) if folder else load_data(str(data))
+    cache, wanted = beside(data or about_run(run)["data"]), JudgeSettings(**(given or {}))
+    history = read_history(run)
     result = evaluate_images(
         on(accelerator, load(run)) if folder or named else load_data(run, size=labelled.image_shape[1]),
         labelled,
         measure=measure or PARTS,
-        judge=judge,
-        judge_seed=judge_seed,
+        judge=wanted.judge_seed if wanted.judge is None else wanted.judge,
         features=second_look(features),
         images=images,
         usefulness="quick" if quick else usefulness,
         seed=seed,
-        cache=beside(data or about_run(run)["data"]),
-        history=read_history(run),
+        cache=cache,
+        history=history,
         include_real=include_real,
-        name=str(run),
         progress=True,
     )
-    page = result.write(page)
+    page = result.named(str(run)).write(page)
     say(f"{result.verdict}\nWrote {page} and {page.with_suffix('.json')}.")
+
+
+evaluate.settings = (JudgeSettings,)  # type: ignore[attr-defined]
 
 
 def second_look(features: str | None) -> Any:

@@ -29,12 +29,11 @@ def compare(
     generated: Samples,
     held_out: Samples | None,
     *,
-    names: Sequence[str],
+    names: Sequence[str] | Mapping[str, str],
     real_labels: np.ndarray | Tensor | None = None,
     labels: np.ndarray | Tensor | None = None,
     held_out_labels: np.ndarray | Tensor | None = None,
     classes: Sequence[str] = (),
-    suffix: str = "",
     within: bool = False,
     subsamples: int = 10,
     seed: int = 0,
@@ -47,12 +46,11 @@ def compare(
         real: what the function compares, a tensor (n, ...) or a tuple of them.
         generated: the same of generated images.
         held_out: the same of held-out real images, as many; None: no floor.
-        names: of the function's values.
+        names: names of the function's values; a dictionary says what their measures are called if not the same.
         real_labels: of the real images.
         labels: of the generated images. None: nothing is said of single classes.
         held_out_labels: of the held-out ones; None: those of the generated images.
         classes: names of the classes.
-        suffix: to the names of the measures, such as "_early".
         within: the overall value is the mean over classes, so that distances between classes do not enter.
         subsamples: half-samples for the intervals; under three there are none, nor for fewer than 20 images.
         seed: of the half-samples.
@@ -74,7 +72,8 @@ def compare(
     check("generated", generated, labels)
     if held_out is not None:
         check("held-out", held_out, floor_labels)
-    of = Comparison(function, names, subsamples, seed)
+    called = names if isinstance(names, Mapping) else {name: name for name in names}
+    of = Comparison(function, list(called), subsamples, seed)
     parts = {}
     if labels is not None and floor_labels is not None and real_labels is not None:
         for label, name in enumerate(classes):
@@ -85,7 +84,7 @@ def compare(
     else:
         whole = of(real, generated, held_out, (real_labels, labels, floor_labels))
     return {
-        f"{name}{suffix}": Measure(
+        called[name]: Measure(
             overall=whole.value[name],
             per_class={key: part.value[name] for key, part in parts.items()},
             floor=whole.floor[name],
@@ -94,7 +93,7 @@ def compare(
             per_class_floor={key: part.floor[name] for key, part in parts.items()},
             per_class_interval={key: part.interval[name] for key, part in parts.items()},
             reason="; ".join(reasons(name, whole, parts)),
-            **about(f"{name}{suffix}"),
+            **about(called[name]),
         )
         for name in names
     }

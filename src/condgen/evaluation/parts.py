@@ -41,9 +41,9 @@ def of_images(sets: Sets, found: Found) -> None:
     real, generated, held_out = sets.real, sets.generated, sets.held_out
     classes = {"real_labels": real.labels, "labels": generated.labels, "classes": sets.names} if sets.names else {}
 
-    def compared(function: Any, part: Callable[[ImageSet], Any], *names: str, **options: Any) -> None:
-        three = map(part, (real, generated, held_out))
-        found.measures |= compare(function, *three, names=names, seed=sets.seed, **classes, **options)
+    def compared(function: Any, part: Callable[[ImageSet], Any], *names: str, suffix: str = "", **options: Any) -> None:
+        three, called = map(part, (real, generated, held_out)), {name: f"{name}{suffix}" for name in names}
+        found.measures |= compare(function, *three, names=called, seed=sets.seed, **classes, **options)
 
     if generated.seen is not None:
         compared(fidelity.fidelity, lambda part: part.seen.late, *fidelity.FIDELITY)

@@ -11,7 +11,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -62,6 +62,10 @@ class Evaluation:
     def __getitem__(self, name: str) -> Measure:
         return self.measures[name]
 
+    def named(self, name: str) -> "Evaluation":
+        """The same under another name, which stands on the page."""
+        return replace(self, details={**self.details, "name": name})
+
     def to_json(self) -> dict[str, Any]:
         """As it is written to `evaluation.json`."""
         members = {key: [name for name, m in self.measures.items() if m.group == key] for key in GROUPS}
@@ -99,16 +103,14 @@ def evaluate(
     data: LabelledImages,
     *,
     measure: Sequence[Part] = PARTS,
-    judge: Judge | str | Path | None = None,
+    judge: Judge | str | Path | int = 0,
     features: nn.Module | Literal["pixels"] | None = None,
     images: int | None = None,
     usefulness: Literal["full", "quick", "none"] = "full",
     seed: int = 0,
-    judge_seed: int = 0,
     cache: str | Path | None = None,
     history: History | None = None,
     include_real: bool = False,
-    name: str = "",
     progress: bool = False,
 ) -> Evaluation:
     """Say whether generated images are good enough to train on.
@@ -122,18 +124,17 @@ def evaluate(
         measure: which parts: "fidelity" (with variety, sharpness and truth to the label), "privacy" (copies), "model"
             (reconstruction, likelihood, latents, membership) and "usefulness". One that fails leaves the others alone,
             and the reason among the warnings.
-        judge: of these very images, or its file; by default the one in `cache`, trained where there is none.
+        judge: a judge of these very images, its file, or the seed of the one in `cache`, which is trained if there is
+            none. A judge of another seed is another feature space, in which figures cannot be compared.
         features: a second look beside the judge's: another network, images in [0, 1] → (n, d), or "pixels".
         images: number of generated images; by default as many as validation images (and no more than test images).
         usefulness: how much is trained to see what a classifier learns from generated images: "full" (three seeds, and
             a rare class cut down), "quick" (one seed, smaller and shorter) or "none".
         seed: of samples, subsamples and classifiers.
-        judge_seed: of the judge: another one is another feature space, in which figures cannot be compared.
         cache: folder of judges and of classifiers of real images; see
             :func:`condgen.evaluation.judge.cache_folder`.
         history: of the training, to be drawn.
         include_real: whether the page may show real images.
-        name: of what is evaluated, for the page.
         progress: tell what is being done.
 
     Returns:
@@ -161,15 +162,13 @@ def evaluate(
         check_data(data)
     source = as_source(generated, data)
     held_out = data.validation.subset(chosen(data, source, images, seed))
-    if data.kind == "class":
-        judge = resolve_judge(judge, data, judge_seed, cache, progress, tell)
-    else:
-        judge, usefulness = None, "none"
+    own = resolve_judge(judge, data, cache, progress, tell) if data.kind == "class" else None
+    usefulness = usefulness if own else "none"
     tell(f"drawing {len(held_out):,} images")
-    look, labelled = looker(judge, features), source.labelled and data.kind == "class"
+    look, labelled = looker(own, features), source.labelled and data.kind == "class"
     with working("drawing and looking at images", progress=progress):
         sets = compared(look, source, data, held_out, labelled, seed)
-    found = Found(warnings=[*cautions(sets, source, data, held_out, images, judge), *origins(source.model, data)])
+    found = Found(warnings=[*cautions(sets, source, data, held_out, images, own), *origins(source.model, data)])
     found.pictures["samples"] = grid(sets.generated, sets)
     if include_real:
         found.pictures["real"] = grid(sets.held_out, sets)
@@ -178,7 +177,7 @@ def evaluate(
         "privacy": ("looking for copies of training images", lambda: of_copies(sets, data.train, found, include_real)),
         "model": (
             "asking the model for reconstructions, likelihood and latents",
-            lambda: of_model(source, judge, data, seed, found, include_real),
+            lambda: of_model(source, own, data, seed, found, include_real),
         ),
         "usefulness": (
             f"training classifiers on generated and on real images ({usefulness})",
@@ -202,11 +201,11 @@ def evaluate(
         found.details["history"] = finite
         found.pictures["curves"] = figures.png(figures.curves(history))
     details = {
-        "name": name or data.name,
+        "name": data.name,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "data": about_data(data),
         "model": source.about,
-        "judge": about_judge(judge, sets),
+        "judge": about_judge(own, sets),
         "settings": {
             "images": len(held_out),
             "seed": seed,
@@ -218,7 +217,7 @@ def evaluate(
         "failed": failed,
         **found.details,
     }
-    weaknesses = [] if judge is None else judge.weaknesses()
+    weaknesses = [] if own is None else own.weaknesses()
     verdict = judge_measures(found.measures, weaknesses=weaknesses, latents=found.latents, useful=found.useful)
     return Evaluation(found.measures, verdict, {**details, "seconds": time.perf_counter() - started}, found.pictures)
 
@@ -257,17 +256,16 @@ def read_evaluation(path: str | Path) -> dict[str, Any]:
 
 
 def resolve_judge(
-    judge: Judge | str | Path | None,
+    judge: Judge | str | Path | int,
     data: LabelledImages,
-    seed: int,
     cache: str | Path | None,
     progress: bool,
     tell: Callable[[str], object],
 ) -> Judge:
     """The judge of these images: given, in a file, kept, or trained now."""
-    if judge is None:
+    if isinstance(judge, int):
         tell("looking for the judge of these images, or training it")
-        return load_judge(data, cache=cache, seed=seed, progress=progress)
+        return load_judge(data, cache=cache, seed=judge, progress=progress)
     judge = judge if isinstance(judge, Judge) else open_judge(judge)
     check_judge(judge, data)
     return judge

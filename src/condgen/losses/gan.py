@@ -76,9 +76,9 @@ class HingeGANLoss(nn.Module):
         """A penalty at some steps alone is not the same work at each."""
         return not self.r1
 
-    def _load_from_state_dict(self, *arguments: Any) -> None:
+    def _load_from_state_dict(self, *arguments: Any, **options: Any) -> None:
         """The number of steps is read from what was saved, not from what this object did before."""
-        super()._load_from_state_dict(*arguments)
+        super()._load_from_state_dict(*arguments, **options)
         self.step = self.drawn = None
 
     def noise_shapes(self, model: Any) -> dict[str, tuple[int, ...]]:

@@ -90,9 +90,9 @@ class VAEGANLoss(nn.Module):
             Phase(self.critic_loss, lambda _: discriminator.parameters(), "discriminator", every, start),
         )
 
-    def _load_from_state_dict(self, *arguments: Any) -> None:
+    def _load_from_state_dict(self, *arguments: Any, **options: Any) -> None:
         """Whether the discriminator has begun is read from what was saved, not from what this object did before."""
-        super()._load_from_state_dict(*arguments)
+        super()._load_from_state_dict(*arguments, **options)
         self.active = self.drawn = None
 
     @property
