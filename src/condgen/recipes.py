@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from condgen.data.augmentation import Augmentation
-from condgen.data.images import LabelledImages
+from condgen.data.images import LabelledImages, as_labelled
 from condgen.distributions.likelihoods import Bernoulli, Laplace
 from condgen.distributions.priors.flow_matching import FlowMatching
 from condgen.distributions.priors.mixture import GaussianMixture
@@ -194,11 +194,11 @@ class Recipe:
 
     def fit(
         self,
-        data: LabelledImages,
+        data: Any,
         out: str | Path | None = None,
         *,
         model: Any = None,
-        validation: LabelledImages | None = None,
+        validation: Any = None,
         hardware: Hardware | None = None,
         overwrite: bool = False,
         resume: bool | Literal["auto"] = False,
@@ -234,6 +234,7 @@ class Recipe:
         """
         machine = {entry.name for entry in fields(Hardware)}
         (where,) = changed(hardware or Hardware(), **{name: changes.pop(name) for name in machine & set(changes)})
+        data = as_labelled(data)
         own, seed = self.changed(**changes), changes.get("seed", self.training.seed)
         if model is None:
             with seeded(seed):

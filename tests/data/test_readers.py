@@ -94,10 +94,10 @@ class TestNpz:
 
     def test_several_labels_an_image_need_not_all_occur(self, save):
         labels = np.zeros((20, 3), np.uint8)
-        labels[:, 1] = 1
+        labels[:10, 1] = 1
         images = load_npz(save(images=pixels(20, 8, 8), labels=labels))
         assert images.kind == "multi-label"
-        assert images.class_counts == {"class 0": 0, "class 1": 20, "class 2": 0}
+        assert images.class_counts == {"class 0": 0, "class 1": 10, "class 2": 0}
 
     @pytest.mark.parametrize(
         ("changes", "message"),
@@ -105,22 +105,22 @@ class TestNpz:
             ({"train_images": None}, "Expected an array 'train_images'; got train_labels, val_images"),
             ({"val_labels": None}, "Expected an array 'val_labels'"),
             ({"train_images": None, "train_labels": None}, "Expected train_images and train_labels, or images"),
-            ({"train_images": np.zeros((12, 8, 8))}, "Expected uint8 images .* got float64 in train_images.*save"),
-            ({"test_images": np.full((4, 8, 8), np.nan)}, "got float64 with NaN in test_images"),
-            ({"train_images": np.zeros((12, 8, 8), int)}, "got int64 in train_images"),
+            ({"train_images": np.full((12, 8, 8), 0.3)}, "Expected uint8 train_images .* no multiples of 1/255.*Pass"),
+            ({"test_images": np.full((4, 8, 8), np.nan)}, "test_images in .*; got NaN or infinity"),
+            ({"train_images": np.full((12, 8, 8), 300)}, "train_images in .*; got values from 300 to 300"),
             ({"val_images": np.zeros((0, 8, 8), np.uint8), "val_labels": np.zeros((0, 1), int)}, "val_images is empty"),
             ({"val_images": pixels(6, 8, 8, 3)}, r"one shape in every split.*\(1, 8, 8\); got \(3, 8, 8\) in val"),
             ({"test_images": pixels(4, 9, 8)}, r"got \(1, 9, 8\) in test_images"),
             ({"train_images": pixels(12, 8, 8, 8)}, r"train_images of shape .* C of 1, 3 or 4; got \(12, 8, 8, 8\)"),
             ({"train_images": pixels(12, 8)}, r"got \(12, 8\)"),
-            ({"train_images": pixels(12, 0, 8)}, r"got \(12, 1, 0, 8\)"),
+            ({"train_images": pixels(12, 0, 8)}, r"got \(12, 0, 8, 1\)"),
             ({"train_labels": np.zeros((11, 1), int)}, r"for each of 12 images; got labels of shape \(11, 1\)"),
             ({"train_labels": np.array(3)}, "for each of 12 images"),
-            ({"train_labels": np.array(["a"] * 12)}, "Expected integer labels .* got <U1"),
+            ({"train_labels": np.array(["a"] * 12)}, "labels of one kind and width in every split"),
             ({"val_labels": np.linspace(0, 1, 6)}, "labels of one kind and width in every split"),
             ({"val_labels": np.eye(6, dtype=int)}, "labels of one kind and width in every split"),
             ({"train_labels": 2 * (np.arange(12) % 2)}, "training images of every class; got none of 'class 1'"),
-            ({"test_labels": np.full(4, 3)}, "none of 'class 2', 'class 3'. Add some, or leave"),
+            ({"test_labels": np.full(4, 3)}, "labels are 0, 1, 3: read as 3 classes"),
             ({"class_names": np.array(["a", "b", "c"])}, "none of 'c'"),
             ({"class_names": np.array(["a"])}, r"Expected labels in \[0, 1\), one class per name; got 1"),
             ({"class_names": np.array([b"a", b"b"])}, r"class_names as a list of text; got \|S1 of shape \(2,\)"),
@@ -172,7 +172,7 @@ class TestDamage:
         with zipfile.ZipFile(tmp_path / "cells.npz", "w") as archive:
             archive.writestr("images", b"text")
             archive.writestr("labels", b"text")
-        with pytest.raises(ValueError, match=r"cells\.npz: Expected uint8 images in .* got \|S4"):
+        with pytest.raises(ValueError, match=r"cells\.npz: Expected images of shape .* got \(\)"):
             load_npz(tmp_path / "cells.npz")
 
     @pytest.mark.parametrize(("header", "message"), [(b"{{{", "EOF in multi-line"), (b"{}", "Header does not contain")])
@@ -281,7 +281,8 @@ class TestFolder:
     def test_hidden_and_other_files_are_passed_over(self, folder):
         path = folder(a=pictures() | {".0.png": b"", "notes.txt": b""}, **{".git": pictures()})
         (path / "list.csv").touch()
-        assert load_folder(path, size=8).class_counts == {"a": 5}
+        with pytest.warns(UserWarning, match=r"Left out of .*: 1 \.txt files, 1 loose \.csv files"):
+            assert load_folder(path, size=8).class_counts == {"a": 5}
 
     @pytest.mark.parametrize("suffix", [".PNG", ".jpg", ".JPEG", ".tif", ".Tiff"])
     def test_suffixes_in_any_case(self, folder, suffix):
@@ -367,7 +368,7 @@ class TestFolder:
 
     def test_wrong_folders(self, folder, tmp_path):
         path = folder(a=pictures(), empty={"notes.txt": b""})
-        with pytest.raises(ValueError, match=r"PNG, JPEG or TIFF images in .*empty; got none"):
+        with pytest.raises(ValueError, match=r"PNG, JPEG, TIFF or other images in .*empty; got none"):
             load_folder(path, size=8)
         with pytest.raises(ValueError, match=r"Expected subfolders b, c in .*; got a, empty"):
             load_folder(path, size=8, class_names=("a", "b", "c"))

@@ -22,6 +22,7 @@ from condgen.data.images import LabelledImages
 from condgen.evaluation.copies import near_copies
 from condgen.io.archives import weights_hash
 from condgen.io.atomic import check_writable, replacing, write_atomically
+from condgen.io.names import folder_names, write_classes
 from condgen.sampling.grids import class_names, num_classes, to_uint8
 
 Strategy = Literal["auto", "minority", "not minority", "not majority", "all"]
@@ -388,7 +389,8 @@ def write_balanced(data: LabelledImages, provenance: Provenance, path: str | Pat
             short = {"validation": "val"}.get(name, name)
             images = np.moveaxis(part.images, 1, -1)
             arrays[f"{short}_images"] = images[..., 0] if images.shape[-1] == 1 else images
-            arrays[f"{short}_labels"] = part.labels[:, None].astype(np.uint8)
+            kind = np.uint8 if data.num_classes <= 256 else np.int64  # MedMNIST's own, where it suffices
+            arrays[f"{short}_labels"] = part.labels[:, None].astype(kind)
         with replacing(path) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
     else:
@@ -396,6 +398,7 @@ def write_balanced(data: LabelledImages, provenance: Provenance, path: str | Pat
             raise ValueError(f"{path} holds other files. Choose another folder.")
         for name, part in splits.items():
             write_images(part, provenance.synthetic if name == "train" else np.zeros(len(part), bool), path / name)
+        write_classes(path, data.class_names)
     write_atomically(table, provenance.table().encode())
     return table
 
@@ -404,7 +407,7 @@ def write_images(part: LabelledImages, synthetic: Bool[np.ndarray, " n"], folder
     """One PNG an image, in a subfolder for each class; generated ones say so in their names."""
     from PIL import Image
 
-    names = list(part.class_names)
+    names = folder_names(part.class_names)
     for name in names:
         (folder / name).mkdir(parents=True, exist_ok=True)
     for place, (image, label) in enumerate(zip(part.images, part.labels, strict=True)):

@@ -18,6 +18,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from condgen.evaluation.judge import Judge
+from condgen.io.names import folder_names
 from condgen.models.latents import latent_noise
 from condgen.nn.parts import evaluating
 from condgen.random import Use, normals
@@ -215,7 +216,7 @@ class Explorer:
 
     def save(self, folder: str | Path, label: int, count: int, seed: int) -> tuple[Path, Path]:
         """Write the cells of :meth:`draw` as a picture and as an `.npz` file (images and labels)."""
-        name = f"{self.names[label].split('(')[0].strip().replace(' ', '_')}_{seed}"
+        name = f"{folder_names([self.names[label].split('(')[0].strip().replace(' ', '_')])[0]}_{seed}"
         images = self.model.sample(self.labels(label, count), seed=seed)
         picture = save_grid(images[None], Path(folder) / f"{name}.png", self.names[label : label + 1])
         return picture, write_samples(self.model, self.labels(label, count), Path(folder) / f"{name}.npz", seed=seed)

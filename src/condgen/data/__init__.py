@@ -3,8 +3,8 @@
 Contract of a reader: `load_...(path or name, ...) → LabelledImages`, uint8, (images, channels, height, width), with its
 splits. Contract of an augmentation: `augmentation(x, seed, index, epoch) → x`, a function of these alone.
 
-* `images`: `LabelledImages`, labels checked and named;
-* `batches`: one pass over them; `readers`: arrays, npz files, folders, MedMNIST; `smears`: drawn blood cells;
+* `images`: `LabelledImages`, labels checked and named; `convert`: what people have, made that;
+* `readers`: a path or a name in; `npz` and `folders`: files in; `smears`: drawn blood cells; `batches`: one pass;
 * `augmentation`: images changed a little every time they are seen; `settings`: how much.
 """
 
@@ -13,6 +13,7 @@ __all__ = [
     "Augmentation",
     "Batch",
     "LabelledImages",
+    "as_labelled",
     "batches",
     "check_memory",
     "default_names",
@@ -34,14 +35,14 @@ from condgen.io.lazy import lazily
 if TYPE_CHECKING:
     from condgen.data.augmentation import NUMBERS, Augmentation, symmetries, turned
     from condgen.data.batches import Batch, batches, image_tensor
-    from condgen.data.images import LabelledImages, check_memory, default_names, shortened
+    from condgen.data.images import LabelledImages, as_labelled, check_memory, default_names, shortened
     from condgen.data.readers import load_data, load_folder, load_medmnist, load_npz
     from condgen.data.smears import load_smears
 
 __getattr__, __dir__ = lazily(
     __name__,
     {
-        "images": ["LabelledImages", "check_memory", "default_names", "shortened"],
+        "images": ["LabelledImages", "as_labelled", "check_memory", "default_names", "shortened"],
         "batches": ["Batch", "batches", "image_tensor"],
         "readers": ["load_data", "load_folder", "load_medmnist", "load_npz"],
         "smears": ["load_smears"],

@@ -4,7 +4,7 @@ Images stay uint8 until they are on the device, batches are taken by index, and 
 function of a seed and an epoch number. There are no worker processes and no per-image Python.
 """
 
-__all__ = ["LabelledImages", "check_memory", "default_names", "shortened"]
+__all__ = ["LabelledImages", "as_labelled", "check_memory", "default_names", "shortened"]
 
 import functools
 import hashlib
@@ -13,16 +13,16 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
-from jaxtyping import Shaped, UInt8
 from torch import Tensor
 
+from condgen.data.convert import KINDS, classes_by_value, kind_of, labels_as, uint8_images
 from condgen.random import permutation
 
 SPLITS = ("train", "validation", "test")
 CHUNK = 4096  # images hashed at a time
-MOST_UNNAMED = 1000  # classes that numbers alone may stand for, where there are fewer images
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -30,18 +30,20 @@ class LabelledImages:
     """Images with labels; a set that knows its own splits offers them as `train`, `validation` and `test`.
 
     Args:
-        images: uint8, shape (images, channels, height, width); an array or a memory map.
-        labels: class labels, integers in [0, classes) of shape (images,) or (images, 1); or several labels an
-            image, 0 or 1 integers of shape (images, classes); or continuous conditions, floats of shape
+        images: uint8, shape (images, channels, height, width); an array or a memory map. Channels last, grey images
+            without channels, and numbers that are exact grey levels are converted, with a note.
+        labels: class labels, whole numbers or text of shape (images,) or (images, 1), or one-hot rows; or several
+            labels per image, 0 or 1 of shape (images, classes); or continuous conditions, floats of shape
             (images, conditions).
-        class_names: one name per class (per column for multi-label and continuous labels); by default
-            "class 0", "class 1", and so on.
+        class_names: one name per class (per column for multi-label and continuous labels). By default classes are
+            called by their values: "class 0", "class 1", and so on, or the text.
         splits: name → slice or indices. The named ones are views where given as slices.
         factors: further columns about each image, such as the drawn factors of built-in images.
         name: what to call the set in messages and files.
+        kind: what the labels are, "class", "multi-label" or "continuous"; by default what their type and shape say.
 
     Raises:
-        TypeError: if images are not uint8.
+        TypeError: if images or labels are of a type that cannot be read.
         ValueError: if shapes or labels do not fit, or splits share images; the message says what to do.
 
     Example:
@@ -53,22 +55,34 @@ class LabelledImages:
         {'round': 0, 'lobed': 2}
     """
 
-    images: UInt8[np.ndarray, "images channels height width"]
-    labels: Shaped[np.ndarray, "images ..."]
+    images: np.ndarray
+    labels: np.ndarray
     class_names: Sequence[str] = ()
     splits: Mapping[str, slice | np.ndarray] = field(default_factory=dict)
     factors: Mapping[str, np.ndarray] = field(default_factory=dict)
     name: str = "images"
+    kind: str = ""
 
     def __post_init__(self) -> None:
-        check_images(self.images)
-        labels = normalised_labels(np.asarray(self.labels), len(self.images))
-        names = tuple(self.class_names) or default_names(counted_classes(labels))
+        images, labels = uint8_images(self.images), np.asarray(self.labels)
+        if labels.ndim not in (1, 2) or len(labels) != len(images) or 0 in labels.shape[1:]:
+            raise ValueError(
+                f"Expected one label for each of {len(images)} images; got labels of shape {labels.shape}."
+            )
+        if self.kind and self.kind not in KINDS:
+            raise ValueError(f"Expected kind as one of class, multi-label and continuous; got {self.kind!r}.")
+        kind: Any = KINDS.get(self.kind) or kind_of(labels, len(self.class_names))
+        labels, names = labels_as(kind, labels, len(images), bool(self.kind)), tuple(self.class_names)
+        if kind == "class" and not names:
+            labels, names = classes_by_value(labels)
+        elif kind == "class" and labels.dtype.kind == "U":
+            labels = numbered(labels, names)
+        names = names or default_names(labels.shape[1] if labels.ndim == 2 else 0)
         check_names(names)
         check_labels(labels, names)
         check_splits(self.splits, len(labels))
-        object.__setattr__(self, "labels", labels)
-        object.__setattr__(self, "class_names", names)
+        for field_, value in (("images", images), ("labels", labels), ("class_names", names), ("kind", kind)):
+            object.__setattr__(self, field_, value)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -83,13 +97,6 @@ class LabelledImages:
     def num_classes(self) -> int:
         """Number of classes (of columns for multi-label and continuous labels)."""
         return len(self.class_names)
-
-    @property
-    def kind(self) -> str:
-        """What the labels are: "class", "multi-label" or "continuous"."""
-        if self.labels.ndim == 1:
-            return "class"
-        return "continuous" if self.labels.dtype.kind == "f" else "multi-label"
 
     @property
     def class_counts(self) -> dict[str, int]:
@@ -156,13 +163,15 @@ class LabelledImages:
         names = tuple(class_names)
         if not names or names == tuple(self.class_names) or self.kind == "continuous":
             return self
-        if tuple(self.class_names) == default_names(self.num_classes) or names == default_names(len(names)):
+        own = tuple(self.class_names)
+        unnamed = own == default_names(len(own)) or names == default_names(len(names))
+        if unnamed and not set(own) <= set(names):
             if self.num_classes != len(names):
                 raise ValueError(
                     f"Expected {len(names)} classes ({shortened(names)}); {self.name!r} has {self.num_classes} "
                     "without names that tell which is which. Name its classes."
                 )
-            return self.with_labels(self.labels, names)
+            return self.with_labels(self.labels, names, self.kind)
         counts = self.class_counts
         if unknown := [name for name in self.class_names if name not in names and counts[name]]:
             raise ValueError(
@@ -171,9 +180,9 @@ class LabelledImages:
             )
         if self.kind == "class":
             places = np.array([names.index(name) if name in names else -1 for name in self.class_names], np.int64)
-            return self.with_labels(places[self.labels], names)
+            return self.with_labels(places[self.labels], names, self.kind)
         columns = [self.labels[:, self.class_names.index(n)] if n in counts else 0 * self.labels[:, 0] for n in names]
-        return self.with_labels(np.stack(columns, axis=1), names)
+        return self.with_labels(np.stack(columns, axis=1), names, self.kind)
 
     @functools.cached_property
     def train(self) -> "LabelledImages":
@@ -201,6 +210,12 @@ class LabelledImages:
             )
         return self.splits[name]
 
+    def __getitem__(self, index: Any) -> Any:
+        """Image and label at a whole number, as arrays; a set for anything else that :meth:`subset` takes."""
+        if isinstance(index, int | np.integer):
+            return self.images[index], self.labels[index]
+        return self.subset(index)
+
     def subset(self, indices: slice | Sequence[int] | np.ndarray | Tensor, name: str | None = None) -> "LabelledImages":
         """The images at `indices` (a slice, integers or a boolean mask), in that order, without splits."""
         if not isinstance(indices, slice):
@@ -216,6 +231,7 @@ class LabelledImages:
             {},
             factors,
             name or f"{self.name} subset",
+            self.kind,
         )
 
     def stratified(self, share: float, seed: int = 0) -> np.ndarray:
@@ -266,7 +282,7 @@ class LabelledImages:
         for name, indices in splits.items():
             if len(indices) == 0:
                 raise ValueError(f"{len(self)} images are too few to split: {name} would be empty.")
-        return type(self)(self.images, self.labels, self.class_names, splits, self.factors, self.name)
+        return type(self)(self.images, self.labels, self.class_names, splits, self.factors, self.name, self.kind)
 
     def _shuffled_classes(self, seed: int) -> Iterator[np.ndarray]:
         """The indices of each class present, shuffled; of all images where labels are no classes."""
@@ -275,7 +291,7 @@ class LabelledImages:
         for group in np.unique(groups):
             yield shuffled[groups[shuffled] == group]
 
-    def with_labels(self, labels: np.ndarray, class_names: Sequence[str] = ()) -> "LabelledImages":
+    def with_labels(self, labels: np.ndarray, class_names: Sequence[str] = (), kind: str = "") -> "LabelledImages":
         """The same images and splits under other labels, for instance a factor as a continuous condition.
 
         Example:
@@ -283,7 +299,7 @@ class LabelledImages:
             >>> images.with_labels(np.array([[0.1], [0.5], [0.9]]), ["radius"]).kind
             'continuous'
         """
-        return type(self)(self.images, labels, class_names, self.splits, self.factors, self.name)
+        return type(self)(self.images, labels, class_names, self.splits, self.factors, self.name, kind)
 
     def __repr__(self) -> str:
         counted = self.num_classes <= 20 and self.kind != "continuous"
@@ -302,49 +318,15 @@ def default_names(count: int) -> tuple[str, ...]:
     return tuple(f"class {k}" for k in range(count))
 
 
-def check_images(images: np.ndarray) -> None:
-    """Raise unless images are uint8 of shape (images, channels, height, width)."""
-    if getattr(images, "dtype", None) != np.uint8:
-        kind = getattr(images, "dtype", type(images).__name__)
-        raise TypeError(
-            f"Expected uint8 images in [0, 255]; got {kind}. "
-            "Floats in [0, 1]: pass (255 * images).round().astype('uint8')."
-        )
-    if images.ndim != 4 or 0 in images.shape[1:]:
-        raise ValueError(
-            f"Expected images of shape (images, channels, height, width); got {images.shape}. "
-            "Channels last: pass images.transpose(0, 3, 1, 2)."
-        )
+def numbered(labels: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
+    """Class names as numbers.
 
-
-def normalised_labels(labels: np.ndarray, n: int) -> np.ndarray:
-    """Labels as int64 (n,), uint8 (n, classes) or float32 (n, conditions)."""
-    if labels.ndim not in (1, 2) or len(labels) != n or 0 in labels.shape[1:]:
-        raise ValueError(f"Expected one label for each of {n} images; got labels of shape {labels.shape}.")
-    if labels.dtype.kind in "iub":
-        if labels.ndim == 1 or labels.shape[1] == 1:
-            return labels.reshape(-1).astype(np.int64)
-        if ((labels != 0) & (labels != 1)).any():
-            raise ValueError("Expected 0 or 1 in every column of multi-label labels; got other integers.")
-        return labels.astype(np.uint8)
-    if labels.dtype.kind == "f":
-        if not np.isfinite(labels).all():
-            raise ValueError("Expected finite continuous labels; got NaN or infinity. Drop or fill those images.")
-        return labels.reshape(n, -1).astype(np.float32)
-    raise TypeError(f"Expected integer labels (classes) or floats (continuous); got {labels.dtype}.")
-
-
-def counted_classes(labels: np.ndarray) -> int:
-    """How many classes labels without names stand for."""
-    if labels.ndim == 2:
-        return labels.shape[1]
-    highest = int(labels.max(initial=-1))
-    if highest >= max(len(labels), MOST_UNNAMED):
-        raise ValueError(
-            f"Expected labels in [0, classes); got {highest} among {len(labels)} images. Are these the numbers of "
-            "patients or files? Number the classes from 0."
-        )
-    return highest + 1
+    Raises:
+        ValueError: for a label that is not among the names.
+    """
+    if unknown := sorted(set(labels.tolist()) - set(names)):
+        raise ValueError(f"Expected labels among {shortened(names)}; got {shortened(unknown)}. Name every class.")
+    return np.array([names.index(label) for label in labels.tolist()], np.int64)
 
 
 def check_names(names: tuple[str, ...]) -> None:
@@ -414,3 +396,48 @@ def shortened(names: Sequence[str], most: int = 8) -> str:
     """
     some = ", ".join(map(str, names[:most]))
     return f"{some} and {len(names) - most} more" if len(names) > most else some
+
+
+def as_labelled(data: Any, name: str = "images") -> LabelledImages:
+    """What people hand over, as labelled images: such a set, a pair (images, labels), a data set of torch, or a loader.
+
+    Args:
+        data: labelled images; a pair of arrays or tensors; a data set of pairs (image, label), such as torchvision's
+            `ImageFolder`, whose `classes` name the classes; or a `DataLoader` of one.
+        name: what to call the set.
+
+    Raises:
+        TypeError: for anything else.
+
+    Example:
+        >>> as_labelled((np.zeros((4, 1, 8, 8), np.uint8), ["ant", "bee", "bee", "ant"])).class_counts
+        {'ant': 2, 'bee': 2}
+    """
+    if isinstance(data, LabelledImages):
+        return data
+    if isinstance(data, tuple | list) and len(data) == 2 and all(hasattr(part, "__len__") for part in data):
+        return LabelledImages(as_array(data[0]), as_array(data[1]), name=name)
+    inner = getattr(data, "dataset", data)  # of a loader
+    if hasattr(inner, "__len__") and hasattr(inner, "__getitem__") and not isinstance(inner, str | np.ndarray | Tensor):
+        pairs = [inner[k] for k in range(len(inner))]
+        if pairs and all(isinstance(pair, tuple | list) and len(pair) == 2 for pair in pairs):
+            images = np.stack([picture_array(image) for image, _ in pairs])
+            labels = np.array([as_array(label) for _, label in pairs])
+            names = tuple(map(str, getattr(inner, "classes", ())))
+            return LabelledImages(images, labels, names, name=name)
+    raise TypeError(
+        f"Expected LabelledImages, a pair (images, labels), or a data set of pairs; got {type(data).__name__}. Build "
+        "one: condgen.LabelledImages(images, labels)."
+    )
+
+
+def as_array(values: Any) -> np.ndarray:
+    """An array of a tensor, a list or an array."""
+    return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+
+
+def picture_array(image: Any) -> np.ndarray:
+    """One image of a data set as an array, channels first; a picture of Pillow's has them last."""
+    array = as_array(image)
+    pillow = not isinstance(image, Tensor | np.ndarray)
+    return np.moveaxis(array, 2, 0) if pillow and array.ndim == 3 else array

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from condgen.io.archives import weights_hash
 from condgen.io.atomic import check_writable, flush_all, read_json, replacing, write_atomically
+from condgen.io.names import folder_names, write_classes
 from condgen.io.progress import working
 from condgen.sampling.grids import class_names, to_uint8
 
@@ -90,7 +91,7 @@ def all_there(path: Path, model: Any, labels: Tensor, start: int, mark: Mapping[
     """Whether a folder that is complete has all of these samples."""
     if not (path / MARK).is_file() or read_json(path / MARK) != {**mark, "complete": True}:
         return False
-    names = class_names(model)
+    names = folder_names(class_names(model))
     return all((path / names[label] / f"{start + k:08d}.png").is_file() for k, label in enumerate(labels.tolist()))
 
 
@@ -193,9 +194,6 @@ def check_folder(path: Path, model: Any, labels: Tensor, **settings: Any) -> dic
     names, present = class_names(model), {int(label) for label in labels.unique()} if labels.ndim == 1 else {-1}
     if min(present) < 0 or max(present) >= len(names):
         raise ValueError(f"Expected one label in [0, {len(names)}) an image. Write an .npz file instead.")
-    wanted = {names[label] for label in present}
-    if bad := [name for name in wanted if name in ("", ".", "..") or set(name) & set("/\\:\0")]:
-        raise ValueError(f"The class name {bad[0]!r} cannot be a folder's. Write an .npz file instead.")
     mark = marked(model, **settings)
     # A worker leaves a note before anything else.
     if path.exists() and any(path.glob("[!.]*")) and not any(path.glob("samples.*-of-*.json")):
@@ -286,10 +284,11 @@ def write_folder(
         file, said = (path / MARK, mark) if part is None else (part.file, part.mark)
         write_atomically(file, json.dumps({**said, "complete": complete}, indent=1).encode())
 
-    names, number = class_names(model), 0
+    names, number = folder_names(class_names(model)), 0
     for block in blocks:
         if not number:  # nothing is made before the model has drawn
             note(complete=False)
+            write_classes(path, class_names(model))
             for name in {names[label] for label in labels}:
                 (path / name).mkdir(parents=True, exist_ok=True)
         for image in block:

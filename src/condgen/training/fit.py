@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from condgen.data.images import LabelledImages, default_names, shortened
+from condgen.data.images import LabelledImages, as_labelled, default_names, shortened
 from condgen.losses.phases import selection_of
 from condgen.models.generator import Generator
 from condgen.models.saving import load
@@ -29,10 +29,10 @@ STATE = "state"  # folder of checkpoints in the folder of a run
 
 def fit(
     model: Generator,
-    data: LabelledImages,
+    data: Any,
     training: Training | None = None,
     *,
-    validation: LabelledImages | None = None,
+    validation: Any = None,
     objective: Any = None,
     hardware: Hardware | None = None,
     out: str | Path | None = None,
@@ -52,8 +52,9 @@ def fit(
 
     Args:
         model: the model to train; its `class_names` are set from the data if it has none.
-        data: images to train on. A set with splits is trained on its `train` part alone, and validated on its
-            `validation` part unless another is given. Class names decide which class is which.
+        data: images to train on: :class:`~condgen.data.images.LabelledImages`, a pair (images, labels), or a data set
+            of torch (:func:`condgen.data.images.as_labelled`). A set with splits is trained on its `train` part alone,
+            and validated on its `validation` part unless another is given. Class names decide which class is which.
         training: how to train: passes, batch size, optimizer and so on; by default `Training()`.
         validation: images that choose the best epoch; by default the `validation` part of a set with splits.
         objective: the loss; by default the model's own. See :mod:`condgen.losses.phases` for what it may be.
@@ -106,11 +107,11 @@ def fit(
 
 def fit_as_stage(
     model: Generator,
-    data: LabelledImages,
+    data: Any,
     training: Training,
     hardware: Hardware,
     *,
-    validation: LabelledImages | None = None,
+    validation: Any = None,
     objective: Any = None,
     out: str | Path | None = None,
     overwrite: bool = False,
@@ -131,7 +132,8 @@ def fit_as_stage(
     elif training.precision == "auto" and earlier.get("precision"):
         (training,) = changed(training, precision=earlier["precision"])
     check_precision(training, hardware)
-    images, validation = resolve_splits(data, validation)
+    data = as_labelled(data)
+    images, validation = resolve_splits(data, None if validation is None else as_labelled(validation, "validation"))
     images = images.ordered(model.class_names)
     names = model.class_names or tuple(images.class_names)
     if validation is not None and (model.class_names or names != default_names(len(names))):

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from condgen.data.augmentation import symmetries as count_symmetries
 from condgen.data.augmentation import turned
 from condgen.data.batches import batches
-from condgen.data.images import LabelledImages
+from condgen.data.images import LabelledImages, as_labelled
 from condgen.io.archives import weights_hash
 from condgen.io.atomic import undisturbed
 from condgen.io.progress import working
@@ -54,11 +54,11 @@ LEAST_LATENTS = 500  # that a mixture is fitted to, whatever the budget
 
 def fit_prior(
     model: ConditionalVAE,
-    data: LabelledImages,
+    data: Any,
     prior: nn.Module,
     training: Training | None = None,
     *,
-    validation: LabelledImages | None = None,
+    validation: Any = None,
     symmetries: bool = False,
     hardware: Hardware | None = None,
     checkpoints: str | Path | None = None,
@@ -112,7 +112,7 @@ def fit_prior(
         changes["epochs"] = None
     how, where = changed(training or USUAL, hardware or Hardware(), **changes)
     check_precision(how, where)
-    images, held_out = resolve_splits(data, validation)
+    images, held_out = resolve_splits(as_labelled(data), None if validation is None else as_labelled(validation))
     images = images.ordered(model.class_names)
     budget, seed = budget_of(how.minutes), how.seed
     trained = not hasattr(prior, "fit")
