@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
 import condgen
@@ -14,7 +15,7 @@ from condgen.distributions.priors.flow_matching import FlowMatching
 from condgen.distributions.priors.mixture import Clusters, GaussianMixture, packed, unpacked
 from condgen.distributions.priors.normalizing_flow import Flow
 from condgen.distributions.priors.standard import LabelNormal, Levels, StandardNormal
-from condgen.nn import velocities
+from condgen.nn import conditioners, velocities
 from condgen.nn.velocities import MLPVelocity, ResNetVelocity, attended
 from condgen.training.fit_prior import encode_latents
 
@@ -288,6 +289,13 @@ class TestFitPrior:
             condgen.fit_prior(model, images, GaussianMixture(3, 8), progress=False)
 
 
+class Still(nn.Module):
+    """A field that moves nothing."""
+
+    def forward(self, z, t, c, component, dropped):
+        return 0 * z
+
+
 class Straight(torch.nn.Module):
     """The velocity from a standard normal to N(mean, spread^2), known in closed form."""
 
@@ -336,7 +344,7 @@ class TestFlowMatching:
         torch.testing.assert_close(prior.draw(torch.zeros(500, 2), noise), expected, rtol=0, atol=2e-3)
 
     def test_the_density_is_that_of_the_target(self):
-        prior, z = matching_prior(Straight(), density=True), Straight.mean + 0.5 * randn(50, 2)
+        prior, z = matching_prior(Straight(), density=True, steps=64), Straight.mean + 0.5 * randn(50, 2)
         target = MultivariateNormal(Straight.mean, Straight.spread**2 * torch.eye(2, dtype=torch.float64))
         found = prior(torch.zeros(50, 2, dtype=torch.float64)).log_prob(z)
         torch.testing.assert_close(found, target.log_prob(z), rtol=0, atol=2e-2)
@@ -352,6 +360,53 @@ class TestFlowMatching:
         c = torch.tensor([[1.0, 0.0]], dtype=torch.float64).expand(len(z), 2)
         mass = prior(c).log_prob(z).exp().sum() * (steps[1] - steps[0]) ** 2
         assert mass.item() == pytest.approx(1, abs=0.02)
+
+    def test_a_density_of_many_latents_is_estimated_without_bias(self):
+        """A linear field's divergence is known: errors differ from latent to latent and are as large as is said."""
+        dim = 300
+
+        class Linear(nn.Module):
+            def __init__(self):
+                super().__init__()
+                generator = torch.Generator().manual_seed(0)
+                self.matrix = nn.Parameter(torch.randn(dim, dim, generator=generator).double() / dim)
+
+            def forward(self, z, t, c, component, dropped):
+                return z @ self.matrix.T
+
+        prior = FlowMatching(dim, 2, velocity=Linear(), density=True).double()
+        z, c = randn(40, dim), torch.zeros(40, 2, dtype=torch.float64)
+        distribution = prior(c)
+        found = distribution.log_prob(z)
+        steps = distribution.STEPS
+        step = torch.eye(dim).double() - prior.velocity.matrix.detach() / steps
+        inverse = torch.linalg.matrix_power(step + (step @ step - 2 * step + torch.eye(dim)).div(2), steps)
+        expected = StandardNormal(dim)(c).log_prob(z @ inverse.T) - prior.velocity.matrix.detach().trace()
+        errors = found - expected
+        assert errors.unique().numel() == 40
+        assert errors.abs().mean() < 2 * distribution.error.mean()
+        assert errors.mean().abs() < 4 * errors.std() / 40**0.5
+
+    def test_a_missing_label_is_drawn_from_all_classes_by_their_share(self):
+        """And its density is the mixture of theirs."""
+        torch.manual_seed(0)
+        dropout = conditioners.LabelDropout(conditioners.OneHot(2), 0.1)
+        y = (torch.arange(400) % 4 == 0).long()
+        z = torch.randn(400, 2) + 6.0 * y[:, None]
+        mixture = GaussianMixture(2, 3, components=2, classes=2)
+        mixture.fit(z, dropout(y))
+        missing = dropout(torch.tensor([-1])).expand(2000, 3)
+        for prior in (mixture, FlowMatching(2, 3, mixture, velocity=Still(), density=True)):
+            drawn = prior.draw(missing, torch.randn(2000, *prior.noise_shape))
+            assert (drawn[:, 0] > 3).double().mean() == pytest.approx(0.25, abs=4 * (0.25 * 0.75 / 2000) ** 0.5)
+            some, classes = z[::40], (dropout(torch.full((10,), k)) for k in (0, 1))
+            parts = [prior(c).log_prob(some) + math.log(share) for c, share in zip(classes, (0.75, 0.25), strict=True)]
+            whole = prior(missing[:10]).log_prob(some)
+            torch.testing.assert_close(whole, torch.stack(parts).logsumexp(0), rtol=1e-4, atol=1e-4)
+        again = GaussianMixture(**mixture.arguments)
+        again.load_state_dict(mixture.state_dict())
+        noise = torch.randn(50, 3)
+        assert torch.equal(again.draw(missing[:50], noise), mixture.draw(missing[:50], noise))
 
     def test_heun_is_of_second_order_and_euler_of_first(self):
         c, noise, errors = torch.zeros(40, 2), randn(40, 2), {}

@@ -19,6 +19,7 @@ THRESHOLD = (0.25, 0.75)  # in which the ratio that makes a near copy must lie, 
 PERCENTILE = 0.01
 CHUNK = 64  # queries at a time
 SPARE = 19  # candidates beyond k that are looked at closely
+REACH = (0.05, 0.5)  # the k-th nearest counts as no nearer than half of what 19 in 20 held-out images have
 COARSE = 8  # a side that images are brought down to where candidates are looked for
 SHIFT = 2  # pixels, in images of 28 or more
 
@@ -47,7 +48,7 @@ class Copies:
     Attributes:
         index: nearest training image of each generated image.
         distance: of it.
-        ratio: of this distance to that of the k-th nearest, in [0, 1]; small for a copy.
+        ratio: of this distance to that of the k-th nearest, small for a copy.
         held_out_distance: of held-out real images from their nearest training image.
         held_out_ratio: the same ratio of theirs.
         threshold: a ratio below makes a near copy.
@@ -199,7 +200,9 @@ def near_copies(train: Images, generated: Images, held_out: Images, k: int = 5, 
     The distance to the nearest training image alone tells little: blurred images lie near many of them and copy none.
     What gives a copy away is the ratio of that distance to the distance of the k-th nearest. A near copy has a ratio
     below that of 99 in 100 held-out real images, but below 0.75 in any case, and any ratio below 0.25 makes one, even
-    if there are training images among the held-out ones. Training images that are there more than once count once.
+    if there are training images among the held-out ones. Training images that are there more than once count once, and
+    the k-th nearest counts as no nearer than half of the 5th percentile of held-out images, so that altered repeats in
+    the training set do not hide its copies.
 
     Args:
         train: all training images (n, channels, height, width), or features of them (n, d).
@@ -233,8 +236,10 @@ def near_copies(train: Images, generated: Images, held_out: Images, k: int = 5, 
         )
     some, k = torch.as_tensor(train)[kept], min(k, len(kept))
     (own, index), (theirs, _) = (nearest(some, images, k, alike=alike) for images in (generated, held_out))
-    # Equal to the k-th nearest means far from a copy, except where both are 0.
-    ratio, held_out_ratio = (d[:, 0] / d[:, -1].clamp(min=1e-12) for d in (own, theirs))
+    # Equal to the k-th nearest means far from a copy, except where both are 0. Where the training set repeats an image
+    # (turned, dimmed, with noise) the k-th nearest of a copy is another repeat, and nearer than different images are.
+    reach = REACH[1] * theirs[:, -1].double().quantile(REACH[0]).to(theirs)
+    ratio, held_out_ratio = (d[:, 0] / d[:, -1].clamp(min=1e-12).maximum(reach) for d in (own, theirs))
     threshold = float(held_out_ratio.double().quantile(PERCENTILE).clamp(*THRESHOLD))
     return Copies(kept[index[:, 0]], own[:, 0], ratio, theirs[:, 0], held_out_ratio, threshold)
 

@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from condgen.evaluation.records import Measure, Unmeasurable, about
 from condgen.evaluation.statistics import Interval, mean, unbiased_mmd, wilson
 
+FEWEST = 10  # images among which repeats are looked for
 RARELY = 0.01  # share of the real images that have another one so near as to count for the same picture
 FIDELITY = ("fid", "kid", "precision", "recall", "density", "coverage")
 
@@ -221,14 +222,15 @@ def repeats(real: Float[Tensor, "n d"], generated: Float[Tensor, "m d"]) -> dict
 
     A generator with favourite pictures may cover real images well, and neither its FID nor the mean distance between
     its images need show them. Sets of one distribution have 0.01. Both are taken in one number, the larger one thinned
-    out evenly, since neighbours come nearer the more there are.
+    out evenly, since neighbours come nearer the more there are. Of fewer than 100 images those count that are nearer
+    than half of the nearest two real ones.
 
     Args:
         real: pixels or features of real images.
         generated: the same of generated images.
 
     Raises:
-        Unmeasurable: for fewer than 100 images in a set, or if more than 1 in 100 real images come twice.
+        Unmeasurable: for fewer than 10 images in a set, or if more than 1 in 100 real images come twice.
 
     Example:
         >>> x = torch.randn(400, 8, generator=torch.Generator().manual_seed(0))
@@ -237,10 +239,11 @@ def repeats(real: Float[Tensor, "n d"], generated: Float[Tensor, "m d"]) -> dict
         >>> repeats(x, torch.cat([x[:300], x[:100] + 0.01]))  # a quarter comes again
         {'repeats': 0.5}
     """
-    if (fewest := min(len(real), len(generated))) * RARELY < 1:
-        raise Unmeasurable(f"repeats need {round(1 / RARELY)} images or more; there are {fewest}")
+    if (fewest := min(len(real), len(generated))) < FEWEST:
+        raise Unmeasurable(f"repeats need {FEWEST} images or more; there are {fewest}")
     theirs, own = (nearest(x[torch.linspace(0, len(x) - 1, fewest).round().long()]) for x in (real, generated))
-    near = theirs.quantile(RARELY, interpolation="higher")
+    # Of few images there is no percentile: only what is nearer than half of the nearest real ones counts.
+    near = theirs.quantile(RARELY, interpolation="higher") if fewest * RARELY >= 1 else theirs.min() / 2
     if near <= 1e-5 * theirs.median():
         raise Unmeasurable("real images come twice, more than 1 in 100 of them")
     return {"repeats": float((own < near).double().mean())}

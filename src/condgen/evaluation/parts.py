@@ -3,7 +3,7 @@
 __all__ = []
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from condgen.evaluation.reconstruction import reconstruction_measures
 from condgen.evaluation.records import Measure, about, listed
 from condgen.evaluation.sets import Found, ImageSet, Sets, small, tensor
 from condgen.evaluation.sources import Source
+from condgen.evaluation.statistics import newcombe
 from condgen.evaluation.usefulness import usefulness as study_usefulness
 from condgen.evaluation.usefulness import usefulness_measures
 from condgen.sampling import figures
@@ -54,6 +55,7 @@ def of_images(sets: Sets, found: Found) -> None:
         compared(fidelity.fidelity, lambda part: part.other, *fidelity.FIDELITY, suffix="_other")
     compared(fidelity.diversity, lambda part: part.small.flatten(1), "diversity", within=True)
     compared(fidelity.repeats, lambda part: part.small.flatten(1), "repeats")
+    found.measures["repeats"] = with_excess(found.measures["repeats"], len(generated.images), len(held_out.images))
     if generated.seen is not None:
         compared(fidelity.diversity, lambda part: part.seen.early, "diversity", suffix="_early", within=True)
         compared(fidelity.diversity, lambda part: part.seen.late, "diversity", suffix="_late", within=True)
@@ -64,6 +66,14 @@ def of_images(sets: Sets, found: Found) -> None:
         found.pictures["confusion"] = figures.png(figures.confusion(truth.confusion, sets.names))
         found.details["precision_recall"] = {"points": points(found.measures)}
         found.pictures["precision_recall"] = figures.png(figures.precision_recall(points(found.measures)))
+
+
+def with_excess(measure: Measure, n: int, n_floor: int) -> Measure:
+    """A share of n images, with the interval of what it is above its floor, however few they are."""
+    if measure.overall is None or measure.floor is None:
+        return measure
+    counts = round(measure.overall * n), n, round(measure.floor * n_floor), n_floor
+    return replace(measure, excess=newcombe(*counts))
 
 
 def points(found: Mapping[str, Measure]) -> list[dict[str, Any]]:

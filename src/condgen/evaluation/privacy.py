@@ -13,7 +13,7 @@ from torch import Tensor
 from condgen.evaluation.copies import Copies
 from condgen.evaluation.membership import jackknife
 from condgen.evaluation.records import Measure, about
-from condgen.evaluation.statistics import Interval, members, wilson
+from condgen.evaluation.statistics import Interval, members, newcombe, wilson
 
 
 def privacy_measures(
@@ -34,8 +34,9 @@ def privacy_measures(
         seed: of the half-samples that the interval of the second comes from.
 
     Returns:
-        `near_copies`, a share with Wilson's interval, and `nearest_distance_ratio`, the median distance of generated
-        images from their nearest training image over that of held-out images, with the delete-half jackknife's.
+        `near_copies`, a share with Wilson's interval and Newcombe's of what it is above that of held-out images, and
+        `nearest_distance_ratio`, the median distance of generated images from their nearest training image over that of
+        held-out images, with the delete-half jackknife's.
 
     Raises:
         ValueError: if there are not as many labels as images.
@@ -71,6 +72,7 @@ def privacy_measures(
             per_class={name: share(near[own]) for name, (own, _) in classes.items()},
             floor=copies.floor,
             interval=interval(near),
+            excess=newcombe(int(near.sum()), len(near), int(held_out_near.sum()), len(held_out_near)),
             per_class_floor={name: share(held_out_near[theirs]) for name, (_, theirs) in classes.items()},
             per_class_interval={name: interval(near[own]) for name, (own, _) in classes.items()},
             reason=said({name: own for name, (own, _) in classes.items()}, "generated"),

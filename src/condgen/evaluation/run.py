@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from torch import nn
 
 import condgen
@@ -160,15 +161,18 @@ def evaluate(
     data = data.ordered(getattr(generated, "class_names", ()) if draws else ())
     if data.kind == "class" or not draws:
         check_data(data)
-    source = as_source(generated, data)
-    held_out = data.validation.subset(chosen(data, source, images, seed))
     own = resolve_judge(judge, data, cache, progress, tell) if data.kind == "class" else None
     usefulness = usefulness if own else "none"
+    data, shared = without_shared(data)
+    source = as_source(generated, data)
+    held_out = data.validation.subset(chosen(data, source, images, seed))
     tell(f"drawing {len(held_out):,} images")
     look, labelled = looker(own, features), source.labelled and data.kind == "class"
     with working("drawing and looking at images", progress=progress):
         sets = compared(look, source, data, held_out, labelled, seed)
-    found = Found(warnings=[*cautions(sets, source, data, held_out, images, own), *origins(source.model, data)])
+    found = Found(
+        warnings=[*shared, *cautions(sets, source, data, held_out, images, own), *origins(source.model, data)]
+    )
     found.pictures["samples"] = grid(sets.generated, sets)
     if include_real:
         found.pictures["real"] = grid(sets.held_out, sets)
@@ -253,6 +257,32 @@ def read_evaluation(path: str | Path) -> dict[str, Any]:
     if broken := [name for name, good in zip(content["measures"], whole, strict=True) if not good]:
         raise ValueError(f"{path} is damaged: {broken[0]!r} is no measure. Evaluate the run again.")
     return content
+
+
+def without_shared(data: LabelledImages) -> tuple[LabelledImages, list[str]]:
+    """The data without validation and test images that are training images, too, and what is to be said of them.
+
+    What is shared would make copies of training images look like real images, and memory look like skill.
+
+    Example:
+        >>> images = np.arange(6, dtype=np.uint8)[[0, 1, 2, 3, 0, 5]].reshape(6, 1, 1, 1)
+        >>> data = LabelledImages(images, np.zeros(6, int), splits={"train": slice(0, 4), "test": slice(4, 6)})
+        >>> kept, said = without_shared(data)
+        >>> len(kept.test), said
+        (1, ['1 of 2 test images is a training image, too, and left out: number 0.'])
+    """
+    seen = {image.tobytes() for image in data.train.images}
+    splits, said = dict(data.splits), []
+    for name in ("validation", "test"):
+        places = np.arange(len(data))[data.splits[name]] if name in data.splits else np.zeros(0, int)
+        again = np.array([image.tobytes() in seen for image in data.images[places]], bool)
+        if again.any():
+            count, numbers = int(again.sum()), np.flatnonzero(again)
+            splits[name] = places[~again]
+            some = ", ".join(map(str, numbers[:8].tolist())) + (" and others" if count > 8 else "")
+            verb, kind = ("is a training image", "number") if count == 1 else ("are training images", "numbers")
+            said.append(f"{count} of {len(places)} {name} images {verb}, too, and left out: {kind} {some}.")
+    return replace(data, splits=splits) if said else data, said
 
 
 def resolve_judge(

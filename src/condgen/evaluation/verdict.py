@@ -23,8 +23,10 @@ Answer = Literal["yes", "not yet", "no", "unknown"]
 Measures = Mapping[str, Measure]
 
 COLLAPSED, UNIFORM, MIXED = 0.35, 0.75, 1.5  # of the pairwise distance within a class of real images
+SAME = 0.05  # of that distance, which no few images have by chance
 REPEATED, SEVERAL = 0.3, 0.05  # share of images that come again beyond that of held-out real images
 COPIED, SUSPICIOUS = 0.05, 0.02  # share of near copies beyond that of held-out real images
+ENOUGH = 150  # images of which none is a copy, and as many held-out ones, for an interval that ends below COPIED
 LEAKS, LEAKS_SOME = 0.7, 0.6  # area under the curve of the membership attack
 MISLABELLED, DOUBTFUL = 0.6, 0.92  # of the judge's accuracy on real images
 BLURRED, SOFT, NOISY = 0.5, 0.8, 1.5  # of the fine detail of real images
@@ -125,7 +127,7 @@ def collapse(measures: Measures) -> Iterator[Finding]:
     ranges["any kind"] = min(of_floor(m, most=1.0) for m in found)
     share = {name: value for name, (value, _, _) in ranges.items()}
     worst = sorted(share, key=lambda name: share[name])
-    gone = [name for name in worst if share[name] < COLLAPSED and ranges[name][2] < UNIFORM]
+    gone = [name for name in worst if share[name] < SAME or (share[name] < COLLAPSED and ranges[name][2] < UNIFORM)]
     uniform = [name for name in worst if share[name] < UNIFORM and ranges[name][2] < UNIFORM]
     if gone:
         yield Finding(
@@ -184,6 +186,7 @@ def copies(measures: Measures) -> Iterator[Finding]:
             severity: Severity = "bad" if share - floor > COPIED else "warn"
             yield Finding(severity, "near_copies", "Copies of training images", text)
         elif high > COPIED:
+            text += f" They are too few to tell: it takes some {ENOUGH} images."
             yield Finding("open", "near_copies", "Too few images to rule out copies", text)
         else:
             yield Finding("good", "near_copies", "No copies", text)

@@ -45,8 +45,8 @@ class FlowMatching(Part, registered="priors.FlowMatching"):
             the cost; 0: none.
         drop: share of the training latents whose condition and component are hidden, so that guidance is possible.
         path: from source to latent in training, "straight" or "cosine".
-        density: whether `prior(c)` gives a distribution; its `log_prob` follows the field backwards from every
-            component of the class, with the divergence, and takes long.
+        density: whether `prior(c)` gives a distribution; its `log_prob` follows the samples' way backwards from every
+            component of the class, with the change of volume, and takes long.
 
     Raises:
         ValueError: for numbers out of range.
@@ -164,13 +164,18 @@ class FlowMatching(Part, registered="priors.FlowMatching"):
             z = self.source.draw_of(component, noise[:, self.choices :])
         else:
             z, component = self.source.draw(c, noise), torch.zeros(c.shape[0], dtype=torch.int64, device=c.device)
-        z, dt = self.scale(z), 1 / self.steps
+        z = self.scale(z)
         for k in range(self.steps):
-            slope = self.field(z, k * dt, c, component)
-            if self.solver == "heun":
-                slope = (slope + self.field(z + dt * slope, (k + 1) * dt, c, component)) / 2
-            z = z + dt * slope
+            z = self.step(z, k, c, component)
         return self.scale.restored(z)
+
+    def step(self, z: Tensor, k: int, c: Tensor, component: Tensor) -> Tensor:
+        """The k-th of the solver's steps, in standardised coordinates."""
+        dt = 1 / self.steps
+        slope = self.field(z, k * dt, c, component)
+        if self.solver == "heun":
+            slope = (slope + self.field(z + dt * slope, (k + 1) * dt, c, component)) / 2
+        return z + dt * slope
 
     def field(self, z: Tensor, t: float, c: Tensor, component: Tensor) -> Tensor:
         """The velocity in standardised coordinates, guided."""
@@ -202,57 +207,111 @@ def check_guidance(guidance: float, drop: float) -> None:
 
 
 class Carried(Distribution):
-    """The distribution of :class:`FlowMatching`: the source's, carried along the field."""
+    """The distribution of :class:`FlowMatching`: the source's, carried along the field by the steps of its solver.
+
+    Attributes:
+        error: after `log_prob`, the standard error of each value in nats: 0 where it is exact, up to 256 latents.
+    """
 
     arg_constraints: ClassVar = {}  # type: ignore[reportIncompatibleMethodOverride, reportAssignmentType]
-    STEPS = 32  # of the way back
-    EXACT = 64  # latents up to which the divergence is summed exactly; beyond, probed
-    PROBES = 4
+    EXACT = 256  # latents up to which the very map that samples go through is inverted, and its determinant taken
+    STEPS = 32  # at least, of the way back beyond that
+    PROBES = 8  # of the divergence, at each step and of each latent
+    SOLVED = 1e-5  # of a standardised latent, to which a step is inverted
 
     def __init__(self, prior: FlowMatching, c: Tensor) -> None:
         self.prior, self.c = prior, c
+        self.error = torch.zeros(c.shape[0])
         super().__init__(c.shape[:1], torch.Size(prior.shape), validate_args=False)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Log-density of each latent, nats: over all components of its class, each followed back to its source."""
+        """Log-density of each latent, nats: over all components that its condition allows, each followed back.
+
+        Up to 256 latents this is the density of the samples themselves, as the solver draws them in its few steps;
+        beyond, that of the exact flow, with an unbiased estimate of the divergence (Hutchinson) whose noise differs
+        from latent to latent and from step to step.
+        """
         prior, z = self.prior, self.prior.scale(value)
+        self.error = z.new_zeros(len(z))
         if not prior.choices:
             component = torch.zeros(len(z), dtype=torch.int64, device=z.device)
-            start, gained = self._back(z, component)
+            start, gained, self.error = self._back(z, component, self.c)
             return prior.source(self.c).log_prob(prior.scale.restored(start)) - gained
-        groups, count = prior.source._groups(self.c), prior.source.components
-        found = z.new_full((len(z), count), -math.inf)
-        for k in range(count):
-            present = prior.source.weights[groups, k] > 0
+        weights, count = prior.source.of_condition(self.c), prior.source.components
+        found, spreads = z.new_full(weights.shape, -math.inf), z.new_zeros(weights.shape)
+        for k in range(weights.shape[1]):
+            present = weights[:, k] > 0
             if bool(present.any()):
-                start, gained = self._back(z[present], (groups * count + k)[present], present)
-                joint = prior.source.log_joint(prior.scale.restored(start), groups[present])[:, k]
-                found[present, k] = joint - gained
+                component = torch.full((int(present.sum()),), k, device=z.device)
+                start, gained, error = self._back(z[present], component, self.c[present])
+                # The joint density has the component's weight in its class; a missing label has the class's share too.
+                joint = prior.source.log_joint(prior.scale.restored(start), component // count)[:, k % count]
+                share = (weights[present, k] / prior.source.weights.flatten()[k]).log()
+                found[present, k], spreads[present, k] = joint + share - gained, error
+        self.error = (found.softmax(1) * spreads).square().sum(1).sqrt()
         return found.logsumexp(1)
 
-    def _back(self, z: Tensor, component: Tensor, rows: Tensor | slice = slice(None)) -> tuple[Tensor, Tensor]:
-        """Where latents came from, and the divergence gathered on the way there."""
-        gained, dt = z.new_zeros(len(z)), 1 / self.STEPS
-        for k in range(self.STEPS, 0, -1):
-            slope, spread = self._slope(z, k * dt, component, rows)
-            later, spread_later = self._slope(z - dt * slope, (k - 1) * dt, component, rows)
-            z, gained = z - dt * (slope + later) / 2, gained + dt * (spread + spread_later) / 2
-        return z, gained
+    def _back(self, z: Tensor, component: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Where latents came from, the logarithm of how much volumes grew on the way from there, and its error."""
+        if z[0].numel() <= self.EXACT:
+            return self._inverted(z, component, c)
+        gained, variance, steps = z.new_zeros(len(z)), z.new_zeros(len(z)), max(self.STEPS, self.prior.steps)
+        for k in range(steps, 0, -1):
+            ends = []
+            at = z
+            for half in (0, 1):
+                slope, grown, spread = self._probed(at, (k - half) / steps, component, c, 2 * k + half)
+                ends.append(slope)
+                gained, variance = gained + grown / steps / 2, variance + (spread / steps / 2).square()
+                at = z - slope / steps
+            z = z - (ends[0] + ends[1]) / steps / 2
+        return z, gained, variance.sqrt()
 
-    def _slope(self, z: Tensor, t: float, component: Tensor, rows: Tensor | slice) -> tuple[Tensor, Tensor]:
-        """The velocity and its divergence: exact for few latents, an average of probes beyond (Hutchinson)."""
+    def _inverted(self, z: Tensor, component: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The same through the very steps that samples take, each inverted, with the determinant of its Jacobian."""
+        gained, prior = z.new_zeros(len(z)), self.prior
+        for k in range(prior.steps - 1, -1, -1):
+            start = z
+            for _ in range(200):  # a fixed point: the step is the identity and a little more
+                with torch.no_grad():
+                    before, start = start, z - (prior.step(start, k, c, component) - start)
+                if float((start - before).abs().max()) < self.SOLVED:
+                    break
+            else:
+                start = self._newton(start, z, k, component, c)
+            gained = gained + self._jacobian(start, k, component, c)[1].slogdet().logabsdet
+            z = start
+        return z, gained, z.new_zeros(len(z))
+
+    def _newton(self, start: Tensor, z: Tensor, k: int, component: Tensor, c: Tensor) -> Tensor:
+        """A step inverted by Newton's method, where fixed points do not attract."""
+        start = start.nan_to_num(0.0).clamp(-10, 10)
+        for _ in range(20):
+            end, jacobian = self._jacobian(start, k, component, c)
+            apart = (end - z).flatten(1)
+            if float(apart.abs().max()) < self.SOLVED:
+                break
+            start = start - torch.linalg.lstsq(jacobian, apart[..., None]).solution[..., 0].unflatten(1, z.shape[1:])
+        return start
+
+    def _jacobian(self, start: Tensor, k: int, component: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        """A step, and its Jacobian (batch, latents, latents)."""
+        with torch.enable_grad():
+            at = start.detach().requires_grad_()
+            end = self.prior.step(at, k, c, component)
+            rows = [torch.autograd.grad(own.sum(), at, retain_graph=True)[0] for own in end.flatten(1).unbind(1)]
+        return end.detach(), torch.stack([row.flatten(1) for row in rows], 1)
+
+    def _probed(self, z: Tensor, t: float, component: Tensor, c: Tensor, place: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The velocity, its divergence by probes of each latent's own (Hutchinson), and the error of that."""
         with torch.enable_grad():
             at = z.detach().requires_grad_()
-            slope = self.prior.field(at, t, self.c[rows], component)
-            count = z[0].numel()
-            if count <= self.EXACT:
-                probes = torch.eye(count, device=z.device, dtype=z.dtype)
-            else:
-                signs = normal(0, torch.arange(self.PROBES, device=z.device), stream(Use.POSTERIOR), (count,), z.dtype)
-                probes = signs.sign() / math.sqrt(self.PROBES)
-            divergence = z.new_zeros(len(z))
-            for probe in probes:
-                along = probe.unflatten(0, z.shape[1:]).expand_as(z)
+            slope = self.prior.field(at, t, c, component)
+            index = torch.arange(len(z), device=z.device)
+            found = []
+            for probe in range(self.PROBES):
+                along = normal(0, index, stream(Use.POSTERIOR, place, probe), z.shape[1:], z.dtype).sign()
                 (back,) = torch.autograd.grad(slope, at, along, retain_graph=True)
-                divergence = divergence + (back * along).flatten(1).sum(1)
-        return slope.detach(), divergence.detach()
+                found.append((back * along).flatten(1).sum(1).detach())
+        each = torch.stack(found)
+        return slope.detach(), each.mean(0), each.std(0) / math.sqrt(self.PROBES)

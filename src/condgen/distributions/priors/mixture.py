@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.distributions import Distribution
 
@@ -45,6 +45,7 @@ class GaussianMixture(Part, registered="priors.GaussianMixture"):
         em: steps of expectation maximisation (scikit-learn's) after the clusters; 0 for none. Its covariances are not
             shrunk, which makes images better and validation latents less likely; classes with fewer than twice as
             many latents a component as z has numbers are left as they are.
+        shares: share of each class among the latents, for conditions of a missing label; :meth:`fit` sets it.
 
     Raises:
         ValueError: for numbers out of range.
@@ -76,6 +77,7 @@ class GaussianMixture(Part, registered="priors.GaussianMixture"):
         classes: int | None = None,
         shrinkage: float | None = None,
         em: int = 0,
+        shares: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         if min(components, condition_dim + 1) < 1 or not 0 <= (shrinkage or 0) <= 1 or em < 0:
@@ -93,6 +95,7 @@ class GaussianMixture(Part, registered="priors.GaussianMixture"):
         self.register_buffer("means", torch.zeros(groups, components, self.dim))
         self.register_buffer("triangles", torch.zeros(groups, components, triangle))
         self.register_buffer("conditions", torch.zeros(groups, condition_dim))
+        self.shares = None if shares is None else tuple(map(float, shares))
         self.scale = ChannelScale(self.shape)
         self.unpacked: tuple[Any, Tensor] = None, self.means  # of `factors`
         if self.weights.device.type != "meta":
@@ -144,6 +147,9 @@ class GaussianMixture(Part, registered="priors.GaussianMixture"):
         if validation is not None:
             held_out = self.scale(validation[0]).flatten(1).cpu().double().numpy(), self._groups(validation[1]).numpy()
         found = [Clusters.of(flat[groups == k], self.components, seed) for k in range(len(conditions))]
+        self.shares = tuple((own.total / len(flat)) for own in found)
+        if "arguments" in self.__dict__:  # saved with the model
+            self.arguments["shares"] = list(self.shares)
         pooled = np.stack([own.total * own.shared for own in found]).sum(0) / len(flat)
         self.weights.zero_()
         for group, own in enumerate(found):
@@ -165,7 +171,7 @@ class GaussianMixture(Part, registered="priors.GaussianMixture"):
 
     def forward(self, c: Float[Tensor, "batch dim"]) -> "Mixture":
         """(batch, dim) → a distribution over z."""
-        return Mixture(self, self._groups(c))
+        return Mixture(self, self._groups(c), self._missing(c))
 
     def draw(
         self, c: Float[Tensor, "batch dim"], noise: Float[Tensor, "batch numbers"]
@@ -177,9 +183,12 @@ class GaussianMixture(Part, registered="priors.GaussianMixture"):
         """A component for each condition by its weight; numbered through all classes."""
         groups = self._groups(c)
         u = 0.5 * torch.special.erfc(-noise / math.sqrt(2))
-        edges = self.weights[groups].cumsum(1)
-        component = (u[:, None] * edges[:, -1:] >= edges).sum(1).clamp(max=self.components - 1)
-        return groups * self.components + component
+        found = groups * self.components + picked(self.weights[groups], u)
+        missing = self._missing(c)
+        if not bool(missing.any()):
+            return found
+        everything = self.weights * self._shares()[:, None]
+        return torch.where(missing, picked(everything.flatten().expand(len(u), -1), u), found)
 
     def draw_of(
         self, component: Int64[Tensor, " batch"], noise: Float[Tensor, "batch dim"]
@@ -215,6 +224,30 @@ class GaussianMixture(Part, registered="priors.GaussianMixture"):
                 found[own, k] = self.weights[group, k].log() - log_det - 0.5 * whitened.square().sum(0)
         return found - self.scale.log_volume() - 0.5 * self.dim * math.log(2 * math.pi)
 
+    def of_condition(self, c: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch all"]:
+        """The weight of every component for each condition; of a missing one, all classes by their shares."""
+        own = torch.nn.functional.one_hot(self._groups(c), len(self.weights)).to(self.weights)
+        own = torch.where(self._missing(c)[:, None], self._shares(), own)
+        return (own[:, :, None] * self.weights).flatten(1)
+
+    def _shares(self) -> Float[Tensor, " classes"]:
+        """The share of each class among the latents that the mixture was fitted to; equal ones if it is not known."""
+        fitted = self.conditions.isfinite().all(1)
+        if self.shares is None:
+            return fitted.to(self.weights) / fitted.sum()
+        return self.weights.new_tensor([*self.shares, *[0.0] * (len(self.weights) - len(self.shares))])
+
+    def _missing(self, c: Tensor) -> Bool[Tensor, " batch"]:
+        """Which conditions are of no class, as :class:`~condgen.nn.conditioners.LabelDropout` gives for no label.
+
+        They lie farther from every class than half of the way between the two nearest classes.
+        """
+        known = self.conditions[self.conditions.isfinite().all(1)]
+        if len(known) < 2 or not known.shape[1]:
+            return torch.zeros(c.shape[0], dtype=torch.bool, device=c.device)
+        between = torch.cdist(known, known).fill_diagonal_(math.inf).min()
+        return torch.cdist(c.to(known), known).amin(1) > (0.5 + 1e-3) * between
+
     def _groups(self, c: Tensor) -> Int64[Tensor, " batch"]:
         """The class of each condition: the nearest that was fitted."""
         if not self.conditions.shape[1]:
@@ -223,34 +256,56 @@ class GaussianMixture(Part, registered="priors.GaussianMixture"):
         return apart.argmin(1)
 
 
+def picked(weights: Float[Tensor, "n all"], u: Float[Tensor, " n"]) -> Int64[Tensor, " n"]:
+    """For each row a number by its weights, from a uniform number; never one whose weight is 0."""
+    edges = weights.cumsum(1)
+    number = (u[:, None] * edges[:, -1:] >= edges).sum(1)
+    last = weights.shape[1] - 1 - (weights.flip(1) > 0).to(torch.int8).argmax(1)  # the last that has a weight
+    return torch.minimum(number, last)
+
+
 class Mixture(Distribution):
     """The distribution of :class:`GaussianMixture` for a batch of classes."""
 
     arg_constraints: ClassVar = {}  # type: ignore[reportIncompatibleMethodOverride, reportAssignmentType]
 
-    def __init__(self, prior: GaussianMixture, groups: Int64[Tensor, " batch"]) -> None:
-        self.prior, self.groups = prior, groups
+    def __init__(
+        self, prior: GaussianMixture, groups: Int64[Tensor, " batch"], missing: Bool[Tensor, " batch"]
+    ) -> None:
+        self.prior, self.groups, self.missing = prior, groups, missing
         super().__init__(groups.shape, torch.Size(prior.shape), validate_args=False)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log-density of each latent, in nats."""
-        return self.prior.log_joint(value, self.groups).logsumexp(1)
+        found = self.prior.log_joint(value, self.groups).logsumexp(1)
+        if not bool(self.missing.any()):
+            return found
+        some, shares = value[self.missing], self.prior._shares()
+        each = [
+            self.prior.log_joint(some, torch.full((len(some),), k, device=some.device)).logsumexp(1) + shares[k].log()
+            for k in shares.nonzero()[:, 0].tolist()
+        ]
+        return found.masked_scatter(self.missing, torch.stack(each).logsumexp(0))
+
+    @property
+    def own_weights(self) -> Float[Tensor, "batch classes"]:
+        """How much of each class is in the distribution of each row."""
+        own = torch.nn.functional.one_hot(self.groups, len(self.prior.weights)).to(self.prior.weights)
+        return torch.where(self.missing[:, None], self.prior._shares(), own)
 
     @property
     def mean(self) -> Tensor:
         """Of the whole mixture."""
-        weights = self.prior.weights[self.groups][..., None]
-        return self.prior.scale.restored(
-            (weights * self.prior.means[self.groups]).sum(1).unflatten(1, self.prior.shape)
-        )
+        centres = (self.prior.weights[..., None] * self.prior.means).sum(1)
+        return self.prior.scale.restored((self.own_weights @ centres).unflatten(1, self.prior.shape))
 
     @property
     def variance(self) -> Tensor:
         """Of each latent."""
         prior = self.prior
         second = prior.means.square() + torch.stack([unpacked(t, prior.dim).square().sum(-1) for t in prior.triangles])
-        centre = (prior.weights[..., None] * prior.means).sum(1)
-        flat = ((prior.weights[..., None] * second).sum(1) - centre.square())[self.groups]
+        centres, own = (prior.weights[..., None] * prior.means).sum(1), self.own_weights
+        flat = own @ (prior.weights[..., None] * second).sum(1) - (own @ centres).square()
         return flat.unflatten(1, prior.shape) * prior.scale.per_channel(prior.scale.spread).square()
 
 
