@@ -179,7 +179,7 @@ class TestBalancer:
             again.set_params(sed=5)
 
     def test_wrong_input(self, model, cells):
-        with pytest.raises(ValueError, match="and a label each"):
+        with pytest.raises(ValueError, match="a label for each image; got 5 and 4"):
             Balancer(model).fit_resample(cells.images[:5], cells.labels[:4])
         with pytest.raises(ValueError, match=r"Expected classes in \[0, 3\)"):
             Balancer(model).fit_resample(cells.images, cells.labels + 1)
@@ -266,3 +266,105 @@ def test_the_command_line(tmp_path, capsys):
     assert condgen.load_npz(tmp_path / "some.npz").train.class_counts["platelet"] == 30
     assert main(["balance", str(run), "--counts", "[platelet]", "--out", str(tmp_path / "x.npz")]) == 1
     assert "class=count" in capsys.readouterr().err
+
+
+class TestKindsOfInput:
+    """What comes back has the type, range and layout that was given, and the very same generated images."""
+
+    @pytest.fixture(scope="class")
+    @staticmethod
+    def colour():
+        cells = condgen.load_smears(40, size=16)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model = condgen.conditional_vae((3, 16, 16), 8, latent=4, width=4).eval()
+        model.class_names = cells.class_names
+        return model, cells, Balancer(model).fit_resample(cells.images, cells.labels)
+
+    @pytest.mark.parametrize(
+        ("there", "back"),
+        [
+            (lambda x: x.astype(np.int64), lambda x: x),
+            (lambda x: x.astype(np.float32), lambda x: x),
+            (lambda x: (x / 255).astype(np.float64), lambda x: 255 * x),
+            (lambda x: x.transpose(0, 2, 3, 1), lambda x: x.transpose(0, 3, 1, 2)),
+            (lambda x: x.reshape(len(x), -1), lambda x: x.reshape(len(x), 3, 16, 16)),
+            (
+                lambda x: x.transpose(0, 2, 3, 1).reshape(len(x), -1),
+                lambda x: x.reshape(len(x), 16, 16, 3).transpose(0, 3, 1, 2),
+            ),
+        ],
+    )
+    def test_images(self, colour, there, back):
+        model, cells, (images, _) = colour
+        X, _ = Balancer(model).fit_resample(there(cells.images), cells.labels)
+        assert X.dtype == there(cells.images).dtype
+        assert np.abs(back(X) - images.astype(float)).max() < 1e-3
+
+    @pytest.mark.parametrize(
+        ("there", "back"),
+        [
+            (lambda y, _: y[:, None], lambda y, _: y[:, 0]),
+            (lambda y, _: np.eye(8, dtype=np.uint8)[y], lambda y, _: y.argmax(1)),
+            (lambda y, _: y.astype(np.float32), lambda y, _: y.astype(int)),
+            (lambda y, names: np.array(names)[y], lambda y, names: np.array([names.index(name) for name in y])),
+            (
+                lambda y, names: np.array(names, dtype=object)[y],
+                lambda y, names: np.array([names.index(name) for name in y]),
+            ),
+        ],
+    )
+    def test_labels(self, colour, there, back):
+        model, cells, (_, labels) = colour
+        given = there(cells.labels, list(cells.class_names))
+        _, y = Balancer(model).fit_resample(cells.images, given)
+        assert y.dtype == given.dtype
+        assert y.shape[1:] == given.shape[1:]
+        assert np.array_equal(back(y, list(cells.class_names)), labels)
+
+    def test_a_new_class_keeps_its_whole_name(self):
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model = condgen.conditional_vae((1, 8, 8), 2, latent=4, width=4).eval()
+        model.class_names = ("a", "a long name")
+        X, y = np.zeros((5, 1, 8, 8), np.uint8), np.array(["a"] * 5)
+        assert set(Balancer(model, {"a long name": 3}).fit_resample(X, y)[1]) == {"a", "a long name"}
+
+    def test_pandas(self, colour):
+        pandas = pytest.importorskip("pandas")
+        model, cells, (images, labels) = colour
+        frame = pandas.DataFrame(cells.images.reshape(len(cells), -1))
+        y = pandas.Series(pandas.Categorical(np.array(cells.class_names)[cells.labels]), name="kind")
+        X, found = Balancer(model).fit_resample(frame, y)
+        assert np.array_equal(X.to_numpy().reshape(images.shape), images)
+        assert list(X.columns) == list(frame.columns)
+        assert (found.name, str(found.dtype)) == ("kind", "category")
+        assert [cells.class_names.index(name) for name in found] == labels.tolist()
+
+    @pytest.mark.parametrize(
+        ("X", "y", "said"),
+        [
+            (lambda x: x - 128.0, lambda y: y, "Balance before you standardise"),
+            (lambda x: x[:, :2], lambda y: y, "channels first or last, or rows"),
+            (lambda x: x, lambda y: y + 0.5, "whole numbers or names; got 0.5"),
+            (lambda x: x, lambda y: np.ones((len(y), 8)), "one 1 in every row"),
+            (lambda x: x, lambda y: y + 90, r"classes in \[0, 8\)"),
+        ],
+    )
+    def test_what_cannot_be_read_is_refused(self, colour, X, y, said):  # noqa: N803
+        model, cells, _ = colour
+        with pytest.raises(ValueError, match=said):
+            Balancer(model).fit_resample(X(cells.images), y(cells.labels))
+
+    def test_random_state(self, colour):
+        model, cells, _ = colour
+        one, same = (
+            Balancer(model, **kind).fit_resample(cells.images, cells.labels)[0]
+            for kind in ({"seed": 7}, {"random_state": 7})
+        )
+        assert np.array_equal(one, same)
+        states = (np.random.RandomState(0), np.random.RandomState(0))
+        first, again = (
+            Balancer(model, random_state=state).fit_resample(cells.images, cells.labels)[0] for state in states
+        )
+        assert np.array_equal(first, again)

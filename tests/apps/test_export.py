@@ -31,6 +31,10 @@ torch.set_num_threads(1)
 kind, to, folder = sys.argv[1:]
 cells = condgen.load_smears(200, size=16)
 model = condgen.conditional_vae(cells.image_shape, 8, latent=(2, 4, 4) if kind != "flat" else 4, width=8)
+if kind == "radius":
+    from condgen.nn.conditioners import Continuous
+
+    model = condgen.conditional_vae((3, 16, 16), 0, latent=4, width=8, conditioner=Continuous([0.5], [0.3]))
 if kind == "gan":
     model = condgen.conditional_gan(cells.image_shape, 8, latent=4, width=8)
 if kind == "pixels":
@@ -47,7 +51,7 @@ export(model, folder, to)
 worst = {}
 for n in (1, 2, 7):
     noise = torch.randn(n, *model.sampling_noise_shapes["z"])
-    labels = torch.arange(n) % 8
+    labels = torch.rand(n) if kind == "radius" else torch.arange(n) % 8
     images = torch.rand(n, 3, 16, 16)
     with torch.no_grad():
         ours = {"draw": [model.draw(labels, {"z": noise})]}
@@ -68,13 +72,18 @@ for n in (1, 2, 7):
         for one, other in zip(ours[name], theirs, strict=True):
             assert one.shape == tuple(other.shape), (name, one.shape, other.shape)
             worst[name] = max(worst.get(name, 0), float((one - torch.as_tensor(other)).abs().max()))
+if to == "onnx" and kind not in ("radius", "pixels"):
+    session, noise = onnxruntime.InferenceSession(f"{folder}/draw.onnx"), noise.numpy()
+    drawn = [session.run(None, {"noise": noise, "labels": np.full(7, label)})[0] for label in (99, 7, -3, 0)]
+    assert np.array_equal(drawn[0], drawn[1]) and np.array_equal(drawn[2], drawn[3])
 print(json.dumps(worst))
 """
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("kind", "to"), [("mixture", "torch-export"), ("flow", "onnx"), ("gan", "onnx"), ("pixels", "onnx")]
+    ("kind", "to"),
+    [("mixture", "torch-export"), ("flow", "onnx"), ("gan", "onnx"), ("pixels", "onnx"), ("radius", "onnx")],
 )
 def test_graphs_give_the_same_images(kind, to, tmp_path):
     """In a process of its own: a graph cannot be traced through the type checks that tests run under."""
@@ -88,7 +97,8 @@ def test_graphs_give_the_same_images(kind, to, tmp_path):
     worst = json.loads(done.stdout.strip().splitlines()[-1])
     assert max(worst.values()) < 1e-5, worst
     card = json.loads((tmp_path / "graphs" / "export.json").read_text())
-    assert card["graphs"]["draw"]["inputs"]["labels"] == {"dtype": "int64", "shape": ["batch"]}
+    expected = {"dtype": "float32" if kind == "radius" else "int64", "shape": ["batch"]}
+    assert card["graphs"]["draw"]["inputs"]["labels"] == expected
     assert len(card["class_names"]) == 8
 
 

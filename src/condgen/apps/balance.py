@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Bool, Int64, Shaped, UInt8
+from jaxtyping import Bool, Int64, UInt8
 
+from condgen.apps.resampling import Classes, Pixels
 from condgen.data.images import LabelledImages
 from condgen.evaluation.copies import near_copies
 from condgen.io.archives import weights_hash
@@ -29,6 +30,7 @@ Strategy = Literal["auto", "minority", "not minority", "not majority", "all"]
 Wanted = Strategy | float | Mapping[Any, int] | Callable[[Any], Mapping[Any, int]]
 CLASS_SHARE = 2**40  # numbers of samples that each class has to itself
 FEW = 100  # real images up to which drawing them more often taught classifiers more (docs/balancing.md)
+PARAMETERS = ("model", "sampling_strategy", "seed", "random_state", "judge", "data")
 ROUNDS = 8  # in which what was turned down is drawn again
 TABLE = ("place", "kind", "label", "class", "weights", "seed", "number")
 
@@ -97,6 +99,7 @@ class Balancer:
             "all", "minority" (the smallest alone), "not minority"; a number for two classes, the smaller one's share of
             the larger; class → count; or a function of the labels that gives the last.
         seed: of the samples.
+        random_state: the same under imbalanced-learn's name: a number, or numpy's `RandomState`; it comes first.
         judge: a :class:`condgen.evaluation.Judge`, or whatever has its `embed(images).probabilities`: samples that it
             does not take for their class are drawn again, eight times at most.
         data: real images with splits: near copies of its training images (up to flips, turns, small shifts and
@@ -105,6 +108,7 @@ class Balancer:
     Attributes:
         provenance_: after `fit_resample`, what each image is.
         sampling_strategy_: class number → generated images.
+        seed_: the seed of the samples that were drawn.
 
     References:
         The parameters are those of imbalanced-learn (Lemaitre et al., 2017), https://jmlr.org/papers/v18/16-365.html
@@ -124,20 +128,16 @@ class Balancer:
         sampling_strategy: Wanted = "auto",
         *,
         seed: int = 0,
+        random_state: Any = None,
         judge: Any = None,
         data: LabelledImages | None = None,
     ) -> None:
-        self.model, self.sampling_strategy, self.seed, self.judge, self.data = (
-            model,
-            sampling_strategy,
-            seed,
-            judge,
-            data,
-        )
+        self.model, self.sampling_strategy, self.judge, self.data = model, sampling_strategy, judge, data
+        self.seed, self.random_state = seed, random_state
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """The arguments, for scikit-learn."""
-        return {name: getattr(self, name) for name in ("model", "sampling_strategy", "seed", "judge", "data")}
+        return {name: getattr(self, name) for name in PARAMETERS}
 
     def set_params(self, **changed: Any) -> "Balancer":
         """Other arguments, for scikit-learn."""
@@ -151,43 +151,38 @@ class Balancer:
         """Real images and labels, then generated ones.
 
         Args:
-            X: images (n, channels, height, width), uint8 or floats in [0, 1], or the same in rows (n, pixels).
-            y: classes, numbers or the model's class names.
+            X: images (n, channels, height, width) or channels last, or the same in rows (n, pixels), also as a
+                DataFrame: whole numbers from 0 to 255, or floats in [0, 1] or [0, 255].
+            y: classes, as numbers or the model's class names, of shape (n,) or (n, 1), as one-hot rows, or as a Series
+                or categorical of pandas.
 
         Returns:
-            X and y of the same kinds; the first n rows are those given.
+            X and y of the same kinds, types, ranges and layouts; the first n rows are those given.
 
         Raises:
             ValueError: if images, labels or counts do not fit, or a class would have to shrink.
         """
-        X, y = np.asarray(X), np.asarray(y)  # noqa: N806
-        shape = tuple(self.model.image_shape)
-        rows = X.ndim == 2 and X.shape[1] == int(np.prod(shape))
-        if len(X) != len(y) or not (rows or X.shape[1:] == shape):
-            raise ValueError(
-                f"Expected images (n, {', '.join(map(str, shape))}), or rows of them, and a label each; got images "
-                f"{X.shape} and {len(y)} labels."
-            )
-        labels = self.numbers(y)
+        self.seed_ = seed_of(self.seed, self.random_state)
+        pixels, classes = Pixels.of(X, tuple(self.model.image_shape)), Classes.of(y, self.number_of)
+        if len(pixels.array) != len(classes.numbers):
+            raise ValueError(f"Expected a label for each image; got {len(pixels.array)} and {len(classes.numbers)}.")
+        labels = classes.numbers
         counts = np.bincount(labels, minlength=num_classes(self.model))
         strategy: Any = self.sampling_strategy
         self.sampling_strategy_ = wanted(strategy, counts, labels, self.number_of)
         made = np.repeat(list(self.sampling_strategy_), list(self.sampling_strategy_.values())).astype(np.int64)
         images, number, refused, drawn = self.draw()
-        own = images.reshape(len(images), *X.shape[1:])
-        own = own if X.dtype == np.uint8 else (own / 255).astype(X.dtype)
         self.provenance_ = Provenance(
-            np.r_[np.zeros(len(X), bool), np.ones(len(own), bool)],
+            np.r_[np.zeros(len(labels), bool), np.ones(len(images), bool)],
             np.r_[labels, made],
-            np.r_[np.full(len(X), -1), number],
-            self.seed,
+            np.r_[np.full(len(labels), -1), number],
+            self.seed_,
             weights_hash(self.model.state_dict()),
             tuple(class_names(self.model)),
             refused,
             drawn,
         )
-        named = np.asarray(class_names(self.model))[made] if y.dtype.kind in "USO" else made
-        return np.concatenate([X, own]), np.concatenate([y, named.astype(y.dtype) if y.dtype.kind != "O" else named])
+        return pixels.followed_by(images), classes.followed_by(made, class_names(self.model))
 
     def number_of(self, label: Any) -> int:
         """The number of a class, by number or name."""
@@ -196,14 +191,11 @@ class Balancer:
             if label not in names:
                 raise ValueError(f"Expected a class among {', '.join(names)}; got {label!r}.")
             return names.index(label)
+        if isinstance(label, float) and not label.is_integer():
+            raise ValueError(f"Expected classes as whole numbers or names; got {label}.")
         if not 0 <= int(label) < num_classes(self.model):
             raise ValueError(f"Expected classes in [0, {num_classes(self.model)}); got {label}.")
         return int(label)
-
-    def numbers(self, y: Shaped[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
-        """Labels as the model's numbers."""
-        found, inverse = np.unique(y, return_inverse=True)
-        return np.array([self.number_of(label.item()) for label in found], np.int64)[inverse]
 
     def draw(self) -> tuple[UInt8[np.ndarray, "n ..."], Int64[np.ndarray, " n"], dict[str, int], dict[str, int]]:
         """Images of every class that is to be filled up, their numbers, and how many were turned down and drawn."""
@@ -221,7 +213,7 @@ class Balancer:
         first, good, bad = label * CLASS_SHARE, [], []
         size, drawn = count, 0
         for _ in range(ROUNDS if self.judge is not None or self.data is not None else 1):
-            images = to_uint8(self.model.sample([label] * size, seed=self.seed, start=first + drawn)).cpu().numpy()
+            images = to_uint8(self.model.sample([label] * size, seed=self.seed_, start=first + drawn)).cpu().numpy()
             doubt = self.doubt(images, label)
             found = [(doubt[k], first + drawn + k, image) for k, image in enumerate(images)]
             good += [one for one in found if one[0] < 1]
@@ -253,6 +245,13 @@ class Balancer:
             train, held_out = self.data.train, self.data.validation
             doubt = doubt + 2 * near_copies(train.images, images, held_out.images, alike=True).near.numpy()
         return doubt
+
+
+def seed_of(seed: int, random_state: Any) -> int:
+    """The seed that samples are drawn from: that of `random_state`, if there is one."""
+    if random_state is None:
+        return seed
+    return int(random_state.randint(2**31 - 1) if hasattr(random_state, "randint") else random_state)
 
 
 def wanted(

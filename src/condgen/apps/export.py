@@ -1,7 +1,8 @@
 """Export: a trained model as a graph that runs without condgen, with noise and labels as explicit inputs.
 
 `draw` turns noise and labels into images, `encode` images and labels into the posterior's mean and standard deviation.
-Both take batches of any size.
+Both take batches of any size. Class labels beyond those of the model are taken for the nearest class, since a graph
+cannot refuse them.
 """
 
 __all__ = ["export", "graphs"]
@@ -10,6 +11,7 @@ import copy
 import io
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +23,7 @@ import condgen
 from condgen.io.archives import weights_hash
 from condgen.io.atomic import check_writable, write_atomically
 from condgen.models.latents import levels
+from condgen.nn.conditioners import Continuous, Joint
 
 CARD = "export.json"  # beside the graphs: inputs, class names, what model they are of
 NUMBERS = "z"  # of a single level of latents
@@ -37,7 +40,7 @@ class Draw(nn.Module):
         self, noise: Float[Tensor, "batch *numbers"], labels: Shaped[Tensor, "batch ..."]
     ) -> Float[Tensor, "batch channels height width"]:
         """The image that the noise stands for."""
-        return self.model.draw(labels, {NUMBERS: noise})
+        return self.model.draw(known(self.model, labels), {NUMBERS: noise})
 
 
 class Encode(nn.Module):
@@ -51,8 +54,26 @@ class Encode(nn.Module):
         self, images: Float[Tensor, "batch channels height width"], labels: Shaped[Tensor, "batch ..."]
     ) -> tuple[Float[Tensor, "batch *latent"], Float[Tensor, "batch *latent"]]:
         """Of q(z | x, c)."""
-        (q,) = levels(self.model.posterior(images, labels))
+        (q,) = levels(self.model.posterior(images, known(self.model, labels)))
         return q.mean, q.stddev
+
+
+def known(model: Any, labels: Tensor) -> Tensor:
+    """Class labels brought within those that the model knows: a graph cannot raise an error for others."""
+    classes = getattr(unwrapped(model), "num_classes", None)
+    if labels.is_floating_point() or classes is None:
+        return labels
+    return labels.clamp(0 if unwrapped(model) is model.conditioner else -1, classes - 1)  # -1: the label is missing
+
+
+def unwrapped(model: Any) -> Any:
+    """The conditioner, without what drops labels from it."""
+    return getattr(model.conditioner, "conditioner", model.conditioner)
+
+
+def label_type(model: Any) -> torch.dtype:
+    """The type of labels that a model takes: numbers for continuous conditions, whole numbers otherwise."""
+    return torch.float32 if isinstance(unwrapped(model), Continuous | Joint) else torch.int64
 
 
 def graphs(model: Any) -> dict[str, tuple[nn.Module, dict[str, Tensor]]]:
@@ -70,7 +91,7 @@ def graphs(model: Any) -> dict[str, tuple[nn.Module, dict[str, Tensor]]]:
         raise ValueError("Expected a model with one level of latents that knows its image_shape.")
     model = constant(copy.deepcopy(model).cpu().float().eval())
     columns = model.conditioner.columns
-    labels = torch.zeros((3, columns) if columns > 1 else (3,), dtype=torch.int64)
+    labels = torch.zeros((3, columns) if columns > 1 else (3,), dtype=label_type(model))
     noise = torch.zeros(3, *model.sampling_noise_shapes[NUMBERS])
     images = torch.zeros(3, *model.image_shape)
     found: dict[str, tuple[nn.Module, dict[str, Tensor]]] = {"draw": (Draw(model), {"noise": noise, "labels": labels})}
@@ -85,6 +106,9 @@ def constant(model: Any) -> Any:
         if hasattr(module, "factors"):
             module.register_buffer("exported_factors", module.factors().detach().clone(), persistent=False)
             module.factors = lambda module=module: module.exported_factors
+            module.register_buffer("exported_shares", module.class_shares().detach().clone(), persistent=False)
+            module.class_shares = lambda module=module: module.exported_shares
+            module.half_way = partial(float, module.half_way())
     return model
 
 
@@ -122,6 +146,7 @@ def export(model: Any, path: str | Path, to: Literal["onnx", "torch-export"] = "
         "weights": weights_hash(model.state_dict()),
         "class_names": list(model.class_names),
         "image_shape": list(model.image_shape or ()),
+        "labels": "Labels beyond the classes are taken for the nearest class." if model.class_names else "",
         "graphs": {},
     }
     for name, (module, inputs) in graphs(model).items():

@@ -185,10 +185,10 @@ class GaussianMixture(Part, registered="priors.GaussianMixture"):
         u = 0.5 * torch.special.erfc(-noise / math.sqrt(2))
         found = groups * self.components + picked(self.weights[groups], u)
         missing = self._missing(c)
-        if not bool(missing.any()):
+        if not torch.compiler.is_compiling() and not bool(missing.any()):
             return found
-        everything = self.weights * self._shares()[:, None]
-        return torch.where(missing, picked(everything.flatten().expand(len(u), -1), u), found)
+        everything = self.weights * self.class_shares()[:, None]
+        return torch.where(missing, picked(everything.flatten().expand(u.shape[0], -1), u), found)
 
     def draw_of(
         self, component: Int64[Tensor, " batch"], noise: Float[Tensor, "batch dim"]
@@ -227,10 +227,10 @@ class GaussianMixture(Part, registered="priors.GaussianMixture"):
     def of_condition(self, c: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch all"]:
         """The weight of every component for each condition; of a missing one, all classes by their shares."""
         own = torch.nn.functional.one_hot(self._groups(c), len(self.weights)).to(self.weights)
-        own = torch.where(self._missing(c)[:, None], self._shares(), own)
+        own = torch.where(self._missing(c)[:, None], self.class_shares(), own)
         return (own[:, :, None] * self.weights).flatten(1)
 
-    def _shares(self) -> Float[Tensor, " classes"]:
+    def class_shares(self) -> Float[Tensor, " classes"]:
         """The share of each class among the latents that the mixture was fitted to; equal ones if it is not known."""
         fitted = self.conditions.isfinite().all(1)
         if self.shares is None:
@@ -242,11 +242,15 @@ class GaussianMixture(Part, registered="priors.GaussianMixture"):
 
         They lie farther from every class than half of the way between the two nearest classes.
         """
+        apart = (c[:, None].to(self.conditions) - self.conditions).square().sum(2)
+        return apart.amin(1).sqrt() > self.half_way()
+
+    def half_way(self) -> float:
+        """A little more than half of the distance between the two nearest classes; infinite for a single one."""
         known = self.conditions[self.conditions.isfinite().all(1)]
         if len(known) < 2 or not known.shape[1]:
-            return torch.zeros(c.shape[0], dtype=torch.bool, device=c.device)
-        between = torch.cdist(known, known).fill_diagonal_(math.inf).min()
-        return torch.cdist(c.to(known), known).amin(1) > (0.5 + 1e-3) * between
+            return math.inf
+        return (0.5 + 1e-3) * float(torch.cdist(known, known).fill_diagonal_(math.inf).min())
 
     def _groups(self, c: Tensor) -> Int64[Tensor, " batch"]:
         """The class of each condition: the nearest that was fitted."""
@@ -280,7 +284,7 @@ class Mixture(Distribution):
         found = self.prior.log_joint(value, self.groups).logsumexp(1)
         if not bool(self.missing.any()):
             return found
-        some, shares = value[self.missing], self.prior._shares()
+        some, shares = value[self.missing], self.prior.class_shares()
         each = [
             self.prior.log_joint(some, torch.full((len(some),), k, device=some.device)).logsumexp(1) + shares[k].log()
             for k in shares.nonzero()[:, 0].tolist()
@@ -291,7 +295,7 @@ class Mixture(Distribution):
     def own_weights(self) -> Float[Tensor, "batch classes"]:
         """How much of each class is in the distribution of each row."""
         own = torch.nn.functional.one_hot(self.groups, len(self.prior.weights)).to(self.prior.weights)
-        return torch.where(self.missing[:, None], self.prior._shares(), own)
+        return torch.where(self.missing[:, None], self.prior.class_shares(), own)
 
     @property
     def mean(self) -> Tensor:
