@@ -183,7 +183,7 @@ class TestBalancer:
             Balancer(model).fit_resample(cells.images[:5], cells.labels[:4])
         with pytest.raises(ValueError, match=r"Expected classes in \[0, 3\)"):
             Balancer(model).fit_resample(cells.images, cells.labels + 1)
-        with pytest.raises(ValueError, match="Expected a class among round"):
+        with pytest.raises(ValueError, match="Expected class names among round"):
             Balancer(model, {"oval": 9}).fit_resample(cells.images, cells.labels)
 
 

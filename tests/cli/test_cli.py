@@ -620,3 +620,35 @@ class TestEvaluate:
         assert spelled_out(["compare", "[a,b]"]) == ["compare", "[a,b]"]
         assert spelled_out(["compare"]) == ["compare"]
         assert spelled_out([]) == []
+
+
+class TestClassNames:
+    """Names first, then a beginning that one name alone has, then numbers: one rule for all commands."""
+
+    @pytest.fixture(scope="class")
+    @staticmethod
+    def numbered(tmp_path_factory):
+        folder = tmp_path_factory.mktemp("numbered")
+        generator = np.random.default_rng(0)
+        names = np.array(["2", "10", "immature (myelocytes, and others)"])
+        images, labels = generator.integers(0, 256, (60, 8, 8), np.uint8), np.repeat([0, 1, 2], [30, 20, 10])
+        np.savez(folder / "cells.npz", images=images, labels=labels, class_names=names)
+        command = ["train", "--data", str(folder / "cells.npz"), "--epochs", "1", "--width", "4", "--latent", "2"]
+        assert main([*command, "--accelerator", "cpu", "--out", str(folder / "run")]) == 0
+        return folder
+
+    @pytest.mark.parametrize(("typed", "number"), [("2", 0), ("10", 1), ("imm", 2), ("1", 1)])
+    def test_sample(self, numbered, typed, number, tmp_path):
+        assert main(["sample", str(numbered / "run"), "--labels", typed, "--out", str(tmp_path / "a.npz")]) == 0
+        with np.load(tmp_path / "a.npz") as file:
+            assert file["labels"].ravel().tolist() == [number]
+
+    def test_balance(self, numbered, tmp_path):
+        command = ["balance", str(numbered / "run"), "--counts", "[10=25,imm=12]", "--out", str(tmp_path / "b.npz")]
+        assert main(command) == 0
+        counts = condgen.load_npz(tmp_path / "b.npz").train.class_counts
+        assert list(counts.values())[1:] == [25, 12]
+
+    def test_what_several_names_begin_with(self, run, capsys):
+        assert main(["sample", str(run), "--labels", "e"]) == 1
+        assert "got e, which eosinophil, erythroblast begin with" in capsys.readouterr().err

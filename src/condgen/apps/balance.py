@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Bool, Int64, UInt8
 
 from condgen.apps.resampling import Classes, Pixels
-from condgen.data.images import LabelledImages
+from condgen.data.images import LabelledImages, class_number
 from condgen.evaluation.copies import near_copies
 from condgen.io.archives import weights_hash
 from condgen.io.atomic import check_writable, replacing, write_atomically
@@ -188,9 +188,7 @@ class Balancer:
         """The number of a class, by number or name."""
         names = class_names(self.model)
         if isinstance(label, str):
-            if label not in names:
-                raise ValueError(f"Expected a class among {', '.join(names)}; got {label!r}.")
-            return names.index(label)
+            return class_number(label, names)
         if isinstance(label, float) and not label.is_integer():
             raise ValueError(f"Expected classes as whole numbers or names; got {label}.")
         if not 0 <= int(label) < num_classes(self.model):

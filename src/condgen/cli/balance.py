@@ -4,7 +4,7 @@ __all__ = ["balance"]
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from condgen.cli.shared import Accelerator, about_run, beside, data_for, on, say
 from condgen.io.places import weights_file
@@ -31,7 +31,8 @@ def balance(
         data: as for train; by default what the run was trained on. Only its training images gain any.
         strategy: which classes are filled up to the largest: auto (all others), minority (the smallest alone), "not
             minority", "not majority" or all.
-        counts: images that single classes are to have, instead of a strategy, e.g. [platelet=3000,basophil=2000].
+        counts: images that single classes are to have, instead of a strategy, e.g. [platelet=3000,basophil=2000]; the
+            beginning of a name is enough.
         judge: draw samples again that a classifier of the real images does not take for their class.
         refuse_copies: draw near copies of training images again.
         seed: of the samples.
@@ -61,17 +62,17 @@ def balance(
     say(f"{provenance}\nWrote {out}, and what each training image is to {table}.")
 
 
-def counted(counts: Sequence[str]) -> dict[Any, int]:
+def counted(counts: Sequence[str]) -> dict[str, int]:
     """Class → count, of class=count.
 
     Example:
         >>> counted(["platelet=300", "2=50"])
-        {'platelet': 300, 2: 50}
+        {'platelet': 300, '2': 50}
     """
-    found: dict[Any, int] = {}
+    found: dict[str, int] = {}
     for text in counts:
         name, _, number = text.rpartition("=")
         if not name or not number.isdigit():
             raise ValueError(f"Expected --counts as [class=count,…]; got {text!r}.")
-        found[int(name) if name.isdigit() else name] = int(number)
+        found[name] = int(number)
     return found

@@ -95,10 +95,19 @@ def continuous(model: "Generator") -> bool:
 
 
 def label_number(model: "Generator", label: Any) -> Any:
-    """The number of a class name; a number is itself, unless a class has it for its name; several are themselves."""
-    if isinstance(label, list):
+    """The number of a class, by its name, the beginning of it, or its number; several labels are themselves."""
+    if isinstance(label, list) or not hasattr(unwrapped(model), "num_classes"):
         return label
-    return label if isinstance(label, int) and str(label) not in model.class_names else int(model.labels([str(label)]))
+    if isinstance(label, int) and label < 0:
+        return label  # a missing label
+    from condgen.data.images import class_number
+
+    return class_number(label, model.class_names, unwrapped(model).num_classes)
+
+
+def unwrapped(model: "Generator") -> Any:
+    """The conditioner, without what drops labels from it."""
+    return getattr(model.conditioner, "conditioner", model.conditioner)
 
 
 def shard_of(text: str | None) -> tuple[int, int] | None:

@@ -121,7 +121,8 @@ def kind_of(labels: np.ndarray, names: int = 0) -> Kind:
         if text or labels.dtype.kind in "iub":
             return "class"
         one_condition = labels.ndim == 2 and names == 1
-        few = len(np.unique(columns)) <= FEW and bool((columns == np.round(columns)).all())
+        whole = bool((np.isfinite(columns) & (columns == np.round(columns))).all())
+        few = whole and len(np.unique(columns)) <= FEW
         return "class" if len(columns) and few and not one_condition else "continuous"
     if labels.dtype.kind == "f" and not np.isin(labels, (0.0, 1.0)).all():
         return "continuous"
@@ -143,6 +144,10 @@ def labels_as(kind: Kind, labels: np.ndarray, n: int, said: bool) -> np.ndarray:
     Raises:
         ValueError: for labels that do not fit their kind or the images.
         TypeError: for labels of another type.
+
+    Example:
+        >>> labels_as("class", np.array([[0, 1], [1, 0]]), 2, said=True), labels_as("multi-label", np.eye(1), 1, True)
+        (array([1, 0]), array([[1]], dtype=uint8))
     """
     if kind == "continuous":
         if labels.dtype.kind not in "iubf":
@@ -194,7 +199,7 @@ def classes_by_value(labels: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
         return numbers.astype(np.int64), tuple(values.tolist())
     if len(values) and values[0] < 0:
         raise ValueError(f"Expected labels in [0, classes); got {values[0]}. Number the classes from 0.")
-    if len(values) and len(values) >= max(len(labels), MOST_UNNAMED):
+    if len(values) and values[-1] >= max(len(labels), MOST_UNNAMED):
         raise ValueError(
             f"Expected labels in [0, classes); got {values[-1]} among {len(labels)} images. Are these the numbers of "
             "patients or files? Number the classes from 0."

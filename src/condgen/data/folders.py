@@ -130,6 +130,8 @@ def image_files(folder: Path, left_out: Counter[str]) -> list[Path]:
             continue
         if not file.exists():
             left_out["dead links"] += 1
+        elif not file.is_file():  # a pipe would be waited for
+            left_out["pipes and devices"] += 1
         elif file.suffix.lower() in SUFFIXES:
             found.append(file)
         else:

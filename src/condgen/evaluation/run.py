@@ -161,11 +161,11 @@ def evaluate(
     data = data.ordered(getattr(generated, "class_names", ()) if draws else ())
     if data.kind == "class" or not draws:
         check_data(data)
-    own = resolve_judge(judge, data, cache, progress, tell) if data.kind == "class" else None
-    usefulness = usefulness if own else "none"
-    data, shared = without_shared(data)
+    whole, (data, shared) = data, without_shared(data)
     source = as_source(generated, data)
     held_out = data.validation.subset(chosen(data, source, images, seed))
+    own = resolve_judge(judge, whole, cache, progress, tell) if data.kind == "class" else None
+    usefulness = usefulness if own else "none"
     tell(f"drawing {len(held_out):,} images")
     look, labelled = looker(own, features), source.labelled and data.kind == "class"
     with working("drawing and looking at images", progress=progress):

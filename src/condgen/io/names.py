@@ -41,7 +41,15 @@ def folder_names(names: Sequence[str]) -> list[str]:
 
 
 def write_classes(folder: Path, names: Sequence[str]) -> None:
-    """Write down which subfolder is which class, and their order."""
+    """Write down which subfolder is which class, and their order.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_classes(Path(folder), ("zebra", "a/b"))
+        ...     read_classes(Path(folder))
+        {'zebra': 'zebra', 'a_b': 'a/b'}
+    """
     content = dict(zip(folder_names(names), map(str, names), strict=True))
     write_atomically(folder / CLASSES, json.dumps({"classes": content}, indent=1).encode())
 
@@ -51,6 +59,10 @@ def read_classes(folder: Path) -> dict[str, str]:
 
     Raises:
         ValueError: if what is written down is damaged.
+
+    Example:
+        >>> read_classes(Path("/no/such/folder"))
+        {}
     """
     if not (folder / CLASSES).is_file():
         return {}

@@ -28,9 +28,7 @@ class TrainingState:
         history: the epochs that are done.
         epoch: number of the epoch under way, from 0.
         step: batches of it that are done.
-        steps: batches per epoch.
         seconds: seconds that training took in the epoch under way.
-        row: terms of the last epoch that is done, by name.
         consistent: True between optimizer steps, the only time at which a checkpoint is consistent.
         validated: batches of validation images that are done, in validation.
         precision: of the networks and the reason for it, if known.
