@@ -186,7 +186,7 @@ class TestStratified:
                 assert reported >= 1
             if count >= 20:  # rounding and the least one apart, the shares are kept
                 assert abs(held_out - validation * count) <= 0.5
-                assert abs(reported - test * count) <= 1
+                assert abs(reported - test * count) <= 1.5  # one stays to train on
 
     def test_seeds_differ_and_repeat(self):
         images = blank(np.arange(200) % 2)

@@ -10,11 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import condgen
+from condgen.data.augmentation import turned
 from condgen.distributions.likelihoods import Gaussian
 from condgen.evaluation.copies import near_copies, nearest
 from condgen.evaluation.membership import membership_auc
 from condgen.evaluation.privacy import privacy_measures
-from condgen.evaluation.statistics import delong
+from condgen.evaluation.run import without_shared
+from condgen.evaluation.statistics import delong, newcombe
+from condgen.evaluation.verdict import judge_measures
 from condgen.random import Use, normal, stream
 
 
@@ -351,3 +354,68 @@ class TestMembership:
             membership_auc(Known(), x, zero, x, one)
         with pytest.raises(ValueError, match="one label for each image"):
             membership_auc(Known(), x, zero[:2], x, zero)
+
+
+class TestFewImagesAndRepeatedTraining:
+    """Intervals decide, and what the training set repeats hides nothing."""
+
+    def found(self, copied, n, train=None):
+        generator = torch.Generator().manual_seed(0)
+        images = torch.rand(400 + 2 * n, 3, 8, 8, generator=generator)
+        train = images[:400] if train is None else train
+        generated, held_out = images[400 : 400 + n].clone(), images[400 + n :]
+        generated[:copied] = train[:copied] + 0.01
+        return privacy_measures(near_copies(train, generated, held_out))["near_copies"]
+
+    @pytest.mark.parametrize(
+        ("copied", "n", "title"),
+        [
+            (0, 10, "Too few images to rule out copies"),
+            (1, 30, "Too few images to rule out copies"),
+            (0, 200, "No copies"),
+            (30, 100, "Copies of training images"),
+            (5, 10, "Copies of training images"),
+        ],
+    )
+    def test_the_verdict_goes_by_the_interval(self, copied, n, title):
+        (finding,) = judge_measures({"near_copies": self.found(copied, n)}).findings
+        assert finding.title == title
+        assert ("150 images" in finding.text) == title.startswith("Too few")
+
+    def test_newcombe_covers_the_difference(self):
+        generator, hits = np.random.default_rng(0), 0
+        for _ in range(400):
+            right, other = generator.binomial(40, 0.1), generator.binomial(60, 0.02)
+            low, high = newcombe(int(right), 40, int(other), 60)
+            hits += low <= 0.08 <= high
+        assert hits / 400 > 0.92
+
+    @pytest.mark.parametrize("repeated", ["as it is", "symmetries", "brightened", "noisy"])
+    def test_copies_of_a_training_set_that_repeats_its_images(self, repeated):
+        generator = torch.Generator().manual_seed(1)
+        base = torch.rand(80, 3, 16, 16, generator=generator)
+        base = torch.nn.functional.avg_pool2d(base, 3, 1, 1)  # neighbours alike, as in pictures
+        others = torch.nn.functional.avg_pool2d(torch.rand(80, 3, 16, 16, generator=generator), 3, 1, 1)
+        changes = {
+            "as it is": [base],
+            "symmetries": [turned(base, torch.full((80,), code)) for code in range(8)],
+            "brightened": [base * factor for factor in (1.0, 0.95, 0.9, 0.85, 0.8, 0.75)],
+            "noisy": [base + 0.01 * torch.randn(base.shape, generator=generator) for _ in range(6)],
+        }
+        train = torch.cat(changes[repeated]).clamp(0, 1)
+        noisy = (base[:20] + 0.01 * torch.randn(20, 3, 16, 16, generator=generator)).clamp(0, 1)
+        copies = near_copies(train, torch.cat([noisy, others[:20]]), others[20:], alike=True)
+        assert copies.near[:20].all()
+        assert copies.near[20:].sum() <= 1
+
+
+def test_shared_images_are_named_and_left_out():
+    cells = condgen.load_smears(60, size=16)
+    train, test = (np.arange(len(cells))[cells.splits[name]] for name in ("train", "test"))
+    images = cells.images.copy()
+    images[test[2]] = images[train[0]]
+    data = condgen.LabelledImages(images, cells.labels, cells.class_names, cells.splits)
+    kept, said = without_shared(data)
+    assert said == [f"1 of {len(test)} test images is a training image, too, and left out: number 2."]
+    assert len(kept.test) == len(test) - 1
+    assert without_shared(cells) == (cells, [])

@@ -261,14 +261,14 @@ def changed(*settings: Any, **changes: Any) -> tuple[Any, ...]:
     Example:
         >>> changed(Training(), Hardware(), epochs=3, devices=2)[1].devices
         2
-        >>> changed(Training(), epoch=3)
+        >>> changed(Training(), acumulate=3)
         Traceback (most recent call last):
-        TypeError: Expected settings of Training; got 'epoch'. Did you mean epochs?
+        TypeError: Expected settings of Training; got 'acumulate'. Did you mean accumulate?
     """
     names = [{entry.name for entry in fields(own)} for own in settings]
     for name in changes:
         if not any(name in own for own in names):
-            near = difflib.get_close_matches(name, [known for own in names for known in sorted(own)], 3, 0.5)
+            near = difflib.get_close_matches(name, [known for own in names for known in sorted(own)], 3, 0.7)
             kinds = " or ".join(type(own).__name__ for own in settings)
             hint = f" Did you mean {' or '.join(near)}?" if near else ""
             raise TypeError(f"Expected settings of {kinds}; got {name!r}.{hint}")
