@@ -18,7 +18,7 @@ from notes import keep
 import condgen
 from condgen.distributions.priors import mixture as fitted
 from condgen.distributions.priors.mixture import Clusters, packed
-from condgen.evaluation.arms import Plan
+from condgen.evaluation.arms import StudyPlan
 from condgen.evaluation.fidelity import diversity, fidelity, label_truth
 from condgen.evaluation.judge import load_judge
 from condgen.evaluation.sources import drawing
@@ -70,7 +70,7 @@ def main() -> None:
     for share in SHARES:
         filled = (training_set("balanced", few.images, few.labels, pool) for pool in pools)
         sets = [shared_out(training, len(few), share) for training in filled]
-        runs = [train_and_test(one, data, Plan(seeds=options.seeds), seed) for seed, one in enumerate(sets)]
+        runs = [train_and_test(one, data, StudyPlan(seeds=options.seeds), seed) for seed, one in enumerate(sets)]
         values = [(run.macro_f1, run.recall[label] or 0.0) for run in runs]
         means = np.mean(values, 0)
         lines.append(f"| {share} | {means[0]:.3f} | {means[1]:.3f} |")

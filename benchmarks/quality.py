@@ -53,7 +53,7 @@ def measured(
     found |= {"diversity": float(np.mean(within)), "least_diversity": min(within)}
     found |= repeats(pixels["real"], pixels["own"])
     found |= relative_sharpness(image_tensor(torch.as_tensor(real.images)), image_tensor(torch.as_tensor(images)))
-    copies = near_copies(data.train.images, images, floor.images, alike=True)
+    copies = near_copies(data.train.images, images, floor.images, invariant=True)
     return found | {"near_copies": copies.share}
 
 

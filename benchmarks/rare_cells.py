@@ -16,7 +16,7 @@ from typing import Any
 
 import condgen
 from condgen.apps.timing import machine
-from condgen.evaluation.arms import Plan
+from condgen.evaluation.arms import StudyPlan
 from condgen.evaluation.sources import drawing
 from condgen.evaluation.training_sets import cut_class
 from condgen.evaluation.usefulness import usefulness
@@ -35,7 +35,7 @@ def one(data: Any, name: str, cut: int, options: argparse.Namespace) -> dict[str
         chosen = {"minutes": options.minutes} if options.minutes else {}
         cut_set = condgen.LabelledImages(small.images, small.labels, small.class_names, name=f"{name} cut to {cut}")
         RECIPES[options.recipe].fit(cut_set, folder, seed=options.seed, **chosen)
-    plan = Plan(seeds=options.seeds, cuts=(cut,))
+    plan = StudyPlan(seeds=options.seeds, cuts=(cut,))
     found = usefulness(
         drawing(condgen.load(folder)), data, plan=plan, seed=options.seed, rare=name, saw=cut, cache=options.cache
     )

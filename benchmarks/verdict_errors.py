@@ -20,7 +20,7 @@ import torch.nn.functional as F
 
 import condgen
 from condgen.apps.timing import machine
-from condgen.evaluation.arms import Plan, Usefulness
+from condgen.evaluation.arms import StudyPlan, Usefulness
 from condgen.evaluation.judge import load_judge
 from condgen.evaluation.parts import of_copies, of_images
 from condgen.evaluation.records import Measure, about
@@ -150,7 +150,7 @@ def of_gains(trials: int = 4000) -> list[dict[str, Any]]:
     """
     rows, rng = [], np.random.default_rng(0)
     for seeds in (2, 3, 5):
-        useful = Usefulness((), ("a", "b"), "b", {20: ()}, Plan(seeds=seeds), 0, ())
+        useful = Usefulness((), ("a", "b"), "b", {20: ()}, StudyPlan(seeds=seeds), 0, ())
         for name, spread, effects in (
             ("balanced_gain", 0.012, (0.0, 0.02, 0.05)),
             ("rare_20_recall_gain", 0.06, (0.0, 0.1, 0.3)),

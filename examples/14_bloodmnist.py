@@ -16,7 +16,7 @@ from pathlib import Path
 
 import condgen
 from condgen.apps.balance import write_balanced
-from condgen.evaluation.arms import Plan
+from condgen.evaluation.arms import StudyPlan
 from condgen.evaluation.sources import drawing
 from condgen.evaluation.training_sets import cut_class
 from condgen.evaluation.usefulness import usefulness
@@ -56,7 +56,7 @@ write_balanced(balanced, provenance, HERE / "balanced.npz")
 # %%
 # Does it help? Classifiers of one architecture, one number of steps and the same seeds, trained on the 20 alone, on the
 # 20 drawn more often, and on the 20 filled up by generated ones; all are tested on real images, once.
-plan = Plan(seeds=1, steps=5, width=4, cuts=(LEFT,), milestones=1) if SMOKE else Plan(seeds=3, cuts=(LEFT,))
+plan = StudyPlan(seeds=1, steps=5, width=4, cuts=(LEFT,), milestones=1) if SMOKE else StudyPlan(seeds=3, cuts=(LEFT,))
 found = usefulness(drawing(model), data, plan=plan, rare=RARE, saw=LEFT)
 for row in found.rows():
     if str(LEFT) in row["arm"] or row["arm"] == "real":

@@ -148,7 +148,7 @@ class TestNearCopies:
     def test_symmetries(self, cells):
         turned = np.ascontiguousarray(np.rot90(cells.train.images[:40], 1, (2, 3))[..., ::-1])
         plain = near_copies(cells.train.images[:600], turned, cells.validation.images)
-        found = near_copies(cells.train.images[:600], turned, cells.validation.images, alike=True)
+        found = near_copies(cells.train.images[:600], turned, cells.validation.images, invariant=True)
         assert plain.share < 0.1
         assert found.share == 1
         assert found.index.tolist() == list(range(40))
@@ -166,19 +166,19 @@ class TestNearCopies:
     )
     def test_altered_copies_are_found(self, cells, change):
         train, held_out = cells.train.images[:900], cells.validation.images
-        found = near_copies(train, change(train[:60]), held_out, alike=True)
+        found = near_copies(train, change(train[:60]), held_out, invariant=True)
         assert found.share > 0.95
         assert (found.index == torch.arange(60)).double().mean() > 0.95
         assert found.floor < 0.05
 
     def test_fresh_images_are_no_altered_copies(self, cells, fresh):
-        found = near_copies(cells.train.images, fresh.images[:100], cells.validation.images, alike=True)
+        found = near_copies(cells.train.images, fresh.images[:100], cells.validation.images, invariant=True)
         assert found.share < 0.05
 
     def test_the_nearest_up_to_changes_is_that_of_all_of_them(self):
         """Against every turn and shift of every image, one by one."""
         a, b = (drawn((n, 1, 28, 28), k).sigmoid() for n, k in ((12, 0), (6, 1)))
-        distances, indices = nearest(a, b, 3, alike=True)
+        distances, indices = nearest(a, b, 3, invariant=True)
 
         def standard(x):
             x = x - x.mean((1, 2, 3), keepdim=True)
@@ -197,7 +197,7 @@ class TestNearCopies:
 
     def test_symmetries_of_images_that_are_not_square(self):
         train = drawn((50, 1, 6, 10)).sigmoid()
-        found = near_copies(train, train[:5].flip(2, 3), drawn((20, 1, 6, 10), 1).sigmoid(), alike=True)
+        found = near_copies(train, train[:5].flip(2, 3), drawn((20, 1, 6, 10), 1).sigmoid(), invariant=True)
         assert found.share == 1
 
     def test_few_training_images(self):
@@ -214,7 +214,7 @@ class TestNearCopies:
         with pytest.raises(ValueError, match="of one size"):
             near_copies(x, x[:, :3], x)
         with pytest.raises(ValueError, match="to turn and shift"):
-            near_copies(x, x, x, alike=True)
+            near_copies(x, x, x, invariant=True)
 
 
 class TestPrivacyMeasures:
@@ -404,7 +404,7 @@ class TestFewImagesAndRepeatedTraining:
         }
         train = torch.cat(changes[repeated]).clamp(0, 1)
         noisy = (base[:20] + 0.01 * torch.randn(20, 3, 16, 16, generator=generator)).clamp(0, 1)
-        copies = near_copies(train, torch.cat([noisy, others[:20]]), others[20:], alike=True)
+        copies = near_copies(train, torch.cat([noisy, others[:20]]), others[20:], invariant=True)
         assert copies.near[:20].all()
         assert copies.near[20:].sum() <= 1
 

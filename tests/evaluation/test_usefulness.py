@@ -16,13 +16,13 @@ from sklearn.metrics import accuracy_score, f1_score, recall_score
 import condgen
 from condgen.data.images import LabelledImages
 from condgen.evaluation import usefulness as module
-from condgen.evaluation.arms import Arm, Plan, Run, Usefulness
+from condgen.evaluation.arms import Arm, Run, StudyPlan, Usefulness
 from condgen.evaluation.training_sets import cut_class
 from condgen.evaluation.usefulness import usefulness, usefulness_measures
 
-PLAN = Plan(seeds=2, steps=80, batch_size=32, width=8, cuts=(10,), milestones=2)
+PLAN = StudyPlan(seeds=2, steps=80, batch_size=32, width=8, cuts=(10,), milestones=2)
 NAMES = ("a", "b", "c")
-SHORT = Plan(seeds=2, steps=4, batch_size=2, width=4, cuts=(2, 50), milestones=4)
+SHORT = StudyPlan(seeds=2, steps=4, batch_size=2, width=4, cuts=(2, 50), milestones=4)
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ class TestKnownGenerators:
 
     def test_one_that_ignores_labels_teaches_nothing(self, cells, fresh):
         mixed = LabelledImages(fresh.images, np.random.default_rng(0).permutation(fresh.labels), fresh.class_names)
-        result = usefulness(drawer(mixed), cells, plan=Plan(seeds=1, steps=40, batch_size=32, width=8, cuts=(10,)))
+        result = usefulness(drawer(mixed), cells, plan=StudyPlan(seeds=1, steps=40, batch_size=32, width=8, cuts=(10,)))
         assert result.arm("synthetic").mean("accuracy") < 0.45
         assert result.arm("synthetic").mean("macro_f1") < 0.3
 
@@ -131,7 +131,7 @@ class TestChoice:
             return real(*arguments, **options)
 
         monkeypatch.setattr(module, "fit_classifier", spy)
-        usefulness(drawer(fresh), cells, plan=Plan(seeds=2, steps=3, width=4, cuts=(10,), milestones=1), seed=4)
+        usefulness(drawer(fresh), cells, plan=StudyPlan(seeds=2, steps=3, width=4, cuts=(10,), milestones=1), seed=4)
         assert sorted(set(seen)) == [(3, 32, 4), (3, 32, 5)]
         assert len(seen) == 14
 
@@ -164,7 +164,7 @@ class TestFigures:
 
 
 class TestCache:
-    PLAN = Plan(seeds=1, steps=3, width=4, cuts=(10,), milestones=1)
+    PLAN = StudyPlan(seeds=1, steps=3, width=4, cuts=(10,), milestones=1)
 
     def test_real_arms_are_trained_once(self, cells, fresh, tmp_path, monkeypatch):
         first = usefulness(drawer(fresh), cells, plan=self.PLAN, cache=tmp_path)
@@ -208,9 +208,9 @@ class TestErrors:
         with pytest.raises(ValueError, match="class"):
             usefulness(drawer(fresh), continuous, plan=TestCache.PLAN)
         with pytest.raises(ValueError, match="positive"):
-            Plan(seeds=0)
+            StudyPlan(seeds=0)
         with pytest.raises(ValueError, match="milestone"):
-            Plan(steps=2, milestones=3)
+            StudyPlan(steps=2, milestones=3)
 
 
 def images_of(labels):
@@ -370,7 +370,7 @@ class TestMeasures:
     def test_one_seed_has_no_interval(self, states):
         data = labelled((6, 5, 4), (2, 2, 2), (2, 2, 2))
         found = usefulness_measures(
-            usefulness(draw, data, plan=Plan(seeds=1, steps=4, batch_size=2, width=4, cuts=(2,)))
+            usefulness(draw, data, plan=StudyPlan(seeds=1, steps=4, batch_size=2, width=4, cuts=(2,)))
         )
         assert all(measure.interval is None for measure in found.values())
 

@@ -22,7 +22,7 @@ from condgen.losses.gan import HingeGANLoss, gradient_norm, without
 from condgen.models.cflow import CENTRE, SPREAD, ConditionalFlow
 from condgen.models.cgan import ConditionalGAN
 from condgen.nn.conditioners import LabelDropout, OneHot, Unconditional
-from condgen.nn.discriminators import ResNetDiscriminator, alike
+from condgen.nn.discriminators import ResNetDiscriminator, minibatch_statistics
 from condgen.nn.parts import FAMILIES
 from condgen.nn.velocities import MLPVelocity, UNetVelocity
 from condgen.random import Use, normal, normals, stream, uniform
@@ -360,7 +360,7 @@ class TestHingeGANLoss:
 
     def test_how_alike_each_group_is_by_hand(self):
         h = torch.randn(10, 3, 2, 2, dtype=torch.float64)
-        found = alike(h, torch.zeros(10, 0), 4)
+        found = minibatch_statistics(h, torch.zeros(10, 0), 4)
         assert found.shape == (10, 2, 2, 2)
         for part in (slice(0, 4), slice(4, 8), slice(8, 10)):
             spread = h[part].std(0, unbiased=False).mean()
@@ -375,9 +375,9 @@ class TestHingeGANLoss:
         """However the batch is mixed: drawn images that differ by their class alone have none."""
         labels = torch.randperm(12, generator=torch.Generator().manual_seed(0)) % 3
         c, of_class = nn.functional.one_hot(labels).float(), torch.randn(3, 2, 2, 2)
-        assert alike(of_class[labels], c, 4)[:, 0].max() < 1e-3
+        assert minibatch_statistics(of_class[labels], c, 4)[:, 0].max() < 1e-3
         varied = of_class[labels] + (labels == 1)[:, None, None, None] * torch.randn(12, 2, 2, 2)
-        told = alike(varied, c, 4)[:, 0, 0, 0]
+        told = minibatch_statistics(varied, c, 4)[:, 0, 0, 0]
         assert told[labels != 1].max() < 1e-3
         by_hand = varied[labels == 1].std(0, unbiased=False).mean()
         torch.testing.assert_close(told[labels == 1], by_hand.expand(4), atol=1e-5, rtol=0)
@@ -386,11 +386,11 @@ class TestHingeGANLoss:
         """Two images that are nearly one stand out among others, which are as far from each other as they can be."""
         h = torch.randn(8, 64, 2, 2, generator=torch.Generator().manual_seed(0))
         c = torch.zeros(8, 1)
-        apart = alike(h, c, 8)[:, 1, 0, 0]
+        apart = minibatch_statistics(h, c, 8)[:, 1, 0, 0]
         assert apart.min() > 0.8
         h[5] = h[2] + 1e-3
         for scale in (1.0, 100.0):
-            twins = alike(scale * h, c, 8)[:, 1, 0, 0]
+            twins = minibatch_statistics(scale * h, c, 8)[:, 1, 0, 0]
             assert (twins < 0.01).nonzero().flatten().tolist() == [2, 5]
             torch.testing.assert_close(twins[[0, 1, 3]], apart[[0, 1, 3]], atol=0.1, rtol=0)
 
@@ -398,7 +398,7 @@ class TestHingeGANLoss:
     def test_gradients_are_finite_whatever_a_group_holds(self, kept):
         """One image, the same one twice, one left over."""
         h = torch.randn(5, 2, 2, 2)[kept].requires_grad_()
-        alike(h, torch.zeros(len(h), 1), 4).sum().backward()
+        minibatch_statistics(h, torch.zeros(len(h), 1), 4).sum().backward()
         assert h.grad.isfinite().all()
 
     def test_a_discriminator_knows_one_image_drawn_again_and_again(self):

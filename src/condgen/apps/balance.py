@@ -241,7 +241,7 @@ class Balancer:
             doubt = wrong + np.where(wrong, 1 - probabilities[:, label].numpy(), 0) / 2
         if self.data is not None:
             train, held_out = self.data.train, self.data.validation
-            doubt = doubt + 2 * near_copies(train.images, images, held_out.images, alike=True).near.numpy()
+            doubt = doubt + 2 * near_copies(train.images, images, held_out.images, invariant=True).near.numpy()
         return doubt
 
 

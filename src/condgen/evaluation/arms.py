@@ -1,6 +1,6 @@
 """The plan of a usefulness study, its arms, and what classifiers did in each."""
 
-__all__ = ["FULL", "QUICK", "Arm", "Plan", "Run", "Usefulness"]
+__all__ = ["FULL", "QUICK", "Arm", "Run", "StudyPlan", "Usefulness"]
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +26,7 @@ REAL_ONLY = ("real", "oversampled")
 
 
 @dataclass(frozen=True)
-class Plan:
+class StudyPlan:
     """How much training a verdict on usefulness is worth.
 
     Args:
@@ -42,7 +42,7 @@ class Plan:
         ValueError: if a number is not positive, or there are more milestones than steps.
 
     Example:
-        >>> Plan(seeds=1, steps=10, milestones=4).looks
+        >>> StudyPlan(seeds=1, steps=10, milestones=4).looks
         (3, 5, 8, 10)
     """
 
@@ -69,8 +69,8 @@ class Plan:
         return tuple(math.floor(self.steps * k / self.milestones + 0.5) for k in range(1, self.milestones + 1))
 
 
-QUICK = Plan(seeds=1, cuts=(), most=3000)
-FULL = Plan(seeds=3, steps=600, batch_size=64, width=16, cuts=(20, 100))
+QUICK = StudyPlan(seeds=1, cuts=(), most=3000)
+FULL = StudyPlan(seeds=3, steps=600, batch_size=64, width=16, cuts=(20, 100))
 PLANS = {"quick": QUICK, "full": FULL}
 
 
@@ -164,7 +164,7 @@ class Usefulness:
     class_names: tuple[str, ...]
     rare: str
     cuts: Mapping[int, tuple[int, ...]]
-    plan: Plan
+    plan: StudyPlan
     seed: int
     notes: tuple[str, ...]
 

@@ -3,7 +3,7 @@
 Order, turns and weights are functions of a seed; no global generator is read or moved.
 """
 
-__all__ = ["Embedding", "ResidualClassifier", "fit_classifier", "network_features"]
+__all__ = ["Embedded", "ResidualClassifier", "fit_classifier", "network_features"]
 
 import math
 import warnings
@@ -31,7 +31,7 @@ WEIGHT_DECAY = 0.02
 SAMPLING_LEVEL, SYMMETRY_LEVEL = 1, 255  # of the streams ORDER and TRAINING; condgen.training.loop starts from 0
 
 
-class Embedding(NamedTuple):
+class Embedded(NamedTuple):
     """What a classifier makes of a batch: features after its last and its first stage, and logits."""
 
     late: Float[Tensor, "batch late"]
@@ -92,7 +92,7 @@ class ResidualClassifier(Part):
         first = self.first_stage(x)
         return self.head(self.late(first))
 
-    def embed(self, x: Float[Tensor, "batch channels height width"]) -> Embedding:
+    def embed(self, x: Float[Tensor, "batch channels height width"]) -> Embedded:
         """Features and logits of images in [0, 1].
 
         `late` (batch, 4 * width) are the means of the last stage's maps; `early` (batch, 2 * width) the means, then
@@ -102,7 +102,7 @@ class ResidualClassifier(Part):
         late = self.late(first)
         means = first.mean((2, 3), keepdim=True)
         spreads = (first - means).square().mean((2, 3)).sqrt()
-        return Embedding(late, torch.cat([means[:, :, 0, 0], spreads], dim=1), self.head(late))
+        return Embedded(late, torch.cat([means[:, :, 0, 0], spreads], dim=1), self.head(late))
 
     def first_stage(self, x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch maps rows columns"]:
         """Feature maps after the first stage."""

@@ -94,7 +94,7 @@ class Copies:
 
 
 def nearest(
-    train: Images, queries: Images, k: int = 1, *, alike: bool = False
+    train: Images, queries: Images, k: int = 1, *, invariant: bool = False
 ) -> tuple[Float[Tensor, "n k"], Int64[Tensor, "n k"]]:
     """The k nearest training images of each query, by Euclidean distance.
 
@@ -105,7 +105,7 @@ def nearest(
         train: images or features, one a row; uint8 is divided by 255.
         queries: the same.
         k: how many, at most the number of training images.
-        alike: whether images are compared up to flips and quarter turns, shifts of up to two pixels in 28 (of what
+        invariant: whether images are compared up to flips and quarter turns, shifts of up to two pixels in 28 (of what
             both then show), brightness and contrast.
 
     Returns:
@@ -124,9 +124,9 @@ def nearest(
         )
     if not 1 <= k <= len(train):
         raise ValueError(f"Expected k from 1 to the number of training images, {len(train)}; got {k}.")
-    a, b = (pictures(images, alike) for images in (train, queries))
-    views = count_symmetries(*a.shape[2:]) if alike else 1
-    shift = min(SHIFT, min(a.shape[2:]) // 14) if alike else 0
+    a, b = (pictures(images, invariant) for images in (train, queries))
+    views = count_symmetries(*a.shape[2:]) if invariant else 1
+    shift = min(SHIFT, min(a.shape[2:]) // 14) if invariant else 0
     low = coarse(cropped(a, shift, shift, shift))
     middle = low.mean(0)  # about the mean the products are small, and so are their rounding errors
     low = low - middle
@@ -143,7 +143,7 @@ def nearest(
     return torch.cat(distances), torch.cat(indices)
 
 
-def pictures(images: Images, alike: bool) -> Float[Tensor, "n channels height width"]:
+def pictures(images: Images, invariant: bool) -> Float[Tensor, "n channels height width"]:
     """Images or features as floats (features as images of one pixel), each with mean 0 and spread 1 where asked."""
     x = torch.tensor(images) if isinstance(images, np.ndarray) else images.detach().cpu()
     if x.ndim not in (2, 4) or not (x.is_floating_point() or x.dtype == torch.uint8):
@@ -151,11 +151,11 @@ def pictures(images: Images, alike: bool) -> Float[Tensor, "n channels height wi
             f"Expected images (n, channels, height, width) or features (n, d), uint8 or floats; got {x.dtype} of shape "
             f"{tuple(x.shape)}."
         )
-    if alike and x.ndim == 2:
+    if invariant and x.ndim == 2:
         raise ValueError(f"Expected images (n, channels, height, width) to turn and shift; got {tuple(x.shape)}.")
     x = x.float() / 255 if x.dtype == torch.uint8 else x.float()
     x = x[:, :, None, None] if x.ndim == 2 else x
-    if not alike:
+    if not invariant:
         return x
     x = x - x.mean((1, 2, 3), keepdim=True)
     return x / x.square().mean((1, 2, 3), keepdim=True).sqrt().clamp(min=1e-3)
@@ -194,7 +194,7 @@ def closest(
     return torch.cdist(tried, there, compute_mode=mode).amin(1)
 
 
-def near_copies(train: Images, generated: Images, held_out: Images, k: int = 5, *, alike: bool = False) -> Copies:
+def near_copies(train: Images, generated: Images, held_out: Images, k: int = 5, *, invariant: bool = False) -> Copies:
     """Generated images that lie much nearer to one training image than to the next ones.
 
     The distance to the nearest training image alone tells little: blurred images lie near many of them and copy none.
@@ -209,11 +209,11 @@ def near_copies(train: Images, generated: Images, held_out: Images, k: int = 5, 
         generated: the same of generated images.
         held_out: the same of real images that were not trained on.
         k: of the neighbour to compare with; fewer where there are fewer different training images.
-        alike: whether a flipped, turned, slightly shifted, brightened or dimmed image counts as a copy; see
+        invariant: whether a flipped, turned, slightly shifted, brightened or dimmed image counts as a copy; see
             :func:`nearest`. Takes about ten times as long.
 
     Raises:
-        ValueError: if sizes differ, there are fewer than two different training images or no others, or `alike` is
+        ValueError: if sizes differ, there are fewer than two different training images or no others, or `invariant` is
             asked of features.
 
     References:
@@ -235,7 +235,7 @@ def near_copies(train: Images, generated: Images, held_out: Images, k: int = 5, 
             f"Expected k of at least 2 and at least two different training images; got {k} and {len(kept)}."
         )
     some, k = torch.as_tensor(train)[kept], min(k, len(kept))
-    (own, index), (theirs, _) = (nearest(some, images, k, alike=alike) for images in (generated, held_out))
+    (own, index), (theirs, _) = (nearest(some, images, k, invariant=invariant) for images in (generated, held_out))
     # Equal to the k-th nearest means far from a copy, except where both are 0. Where the training set repeats an image
     # (turned, dimmed, with noise) the k-th nearest of a copy is another repeat, and nearer than different images are.
     reach = REACH[1] * theirs[:, -1].double().quantile(REACH[0]).to(theirs)

@@ -111,7 +111,7 @@ def grid(part: ImageSet, sets: Sets) -> bytes:
 
 def of_copies(sets: Sets, train: LabelledImages, found: Found, include_real: bool) -> None:
     """Training images that are handed out again, as they are or turned, shifted, brightened."""
-    copies = near_copies(small(train.images), sets.generated.small, sets.held_out.small, alike=True)
+    copies = near_copies(small(train.images), sets.generated.small, sets.held_out.small, invariant=True)
     own, theirs = (sets.generated.labels, sets.held_out.labels) if sets.names else (None, None)
     found.measures |= privacy_measures(copies, own, theirs, sets.names, seed=sets.seed)
     worst = copies.worst(PAIRS)

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from condgen.data.images import LabelledImages
-from condgen.evaluation.arms import CUT_KINDS, KINDS, PLANS, REAL_ONLY, Arm, Draw, Plan, Run, Usefulness, arm_name
+from condgen.evaluation.arms import CUT_KINDS, KINDS, PLANS, REAL_ONLY, Arm, Draw, Run, StudyPlan, Usefulness, arm_name
 from condgen.evaluation.classifier import NETWORK, ResidualClassifier, check_data, fit_classifier, network_features
 from condgen.evaluation.records import Measure, about
 from condgen.evaluation.statistics import Values, mean, student
@@ -47,7 +47,7 @@ def usefulness(
     draw: Draw,
     data: LabelledImages,
     *,
-    plan: Literal["quick", "full"] | Plan = "quick",
+    plan: Literal["quick", "full"] | StudyPlan = "quick",
     seed: int = 0,
     rare: str | None = None,
     saw: int | None = None,
@@ -97,7 +97,7 @@ def usefulness(
         >>> cells = load_smears(200, size=16, balance="equal")
         >>> def draw(labels, seed):  # a perfect generator that knows four images of each class
         ...     return cells.images[np.argsort(cells.labels, kind="stable").reshape(8, -1)[labels, seed % 4]]
-        >>> result = usefulness(draw, cells, plan=Plan(seeds=1, steps=2, width=4, cuts=(5,), milestones=1))
+        >>> result = usefulness(draw, cells, plan=StudyPlan(seeds=1, steps=2, width=4, cuts=(5,), milestones=1))
         >>> [result.name(arm) for arm in result.arms][3:5], result.arm("balanced", cut=5).generated
         (['balanced', 'real, 5 lymphocyte'], 22)
     """
@@ -137,7 +137,7 @@ def usefulness(
 
 
 def remarks(
-    data: LabelledImages, plan: Plan, rare: str, cuts: Mapping[int, np.ndarray], saw: int | None
+    data: LabelledImages, plan: StudyPlan, rare: str, cuts: Mapping[int, np.ndarray], saw: int | None
 ) -> Iterator[str]:
     """What to keep in mind, a sentence each."""
     if plan.most is not None and plan.most < len(data.train):
@@ -188,7 +188,7 @@ def scores(network: nn.Module, split: LabelledImages) -> Scores:
     )
 
 
-def train_and_test(training: TrainingSet, data: LabelledImages, plan: Plan, seed: int) -> Run:
+def train_and_test(training: TrainingSet, data: LabelledImages, plan: StudyPlan, seed: int) -> Run:
     """One classifier: trained, chosen on the validation split, measured on the test split."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -232,7 +232,7 @@ class Remembered:
         rare: the class that is cut.
     """
 
-    def __init__(self, cache: str | Path | None, data: LabelledImages, plan: Plan, seed: int, rare: str) -> None:
+    def __init__(self, cache: str | Path | None, data: LabelledImages, plan: StudyPlan, seed: int, rare: str) -> None:
         self.path = None
         self.runs: dict[str, Any] = {}
         if cache is not None:

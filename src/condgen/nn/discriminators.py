@@ -154,7 +154,7 @@ class ResNetDiscriminator(Part):
         for inner, outer, around in zip(self.inner, self.outer, self.around, strict=True):
             h = outer(self.active(inner(self.active(h)))) + around(h)
             features.append(h)
-        h = self.last(self.active(torch.cat([h, alike(h, c, self.groups)], 1) if self.groups else h))
+        h = self.last(self.active(torch.cat([h, minibatch_statistics(h, c, self.groups)], 1) if self.groups else h))
         pooled = self.active(h).sum((2, 3))
         scores = self.score(pooled)[:, 0]
         if self.projection is not None:
@@ -166,7 +166,7 @@ class ResNetDiscriminator(Part):
         return F.leaky_relu(h, self.slope)
 
 
-def alike(
+def minibatch_statistics(
     h: Float[Tensor, "batch channels height width"], c: Float[Tensor, "batch dim"], group: int
 ) -> Float[Tensor, "batch 2 height width"]:
     """How alike the features of so many images of like conditions are, as two maps for each of them.
@@ -184,10 +184,10 @@ def alike(
     Example:
         >>> import torch
         >>> h, c = torch.tensor([[0.0], [4.0], [0.0], [6.0]])[:, :, None, None], torch.eye(2)[[0, 1, 0, 1]]
-        >>> alike(h, c, 2)[:, 0].flatten().round(decimals=2).tolist()
+        >>> minibatch_statistics(h, c, 2)[:, 0].flatten().round(decimals=2).tolist()
         [0.0, 1.0, 0.0, 1.0]
         >>> line = torch.tensor([0.0, 0.1, 1.0, 2.0])[:, None, None, None]
-        >>> [round(near, 1) for near in alike(line, torch.zeros(4, 1), 4)[:, 1].flatten().tolist()]
+        >>> [round(near, 1) for near in minibatch_statistics(line, torch.zeros(4, 1), 4)[:, 1].flatten().tolist()]
         [0.1, 0.1, 0.8, 0.9]
     """
     # A number of each condition puts equal ones side by side; should others have the same, no harm is done.

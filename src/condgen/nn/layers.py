@@ -211,7 +211,7 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.norms = nn.ModuleList([ChannelNorm(channels), ChannelNorm(channels)])
         first, second = (nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2))
-        self.convs = nn.ModuleList([first, silent(second)])
+        self.convs = nn.ModuleList([first, zero_initialised(second)])
         self.film = FiLM(condition_dim, channels) if condition_dim else None
 
     def forward(
@@ -223,11 +223,11 @@ class ResidualBlock(nn.Module):
         return h + self.convs[1](F.silu(inner))
 
 
-def silent(layer: Any) -> Any:
+def zero_initialised(layer: Any) -> Any:
     """A layer whose weights start at zero, so that what it is added to starts unchanged.
 
     Example:
-        >>> silent(nn.Linear(2, 3))(torch.ones(1, 2)).tolist()
+        >>> zero_initialised(nn.Linear(2, 3))(torch.ones(1, 2)).tolist()
         [[0.0, 0.0, 0.0]]
     """
     nn.init.zeros_(layer.weight)

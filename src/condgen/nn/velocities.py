@@ -16,14 +16,14 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from condgen.nn.layers import ChannelNorm, ResidualBlock, silent
+from condgen.nn.layers import ChannelNorm, ResidualBlock, zero_initialised
 from condgen.nn.parts import Part
 
 FREQUENCIES = 32  # of time
 FEW = 256  # places, up to which attention is trained step by step on a CPU
 
 
-class Embedding(nn.Module):
+class ConditionEmbedding(nn.Module):
     """Time, condition and component as one vector.
 
     Args:
@@ -32,7 +32,7 @@ class Embedding(nn.Module):
         width: of the vector.
 
     Example:
-        >>> embed = Embedding(3, 4, 16)
+        >>> embed = ConditionEmbedding(3, 4, 16)
         >>> embed(torch.rand(2), torch.eye(3)[:2], torch.tensor([0, 3]), torch.tensor([0.0, 1.0])).shape
         torch.Size([2, 16])
     """
@@ -95,14 +95,14 @@ class ResNetVelocity(Part):
     ) -> None:
         super().__init__()
         channels, height, columns = shape
-        self.embed = Embedding(condition_dim, components, embedding)
+        self.embed = ConditionEmbedding(condition_dim, components, embedding)
         self.first = nn.Conv2d(channels, width, 3, padding=1)
         self.positions = nn.Parameter(nn.init.normal_(torch.empty(width, height, columns), std=0.02))
         self.blocks = nn.ModuleList(ResidualBlock(width, embedding) for _ in range(depth))
         after = sorted({depth // 3, 2 * depth // 3}) if heads else []
         self.attention = nn.ModuleDict({str(k): SelfAttention(width, heads) for k in after})
         self.norm = ChannelNorm(width)
-        self.last = silent(nn.Conv2d(width, channels, 3, padding=1))
+        self.last = zero_initialised(nn.Conv2d(width, channels, 3, padding=1))
 
     def forward(
         self,
@@ -165,7 +165,7 @@ class UNetVelocity(Part):
             raise ValueError(f"Expected patch, depth and widths of 1 or more; got {patch}, {depth} and {widths}.")
         channels, height, columns = shape
         self.patch, self.multiple = patch, patch * 2 ** (len(widths) - 1)  # what height and width are padded to
-        self.embed = Embedding(condition_dim, components, embedding)
+        self.embed = ConditionEmbedding(condition_dim, components, embedding)
         self.first = nn.Conv2d(channels * patch**2, widths[0], 3, padding=1)
 
         def blocks(width: int) -> nn.ModuleList:
@@ -180,7 +180,7 @@ class UNetVelocity(Part):
         self.joined = nn.ModuleList(nn.Conv2d(2 * width, width, 1) for width in widths[:-1])
         self.up = nn.ModuleList(map(blocks, widths))
         self.norm = ChannelNorm(widths[0])
-        self.last = silent(nn.Conv2d(widths[0], channels * patch**2, 3, padding=1))
+        self.last = zero_initialised(nn.Conv2d(widths[0], channels * patch**2, 3, padding=1))
 
     def forward(
         self,
@@ -221,7 +221,7 @@ class SelfAttention(nn.Module):
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
         self.heads, self.norm = heads, ChannelNorm(channels)
-        self.inner, self.outer = nn.Linear(channels, 3 * channels), silent(nn.Linear(channels, channels))
+        self.inner, self.outer = nn.Linear(channels, 3 * channels), zero_initialised(nn.Linear(channels, channels))
 
     def forward(self, h: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch channels height width"]:
         """Feature map → feature map."""
@@ -267,13 +267,13 @@ class MLPVelocity(Part):
 
     def __init__(self, latent: int, condition_dim: int, components: int = 0, width: int = 256, depth: int = 4) -> None:
         super().__init__()
-        self.embed = Embedding(condition_dim, components, width)
+        self.embed = ConditionEmbedding(condition_dim, components, width)
         self.first = nn.Linear(latent, width)
         self.layers = nn.ModuleList(
             nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
             for _ in range(depth)
         )
-        self.last = silent(nn.Linear(width, latent))
+        self.last = zero_initialised(nn.Linear(width, latent))
 
     def forward(
         self,

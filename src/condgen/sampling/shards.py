@@ -73,7 +73,7 @@ def write_samples(
     own, npz, settings = labels[first:last], path.suffix == ".npz", {"seed": seed, "temperature": temperature}
     mark = marked(model, **settings) if npz else check_folder(path, model, labels, **settings)
     of_all = {**mark, "start": start, "labels": labels_hash(labels)}
-    part = None if shard is None else Part(path, *shard, of_all)
+    part = None if shard is None else Shard(path, *shard, of_all)
     if part and (part.done() or (note_of(path) == of_all if npz else all_there(path, model, own, start + first, mark))):
         return part.join_if_last(model, labels)
     drawn = model.sample_blocks(own, seed=seed, start=start + first, temperature=temperature) if len(own) else ()
@@ -123,7 +123,7 @@ def labels_hash(labels: Tensor) -> str:
     return weights_hash({"labels": labels})
 
 
-class Part:
+class Shard:
     """One worker's part of samples that several write: a file beside the npz, or a note in the folder."""
 
     def __init__(self, path: Path, k: int, of: int, mark: Mapping[str, Any]) -> None:
@@ -274,7 +274,7 @@ def write_folder(
     model: Any,
     start: int,
     mark: dict[str, Any],
-    part: Part | None = None,
+    part: Shard | None = None,
 ) -> None:
     """Blocks of images as PNGs, named by sample number, in a subfolder for each class drawn."""
     from PIL import Image

@@ -97,11 +97,11 @@ class Training(Checked):
         batch_size: images per step; the last, smaller batch of a pass is kept.
         optimizer: adam or adamw (Adam with decoupled weight decay). In Python also a function from parameters to an
             optimizer, which brings its own rate, or a dictionary of such by the names of the loss's phases.
-        learning_rate: of the optimizer.
+        learning_rate: step size of the optimizer.
         discriminator_rate: learning rate of the discriminator, where there is one, in multiples of `learning_rate`.
         betas: decay rates of Adam's running means of the gradient and of its square.
         epsilon: number that Adam adds to the root of its mean square, for numerical stability.
-        weight_decay: of adamw.
+        weight_decay: weight decay of adamw; adam has none.
         lr_warmup: share of training over which the learning rate rises from 0.
         lr_decay: share of training, at its end, over which the learning rate falls to a hundredth.
         schedule: in Python, a function from the share of training done to a factor of the learning rate, instead of
@@ -110,13 +110,14 @@ class Training(Checked):
         accumulate: batches whose gradients are added up before a step, as if they were one batch.
         ema: decay of an exponential moving average of the weights, such as 0.999. The averaged weights are then
             validated and kept.
-        precision: of the networks. auto is bfloat16 if this machine is measurably faster in it, and float32 otherwise.
+        precision: number format of the networks. auto is bfloat16 if this machine is measurably faster in it, and
+            float32 otherwise.
         augment: how training images are changed: --augment.flips true, --augment.rotation 10, and so on. In Python also
             any function (x, seed, index, epoch) → x.
         balance: draw every class equally often, with replacement, instead of every image once per pass.
         patience: stop after this many epochs without a better one.
         trim: first remove weights that never see anything but padding: the same function, trained faster.
-        seed: of order, noise, augmentation and dropout, and of the weights where the model is built, too.
+        seed: seed of order, noise, augmentation and dropout, and of the weights if the model is built, too.
 
     Example:
         >>> Training(epochs=3).batch_size
