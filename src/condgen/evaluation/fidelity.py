@@ -218,7 +218,9 @@ def spread(x: Float[Tensor, "n d"]) -> float:
 
 
 def repeats(real: Float[Tensor, "n d"], generated: Float[Tensor, "m d"]) -> dict[str, float]:
-    """Share of generated images that have another generated one nearer than 99 in 100 real images have a real one.
+    """Share of generated images with a near-duplicate among the generated images.
+
+    "Near" is closer than the 1st percentile of nearest-neighbour distances between real images.
 
     A generator with favourite pictures may cover real images well, and neither its FID nor the mean distance between
     its images need show them. Sets of one distribution have 0.01. Both are taken in one number, the larger one thinned

@@ -90,7 +90,7 @@ TABLE: Mapping[str, tuple[str, str, Better, str, str]] = {
     ),
     "repeats": (
         *("Repeats", "variety", "lower", SHARE),
-        "Share of generated images that have another one nearer than 99 in 100 real images have a real one: pictures "
+        "Share of generated images with a near-duplicate among them (closer than 99 in 100 real images are): pictures "
         "that come again, beside whatever else there is.",
     ),
     "label_accuracy": (

@@ -1,8 +1,8 @@
 r"""The conditional VAE: parts go into the class, numbers go into the builder.
 
 Generative story: a label y gives a condition c, a latent z is drawn from :math:`p(z \mid c)`, an image x from
-:math:`p(x \mid z, c)`. Training infers z from x and c with :math:`q(z \mid x, c)` and maximises the bound of
-:mod:`condgen.losses.elbo`.
+:math:`p(x \mid z, c)`. Training infers z from x and c with :math:`q(z \mid x, c)` and maximises the ELBO
+(:mod:`condgen.losses.elbo`).
 """
 
 __all__ = ["ConditionalVAE", "conditional_vae"]
@@ -40,20 +40,23 @@ from condgen.random import Use, normals, stream, uniform
 
 
 class ConditionalVAE(Generator):
-    r"""A conditional variational autoencoder assembled from parts that honour the contracts of their shelves.
+    r"""A conditional variational autoencoder, assembled from parts.
+
+    Each part is any module that can be called as described here; nothing has to be subclassed.
+    :func:`conditional_vae` builds the same from numbers.
 
     Args:
-        conditioner: y → c.
-        encoder: (x, c) → parameters of q(z | x, c).
-        reparameterizer: parameters → q, and draws from it.
-        prior: c → p(z | c), and draws from it.
-        decoder: (z, c) → parameters of p(x | z, c).
-        likelihood: parameters → p(x | z, c).
-        sampler: what samples are drawn from instead of the prior, which the KL is taken against; a prior fitted after
-            training (:func:`condgen.fit_prior`). It may know draws alone, and no density.
+        conditioner: turns labels into conditions, y → c.
+        encoder: turns images and conditions into the parameters of the posterior, (x, c) → parameters of q(z | x, c).
+        reparameterizer: turns these parameters into the distribution q, and draws latents from it.
+        prior: turns conditions into the distribution p(z | c), against which the KL divergence is taken.
+        decoder: turns latents and conditions into the parameters of the image's distribution, (z, c) → parameters.
+        likelihood: turns these parameters into the distribution p(x | z, c).
+        sampler: the prior that samples are drawn from, if it is another one: a prior that was fitted after training
+            (:func:`condgen.fit_prior`). It needs only `draw`; a density is not required.
         output_labels: the decoder also redraws the label planes: its last channels, one per class, are their
             logits. Needs `OneHot`.
-        image_shape: (channels, height, width); read from the encoder where it tells.
+        image_shape: (channels, height, width); by default that of the encoder, if it has one.
 
     Raises:
         ValueError: if output_labels is asked for with another conditioner than `OneHot`.
@@ -118,7 +121,7 @@ class ConditionalVAE(Generator):
     # The model as mathematics: tensors on the model's device, no checks, one pass.
 
     def infer(self, x: Images, y: Shaped[Tensor, "batch ..."], noise: dict[str, Tensor]) -> Inference:
-        """The terms of the bound for a batch.
+        """The terms of the ELBO for a batch.
 
         Args:
             x: images in [0, 1].
@@ -163,16 +166,16 @@ class ConditionalVAE(Generator):
 
     @property
     def source(self) -> Any:
-        """What samples are drawn from: the sampler, where one was fitted, else the prior."""
+        """The prior that samples are drawn from: the sampler, if one was fitted, otherwise `prior`."""
         return self.prior if self.sampler is None else self.sampler
 
     @property
     def choices(self) -> int:
-        """Leading numbers of a sample's noise that choose, such as a mixture's component."""
+        """Number of leading noise values that choose something, such as a mixture component, and are not scaled."""
         return getattr(self.source, "choices", 0)
 
     def objective(self) -> ELBO:
-        """The bound."""
+        """The loss that it is trained by unless another one is given: the negative ELBO."""
         return ELBO()
 
     def trial(self, x: Images, y: Shaped[Tensor, "batch ..."], noise: dict[str, Tensor]) -> Float[Tensor, " batch"]:

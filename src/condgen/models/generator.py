@@ -1,4 +1,4 @@
-"""What conditional models of every family are: labels and noise in, images out, sample by sample the same.
+"""What all conditional models have in common: labels and noise in, images out; a sample is the same in any batch.
 
 Contract of a family: `draw(y, noise)` makes images of labels and of the noise that `sampling_noise_shapes` names;
 `objective()` is what it is trained by unless told otherwise, on the noise that `noise_shapes` names; `trial(x, y,
@@ -63,15 +63,15 @@ class Generator(Part):
     # What a family says of itself.
 
     def draw(self, y: Shaped[Tensor, "batch ..."], noise: dict[str, Tensor]) -> Images:
-        """Labels and noise → images in [0, 1]."""
+        """Draw one image in [0, 1] for each label, from the noise that `sampling_noise_shapes` names."""
         raise NotImplementedError
 
     def objective(self) -> nn.Module:
-        """What training minimises unless it is told otherwise."""
+        """The loss that the model is trained by unless another one is given."""
         raise NotImplementedError
 
     def trial(self, x: Images, y: Shaped[Tensor, "batch ..."], noise: dict[str, Tensor]) -> Float[Tensor, " batch"]:
-        """One number an image, for which the parts of training are asked once: it tells whether they fit together."""
+        """Runs one training forward pass, so that parts with mismatched shapes fail early; one number per image."""
         raise NotImplementedError
 
     @property

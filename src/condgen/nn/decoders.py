@@ -222,7 +222,7 @@ class SkipLatent(Part):
 
     @property
     def output_shape(self) -> Any:
-        """Of its decoder, where that tells."""
+        """Image shape that the wrapped decoder produces, or None if that decoder does not declare one."""
         return getattr(self.decoder, "output_shape", None)
 
     def forward(

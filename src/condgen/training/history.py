@@ -30,7 +30,7 @@ class History:
     select: tuple[str, str] = ("loss", "min")
 
     def __getitem__(self, name: str) -> list[float]:
-        """A number of every epoch; NaN in epochs that did not have it."""
+        """Values of one metric, one per epoch; NaN for epochs in which it was not recorded."""
         if self.rows and not any(name in row for row in self.rows):
             raise KeyError(name)
         return [row.get(name, math.nan) for row in self.rows]

@@ -15,7 +15,7 @@ from condgen.nn.parts import Part
 
 
 class StandardNormal(Part, registered="priors.StandardNormal"):
-    r"""The same for every label: :math:`p(z \mid c) = \mathcal N(0, I)`.
+    r"""The standard normal prior, the same for every label: :math:`p(z \mid c) = \mathcal N(0, I)`.
 
     Args:
         latent: number of latents, or the shape of z.
@@ -39,12 +39,12 @@ class StandardNormal(Part, registered="priors.StandardNormal"):
     def draw(
         self, c: Float[Tensor, "batch dim"], noise: Float[Tensor, "batch *latent"]
     ) -> Float[Tensor, "batch *latent"]:
-        """The noise itself."""
+        """Latents: the noise itself."""
         return noise
 
 
 class LabelNormal(Part, registered="priors.LabelNormal"):
-    r"""A Gaussian of its own for every condition.
+    r"""A normal prior with a mean and a variance of its own for every condition, trained with the model.
 
     .. math:: p(z \mid c) = \mathcal N(\mu(c), \operatorname{diag} \sigma^2(c))
 
@@ -85,7 +85,7 @@ class LabelNormal(Part, registered="priors.LabelNormal"):
         return self.gaussian.draw(self._of_each(c), noise)
 
     def _of_each(self, c: Tensor) -> Tensor:
-        """Of each latent; of a map's places the same."""
+        """Parameters of each latent; all positions of a latent map share those of their channel."""
         found = self.linear(c)
         places = self.noise_shape[1:]
         return found.reshape(*found.shape, *[1] * len(places)).expand(*found.shape, *places)
