@@ -63,6 +63,7 @@ def test_set_is_complete(smears):
     size=st.sampled_from([16, 28, 61, 256]),
     seed=st.integers(0, 2**64 - 1),
 )
+@pytest.mark.slow
 def test_longer_set_begins_with_the_shorter(n, k, size, seed):
     n, k = (1 + count % 3 if size == 256 else count for count in (n, k))
     long, short = load_smears(max(n, k), size, seed), load_smears(min(n, k), size, seed)
@@ -218,6 +219,7 @@ def test_edges_are_soft():
     assert np.abs(np.diff(smears, axis=2)).max() < 150
 
 
+@pytest.mark.slow
 def test_kinds_can_be_learnt():
     """A small network tells fresh images apart, far above the 12.5 % of chance."""
     torch.manual_seed(0)

@@ -327,6 +327,7 @@ class TestMembership:
         assert measure.interval[0] < 0.5 < measure.interval[1]
         assert membership_auc(Known(), scored(train), y_train, scored(other), y_other, images=40).overall is not None
 
+    @pytest.mark.slow
     def test_a_model_that_learned_images_by_heart(self):
         cells = condgen.load_smears(64, size=16, balance="equal")
         with torch.random.fork_rng():

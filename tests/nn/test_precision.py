@@ -165,6 +165,7 @@ class TestTraining:
         self.quiet(latent_map(cells.image_shape, cells.num_classes, width=64), cells, out=tmp_path, resume=True)
         assert json.loads((tmp_path / "run.json").read_text())["precision"] == "bf16-mixed"
 
+    @pytest.mark.slow
     def test_a_prior_chooses_too(self, cells, measured):
         measured(native=True, ratio=0.5)
         seen = []

@@ -505,6 +505,7 @@ class TestCommandLine:
         assert "No run to resume" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_recipe_stopped_in_its_sampler_goes_on_there(tmp_path):
     data = condgen.load_smears(24, size=16)
     chosen = {"epochs": 1, "components": 1, "sampler": "flow_matching", "sampler_epochs": 2}
