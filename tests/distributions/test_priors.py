@@ -387,6 +387,23 @@ class TestFlowMatching:
         assert errors.abs().mean() < 2 * distribution.error.mean()
         assert errors.mean().abs() < 4 * errors.std() / 40**0.5
 
+    def test_validation_latents_reach_the_source(self):
+        class Source(StandardNormal):
+            def fit(self, z, c, seed=0, validation=None):
+                self.given = validation
+
+        prior, others = FlowMatching(2, 2, Source(2)), (torch.ones(3, 2), torch.zeros(3, 2))
+        prior.prepare(torch.randn(5, 2), torch.zeros(5, 2), 0, others)
+        assert prior.source.given is others
+
+    def test_each_symmetry_of_an_image_has_noise_of_its_own(self):
+        images = condgen.load_smears(12, size=16)
+        model = condgen.conditional_vae(images.image_shape, images.num_classes, latent=4, width=4)
+        for parameter in model.encoder.parameters():
+            nn.init.zeros_(parameter)  # the posterior is the standard normal, whatever the image
+        z, _ = encode_latents(model, images, symmetries=True)
+        assert len(z.unique(dim=0)) == 8 * len(images)
+
     def test_a_missing_label_is_drawn_from_all_classes_by_their_share(self):
         """And its density is the mixture of theirs."""
         torch.manual_seed(0)

@@ -143,17 +143,17 @@ class TestFigures:
 
         arms = (
             Arm("real", None, 9, 0, runs(0.5, (0.5, 0.6))),
-            Arm("oversampled", None, 9, 0, runs(0.7, (0.4, 0.7))),  # the better on validation
+            Arm("oversampled", None, 9, 0, runs(0.7, (0.4, 0.62))),  # better on validation, worse on test
             Arm("synthetic", None, 0, 9, runs(0.5, (0.3, 0.5))),
             Arm("balanced", None, 9, 3, runs(0.5, (0.6, 0.8))),
         )
         found = usefulness_measures(Usefulness(arms, ("a", "b"), "b", {}, PLAN, 0, ()))
-        assert found["balanced_gain"].overall == pytest.approx(((0.6 - 0.4) + (0.8 - 0.7)) / 2)
+        assert found["balanced_gain"].overall == pytest.approx(((0.6 - 0.4) + (0.8 - 0.62)) / 2)
         assert found["synthetic_accuracy"].overall == pytest.approx(0.4)
         assert found["synthetic_accuracy"].floor == pytest.approx(0.55)
-        low, high = found["balanced_gain"].interval  # differences 0.2 and 0.1: standard error 0.05
-        reach = 0.05 * math.tan(0.95 * math.pi / 2)  # Student's quantile with one degree of freedom is Cauchy's
-        assert (low, high) == (pytest.approx(0.15 - reach), pytest.approx(0.15 + reach))
+        low, high = found["balanced_gain"].interval  # differences 0.2 and 0.18: standard error 0.01
+        reach = 0.01 * math.tan(0.95 * math.pi / 2)  # Student's quantile with one degree of freedom is Cauchy's
+        assert (low, high) == (pytest.approx(0.19 - reach), pytest.approx(0.19 + reach))
 
     def test_everything_can_be_written(self, brief):
         content = json.loads(json.dumps(brief.to_json(), allow_nan=False))

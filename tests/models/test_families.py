@@ -300,6 +300,21 @@ class TestHingeGANLoss:
         by_hand = torch.relu(1 - score(x)).mean() + torch.relu(1 + score(drawn)).mean()
         assert torch.allclose(critic["loss"], by_hand, atol=1e-5)
 
+    def test_the_critic_sees_drawn_and_real_images_augmented(self, cells):
+        """Each by the numbers of its own, in the decoder's phase and in its own."""
+        model, game = gan(cells.image_shape, 8), HingeGANLoss()
+        x, y = model.images(cells.images[:6]), model.labels(cells.labels[:6])
+        noise = normals(game.noise_shapes(model), 0, torch.arange(6), Use.TRAINING)
+        drawn, seen = model.draw(y, noise).detach(), []
+        model.discriminator.register_forward_pre_hook(lambda _, given: seen.append(given[0].detach()))
+        game.train().decoder_loss(model, x, y, noise)
+        game.critic_loss(model, x, y, noise)
+        one, other = (torch.special.ndtr(noise["augmentation"][:, k]) for k in (0, 1))
+        expected = [game.augment.apply(drawn, one), game.augment.apply(x, one), game.augment.apply(drawn, other)]
+        for found, wanted in zip(seen, expected, strict=True):
+            torch.testing.assert_close(found, wanted)
+        assert not any(torch.allclose(found, plain) for found, plain in zip(seen, (drawn, x, drawn), strict=True))
+
     def test_each_phase_moves_its_own_network(self):
         model, game = gan(), HingeGANLoss()
         first, second = ({id(p) for p in phase.parameters(model)} for phase in game.phases)
