@@ -162,10 +162,11 @@ class TestTrain:
 
 class TestSample:
     def test_by_default_a_grid_in_the_run(self, run, capsys):
-        (run / "samples.png").unlink()
-        assert main(["sample", str(run)]) == 0
-        assert size_of(run / "samples.png") == grid_size(rows=8, columns=10, zoom=5)
-        assert capsys.readouterr().out.strip() == f"Wrote 80 images to {run / 'samples.png'}."
+        before = (run / "samples.png").read_bytes()
+        assert main(["sample", str(run), "--seed", "5"]) == 0
+        assert size_of(run / "drawn.png") == grid_size(rows=8, columns=10, zoom=5)
+        assert capsys.readouterr().out.strip() == f"Wrote 80 images to {run / 'drawn.png'}."
+        assert (run / "samples.png").read_bytes() == before  # the training's stays
 
     @pytest.mark.parametrize("option", ["--per-class=3", "--per_class=3"])
     def test_dashes_and_underscores(self, option, run, tmp_path):

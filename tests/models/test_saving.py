@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections import OrderedDict
 from fractions import Fraction
 from pathlib import Path
@@ -813,3 +814,20 @@ class TestTheShippedModel:
         assert condgen.cli.main(["sample", "bloodmnist", "--per-class", "2", "--out", "cells.png"]) == 0
         assert (tmp_path / "cells.png").stat().st_size > 5000
         assert "16 images" in capsys.readouterr().out
+
+
+def test_a_model_by_its_file(tmp_path):
+    condgen.save(small(), tmp_path / "run")
+    folder, file = condgen.load(tmp_path / "run"), condgen.load(tmp_path / "run" / "model.safetensors")
+    assert torch.equal(folder.sample([0, 1]), file.sample([0, 1]))
+
+
+@pytest.mark.parametrize("changes", [{"depth": 20_000}, {"widths": [8] * 5000}])
+def test_what_would_take_minutes_to_build_is_refused_at_once(changes, tmp_path):
+    model = condgen.conditional_flow((1, 8, 8), 2, widths=(8, 8), depth=1)
+    model.flow.velocity.arguments |= changes
+    condgen.save(model, tmp_path)
+    started = time.perf_counter()
+    with pytest.raises(ValueError, match="is damaged: it describes"):
+        condgen.load(tmp_path)
+    assert time.perf_counter() - started < 1

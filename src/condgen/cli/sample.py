@@ -34,7 +34,7 @@ def sample(
     Args:
         run: folder of a trained model, or the name of one that comes with condgen: bloodmnist.
         out: a .png grid, an .npz file (images and labels), or a folder (one subfolder per class); by default
-            samples.png in the run.
+            drawn.png in the run, beside the samples.png of its training.
         per_class: images of every class; where labels are no classes, images with the labels of validation images.
         labels: class names or numbers, one per image, instead of so many per class, e.g. [neutrophil,platelet,6] or
             neutrophil platelet 6; several labels or conditions an image as [[1,0,1],[0,1,1]].
@@ -56,7 +56,7 @@ def sample(
     from condgen.sampling.grids import class_names, num_classes
     from condgen.sampling.shards import write_samples
 
-    model, out = on(accelerator, load(run)), out or (run if run.exists() else Path()) / "samples.png"
+    model, out = on(accelerator, load(run)), out or (run if run.exists() else Path()) / "drawn.png"
     flow = next((own for own in model.children() if isinstance(own, FlowMatching)), None)
     for name, value in (("steps", steps), ("guidance", guidance)):
         if value is not None and flow is None:

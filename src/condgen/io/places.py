@@ -22,7 +22,7 @@ def shipped() -> list[str]:
 
 
 def weights_file(path: str | Path) -> Path:
-    """The file of a model: in a folder, or of the shipped model of that name where there is no such folder.
+    """The file of a model: in a folder, the file itself, or that of a shipped model if there is no such folder.
 
     Raises:
         FileNotFoundError: if there is none.
@@ -34,6 +34,8 @@ def weights_file(path: str | Path) -> Path:
         FileNotFoundError: No model in /no/such/run: expected the file model.safetensors there. Check the path...
     """
     weights = Path(path) / WEIGHTS
+    if Path(path).is_file() and Path(path).suffix == ".safetensors":
+        return Path(path)
     if str(path) in shipped() and not Path(path).exists():
         weights = SHIPPED / str(path) / WEIGHTS
     if not weights.is_file():

@@ -34,6 +34,8 @@ from condgen.models.generator import Generator
 from condgen.nn.parts import FAMILIES, REGISTERED, Part, evaluating
 
 FORMAT = 2
+DEPTHS = {"depth", "transforms"}  # arguments that say how often layers are repeated, each with tensors of its own
+FEW_NUMBERS = 1000  # in a list of a description, whatever the number of tensors
 HEADER = "condgen"
 CONFIG = "config.json"  # of format 1
 PREPROCESSING = "uint8 images divided by 255, channels first"
@@ -133,8 +135,8 @@ def load(path: str | Path, parts: Mapping[str, nn.Module] | None = None) -> Any:
     Nothing of the size that a description claims is allocated before it is known to fit the weights.
 
     Args:
-        path: of a folder that :func:`save` or a training run wrote, or the name of a model that comes with condgen
-            (:func:`shipped`), where there is no such folder.
+        path: a folder that :func:`save` or a training run wrote, the `model.safetensors` in it, or the name of a model
+            that comes with condgen (:func:`shipped`), if there is no such folder.
         parts: the modules that were not condgen's or torch's, by their place: `{"encoder": mine}`. Their weights
             are loaded into them.
 
@@ -146,6 +148,7 @@ def load(path: str | Path, parts: Mapping[str, nn.Module] | None = None) -> Any:
     weights = weights_file(path)
     config = read_config(weights)
     external = dict(parts or {})
+    check_depths(weights, config["assembly"])
     try:
         with torch.device("meta"), Uninitialised():
             model = build(config["assembly"], external)
@@ -374,6 +377,28 @@ def read_config(weights: Path) -> dict[str, Any]:
     if newer:
         raise ValueError(f"{where} has format {config['format']}, this condgen reads up to {FORMAT}. Upgrade condgen.")
     return config
+
+
+def check_depths(weights: Path, assembly: Any) -> None:
+    """Raise if a description repeats a layer more often than the file has tensors: building it would take minutes.
+
+    Raises:
+        ValueError: naming the number.
+    """
+    with safe_open(weights, "pt") as file:
+        tensors = len(file.keys())
+    waiting: list[Any] = [assembly]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, list):
+            if len(part) > max(tensors, FEW_NUMBERS):
+                raise ValueError(f"{weights} is damaged: it describes {len(part)} layers, with {tensors} tensors.")
+            waiting += part
+        if isinstance(part, dict):
+            for name in DEPTHS & set(part):
+                if isinstance(part[name], int | float) and part[name] > tensors:
+                    raise ValueError(f"{weights} is damaged: it describes {name}={part[name]}, with {tensors} tensors.")
+            waiting += part.values()
 
 
 def stored_hash(weights: Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> str:

@@ -124,7 +124,7 @@ class RunFolder:
 
     OWNED = (
         *("run.json", "metrics.csv", "evaluation.json", "evaluation.html"),
-        *("curves.png", "samples.png", "reconstructions.png"),
+        *("curves.png", "samples.png", "drawn.png", "reconstructions.png"),
     )
 
     def __init__(
