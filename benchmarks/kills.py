@@ -79,7 +79,7 @@ def killed(context: multiprocessing.context.BaseContext, folder: Path, moments: 
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
             state = Checkpoints(folder / "state").read() if files else None
-        place = (state["epoch"], state["done"]) if state else None
+        place = (state["epoch"], state["step"]) if state else None
         found = {"after": round(moment, 3), "place": place, "damaged": len(said), "status": process.exitcode}
         states.append({**found, "newest": files[-1].name if files else ""})
     process = context.Process(target=train, args=(str(folder), str(warned)))
