@@ -181,7 +181,7 @@ def test_public_functions_have_an_example(name):
         "write_samples",
     }
     # Records that functions beside them return.
-    plain |= {"Embedding", "Features", "LatentHealth", "Mismatch", "Pair", "Result"}
+    plain |= {"Embedded", "Features", "LatentHealth", "Mismatch", "Pair", "Result"}
     plain |= {"flush_all", "RunFolder", "environment", "repr_of"}
     assert without <= plain
 

@@ -449,7 +449,7 @@ class TestErrors:
             main(["sample", "nowhere", "--debug"])
 
     def test_an_error_without_words_has_its_name(self, monkeypatch, capsys):
-        def zero_initialised(*_, **__):
+        def silent(*_, **__):
             raise ZeroDivisionError
 
         monkeypatch.setattr("condgen.data.readers.load_data", silent)
