@@ -13,8 +13,9 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from condgen.data.adapters import as_labelled
 from condgen.data.augmentation import Augmentation
-from condgen.data.images import LabelledImages, as_labelled
+from condgen.data.images import LabelledImages
 from condgen.distributions.likelihoods import Bernoulli, Laplace
 from condgen.distributions.priors.flow_matching import FlowMatching
 from condgen.distributions.priors.mixture import GaussianMixture
@@ -34,7 +35,7 @@ from condgen.nn.encoders import ConvEncoder
 from condgen.nn.layers import halvings
 from condgen.training.budget import Budget, budget_of
 from condgen.training.checkpoints import Checkpoints
-from condgen.training.fit import fit_as_stage
+from condgen.training.fit import Stage, fit_as_stage
 from condgen.training.fit_prior import USUAL as PRIOR
 from condgen.training.fit_prior import fit_prior
 from condgen.training.history import History
@@ -259,8 +260,10 @@ class Recipe:
             resume=resume,
             callbacks=callbacks,
             progress=progress,
-            later=work.later(training.batch_size),
-            about={**(about or {}), **({} if own.loss is None else recorded(own.loss, own.sampler))},
+            stage=Stage(
+                later=work.later(training.batch_size),
+                about={**(about or {}), **({} if own.loss is None else recorded(own.loss, own.sampler))},
+            ),
         )
         if torch.distributed.is_initialized() and torch.distributed.get_rank():
             return model, history  # the first process goes on alone
@@ -364,32 +367,9 @@ LATENT_MAP = Training(
     augment=TURNS,
 )
 SHARP_LOSS = VAELoss(beta=0.25, adversarial=0.05, matching=0.5)
-GAN = Training(
-    epochs=45,
-    batch_size=64,
-    optimizer="adamw",
-    learning_rate=4e-4,
-    discriminator_rate=2.0,
-    betas=(0.0, 0.99),
-    weight_decay=0.0,
-    lr_warmup=0.02,
-    lr_decay=0.3,
-    ema=0.999,
-    augment=TURNS,
-)
-FLOW = Training(
-    epochs=45,
-    batch_size=64,
-    optimizer="adamw",
-    learning_rate=1e-3,
-    betas=(0.9, 0.99),
-    weight_decay=1e-2,
-    lr_warmup=0.02,
-    lr_decay=0.5,
-    clip=1.0,
-    ema=0.999,
-    augment=TURNS,
-)
+PIXELS = Training(epochs=45, batch_size=64, optimizer="adamw", lr_warmup=0.02, ema=0.999, augment=TURNS)
+GAN = replace(PIXELS, learning_rate=4e-4, discriminator_rate=2.0, betas=(0.0, 0.99), weight_decay=0.0, lr_decay=0.3)
+FLOW = replace(PIXELS, learning_rate=1e-3, betas=(0.9, 0.99), weight_decay=1e-2, lr_decay=0.5, clip=1.0)
 FAST = Recipe(latent_map, replace(LATENT_MAP, epochs=20), SHARP_LOSS, Sampler("mixture", em=5))
 SHARP = Recipe(
     latent_map,

@@ -6,7 +6,8 @@ import torch
 from PIL import Image
 
 import condgen
-from condgen.data.images import LabelledImages, as_labelled
+from condgen.data.adapters import as_labelled
+from condgen.data.images import LabelledImages
 from condgen.io.names import folder_names, read_classes, write_classes
 
 LEVELS = np.random.default_rng(0).integers(0, 256, (12, 3, 8, 8), dtype=np.uint8)

@@ -23,7 +23,7 @@ import condgen
 from condgen.io.archives import weights_hash
 from condgen.io.atomic import check_writable, write_atomically
 from condgen.models.latents import levels
-from condgen.nn.conditioners import Continuous, Joint
+from condgen.nn.conditioners import Continuous, Joint, without_dropout
 
 CARD = "export.json"  # beside the graphs: inputs, class names, what model they are of
 NUMBERS = "z"  # of a single level of latents
@@ -60,20 +60,17 @@ class Encode(nn.Module):
 
 def known(model: Any, labels: Tensor) -> Tensor:
     """Class labels brought within those that the model knows: a graph cannot raise an error for others."""
-    classes = getattr(unwrapped(model), "num_classes", None)
+    classes = getattr(without_dropout(model.conditioner), "num_classes", None)
     if labels.is_floating_point() or classes is None:
         return labels
-    return labels.clamp(0 if unwrapped(model) is model.conditioner else -1, classes - 1)  # -1: the label is missing
-
-
-def unwrapped(model: Any) -> Any:
-    """The conditioner, without what drops labels from it."""
-    return getattr(model.conditioner, "conditioner", model.conditioner)
+    return labels.clamp(
+        0 if without_dropout(model.conditioner) is model.conditioner else -1, classes - 1
+    )  # -1: the label is missing
 
 
 def label_type(model: Any) -> torch.dtype:
     """The type of labels that a model takes: numbers for continuous conditions, whole numbers otherwise."""
-    return torch.float32 if isinstance(unwrapped(model), Continuous | Joint) else torch.int64
+    return torch.float32 if isinstance(without_dropout(model.conditioner), Continuous | Joint) else torch.int64
 
 
 def graphs(model: Any) -> dict[str, tuple[nn.Module, dict[str, Tensor]]]:

@@ -89,25 +89,20 @@ def sample(
 
 def continuous(model: "Generator") -> bool:
     """Whether the model's labels are no classes though they have one column."""
-    from condgen.nn.conditioners import Continuous, MultiLabel
+    from condgen.nn.conditioners import Continuous, MultiLabel, without_dropout
 
-    return isinstance(getattr(model.conditioner, "conditioner", model.conditioner), Continuous | MultiLabel)
+    return isinstance(without_dropout(model.conditioner), Continuous | MultiLabel)
 
 
 def label_number(model: "Generator", label: Any) -> Any:
     """The number of a class, by its name, the beginning of it, or its number; several labels are themselves."""
-    if isinstance(label, list) or not hasattr(unwrapped(model), "num_classes"):
-        return label
-    if isinstance(label, int) and label < 0:
-        return label  # a missing label
     from condgen.data.images import class_number
+    from condgen.nn.conditioners import without_dropout
 
-    return class_number(label, model.class_names, unwrapped(model).num_classes)
-
-
-def unwrapped(model: "Generator") -> Any:
-    """The conditioner, without what drops labels from it."""
-    return getattr(model.conditioner, "conditioner", model.conditioner)
+    classes = getattr(without_dropout(model.conditioner), "num_classes", None)
+    if isinstance(label, list) or classes is None or (isinstance(label, int) and label < 0):  # -1: no label
+        return label
+    return class_number(label, model.class_names, classes)
 
 
 def shard_of(text: str | None) -> tuple[int, int] | None:

@@ -5,10 +5,20 @@ label); `check(y)` raises a ValueError for labels it cannot take. Checks happen 
 the training step. A conditioner with a `noise_shape` is also handed noise while training: `conditioner(y, noise)`.
 """
 
-__all__ = ["Continuous", "Embedding", "Joint", "LabelDropout", "MultiLabel", "OneHot", "Unconditional"]
+__all__ = [
+    "Continuous",
+    "Embedding",
+    "Joint",
+    "LabelDropout",
+    "MultiLabel",
+    "OneHot",
+    "Unconditional",
+    "without_dropout",
+]
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float, Shaped
@@ -249,6 +259,16 @@ class LabelDropout(Part):
     def check(self, y: Tensor) -> None:
         """Raise ValueError where the conditioner does, missing labels aside."""
         self.conditioner.check(y[~missing_labels(y)])  # type: ignore[operator]
+
+
+def without_dropout(conditioner: Any) -> Any:
+    """The conditioner that :class:`LabelDropout` wraps; any other one is itself.
+
+    Example:
+        >>> without_dropout(LabelDropout(OneHot(2), 0.1)).num_classes, without_dropout(OneHot(3)).num_classes
+        (2, 3)
+    """
+    return getattr(conditioner, "conditioner", conditioner)
 
 
 def at_least_one(num_classes: int) -> int:

@@ -11,6 +11,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from condgen.data.images import default_names
+from condgen.nn.conditioners import without_dropout
 
 Images = Float[Tensor, "batch channels height width"]
 
@@ -45,7 +46,7 @@ def num_classes(model: Any) -> int:
     """
     if model.conditioner.columns == 0:
         return 1
-    inner = getattr(model.conditioner, "conditioner", model.conditioner)
+    inner = without_dropout(model.conditioner)
     if not hasattr(inner, "num_classes"):
         raise ValueError(
             f"Expected a model with class labels; got {type(inner).__name__}. Pass labels to model.sample."

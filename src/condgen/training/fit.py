@@ -3,16 +3,19 @@
 __all__ = ["fit"]
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from condgen.data.images import LabelledImages, as_labelled, default_names, shortened
+from condgen.data.adapters import as_labelled
+from condgen.data.images import LabelledImages, default_names, shortened
 from condgen.losses.phases import selection_of
 from condgen.models.generator import Generator
 from condgen.models.saving import load
+from condgen.nn.conditioners import without_dropout
 from condgen.nn.pruning import trim
 from condgen.training.budget import Forecast
 from condgen.training.callbacks import Callback, Callbacks, EarlyStopping
@@ -53,8 +56,9 @@ def fit(
     Args:
         model: the model to train; its `class_names` are set from the data if it has none.
         data: images to train on: :class:`~condgen.data.images.LabelledImages`, a pair (images, labels), or a data set
-            of torch (:func:`condgen.data.images.as_labelled`). A set with splits is trained on its `train` part alone,
-            and validated on its `validation` part unless another is given. Class names decide which class is which.
+            of torch (:func:`condgen.data.adapters.as_labelled`). A set with splits is trained on its `train` part
+            alone, and validated on its `validation` part unless another is given. Class names decide which class is
+            which.
         training: how to train: passes, batch size, optimizer and so on; by default `Training()`.
         validation: images that choose the best epoch; by default the `validation` part of a set with splits.
         objective: the loss; by default the model's own. See :mod:`condgen.losses.phases` for what it may be.
@@ -105,6 +109,19 @@ def fit(
     )
 
 
+@dataclass(frozen=True)
+class Stage:
+    """What a recipe says about a training that is one of its stages.
+
+    Attributes:
+        later: work that follows this training, in steps of it, for the estimate of the time to the end of all of it.
+        about: further entries for `run.json`.
+    """
+
+    later: float = 0.0
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+
 def fit_as_stage(
     model: Generator,
     data: Any,
@@ -118,14 +135,10 @@ def fit_as_stage(
     resume: bool | Literal["auto"] = False,
     callbacks: Sequence[Any] = (),
     progress: bool = True,
-    later: float = 0.0,
-    about: Mapping[str, Any] | None = None,
+    stage: Stage | None = None,
 ) -> History:
-    """The same as :func:`fit`, for a recipe that goes on afterwards.
-
-    `later` is work that follows this training, in steps of it, for the estimate of the time to the end of all of it;
-    `about` has further entries for `run.json`.
-    """
+    """The same as :func:`fit`, for a recipe of which this training is one stage."""
+    stage = stage or Stage()
     earlier = earlier_run(out, resume)
     if earlier is None:
         check_free(out, overwrite)
@@ -150,7 +163,7 @@ def fit_as_stage(
         model, loss, example, len(images), training, hardware, checkpoints=checkpoints, weights=weights
     )
     state.history.select = selection_of(loss)
-    settings = described(trainer, state, training, hardware, loss, images, validation, data, about or {})
+    settings = described(trainer, state, training, hardware, loss, images, validation, data, stage.about)
     provenance = {"data": data.fingerprint, "train": images.fingerprint, "objective": type(loss).__name__}
     main = trainer.fabric.is_global_zero
     folder = RunFolder(out if main else None, settings, provenance, earlier)
@@ -165,7 +178,7 @@ def fit_as_stage(
         listening.append(EarlyStopping(training.patience))
     if progress and main:
         steps = -(-len(validation) // training.batch_size) if validation is not None else 0
-        listening.append(Progress(Forecast(state.plan, later), steps))
+        listening.append(Progress(Forecast(state.plan, stage.later), steps))
     device = trainer.fabric.device
     held_out = tensors(validation, device) if validation is not None else None
     train(trainer, state, tensors(images, device), held_out, Callbacks(listening))
@@ -266,7 +279,7 @@ def resolve_splits(
 
 def check_fit(model: Generator, data: LabelledImages, validation: LabelledImages | None, names: Sequence[str]) -> None:
     """Raise unless data, labels, the names that classes will have, and model fit together."""
-    classes = getattr(getattr(model.conditioner, "conditioner", model.conditioner), "num_classes", len(names))
+    classes = getattr(without_dropout(model.conditioner), "num_classes", len(names))
     if names and classes > len(names):
         raise ValueError(
             f"Expected a name for each of the model's {classes} classes; {data.name!r} has {len(names)}: "

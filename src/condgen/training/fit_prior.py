@@ -15,10 +15,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from condgen.data.adapters import as_labelled
 from condgen.data.augmentation import symmetries as count_symmetries
 from condgen.data.augmentation import turned
 from condgen.data.batches import batches
-from condgen.data.images import LabelledImages, as_labelled
+from condgen.data.images import LabelledImages
 from condgen.io.archives import weights_hash
 from condgen.io.atomic import undisturbed
 from condgen.io.progress import working

@@ -225,10 +225,8 @@ class GaussianMixture(Part, registered="priors.GaussianMixture"):
         return found - self.scale.log_volume() - 0.5 * self.dim * math.log(2 * math.pi)
 
     def of_condition(self, c: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch all"]:
-        """The weight of every component for each condition; of a missing one, all classes by their shares."""
-        own = torch.nn.functional.one_hot(self._groups(c), len(self.weights)).to(self.weights)
-        own = torch.where(self._missing(c)[:, None], self.class_shares(), own)
-        return (own[:, :, None] * self.weights).flatten(1)
+        """The weight of every component for each condition."""
+        return (self(c).class_weights[:, :, None] * self.weights).flatten(1)
 
     def class_shares(self) -> Float[Tensor, " classes"]:
         """The share of each class among the latents that the mixture was fitted to; equal ones if it is not known."""
@@ -292,8 +290,8 @@ class Mixture(Distribution):
         return found.masked_scatter(self.missing, torch.stack(each).logsumexp(0))
 
     @property
-    def own_weights(self) -> Float[Tensor, "batch classes"]:
-        """How much of each class is in the distribution of each row."""
+    def class_weights(self) -> Float[Tensor, "batch classes"]:
+        """Share of each class in each row: 1 for its own, and for a missing label the shares of all classes."""
         own = torch.nn.functional.one_hot(self.groups, len(self.prior.weights)).to(self.prior.weights)
         return torch.where(self.missing[:, None], self.prior.class_shares(), own)
 
@@ -301,14 +299,14 @@ class Mixture(Distribution):
     def mean(self) -> Tensor:
         """Of the whole mixture."""
         centres = (self.prior.weights[..., None] * self.prior.means).sum(1)
-        return self.prior.scale.restored((self.own_weights @ centres).unflatten(1, self.prior.shape))
+        return self.prior.scale.restored((self.class_weights @ centres).unflatten(1, self.prior.shape))
 
     @property
     def variance(self) -> Tensor:
         """Of each latent."""
         prior = self.prior
         second = prior.means.square() + torch.stack([unpacked(t, prior.dim).square().sum(-1) for t in prior.triangles])
-        centres, own = (prior.weights[..., None] * prior.means).sum(1), self.own_weights
+        centres, own = (prior.weights[..., None] * prior.means).sum(1), self.class_weights
         flat = own @ (prior.weights[..., None] * second).sum(1) - (own @ centres).square()
         return flat.unflatten(1, prior.shape) * prior.scale.per_channel(prior.scale.spread).square()
 
