@@ -345,7 +345,7 @@ def check_useful(model: Callable[..., Any], given: set[str]) -> None:
 
 
 def budget_for(minutes: float | Budget | None, out: str | Path | None, resume: Any) -> Budget | None:
-    """The budget of all stages; what an earlier part of the run spent is counted."""
+    """The time budget of a whole recipe, from which the time that the run spent before it was stopped is taken."""
     budget = budget_of(minutes)
     if budget is not None and resume and out is not None:
         budget.began[0] -= (earlier_run(out, "auto") or {}).get("spent_seconds", 0.0)

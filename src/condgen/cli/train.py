@@ -105,7 +105,7 @@ train.epilog = (  # type: ignore[attr-defined]
 
 
 def show_results(model: "Generator", history: "History", data: "LabelledImages", out: Path, seed: int) -> None:
-    """Draw the curves of a training and samples of every class, and say where they are."""
+    """Save pictures of the training curves and of samples of every class in the run folder, and print where."""
     from condgen.sampling.figures import curves, save_grid, write_figure
     from condgen.sampling.grids import class_names
     from condgen.sampling.grids import per_class as sample_per_class

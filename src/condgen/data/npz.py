@@ -170,7 +170,7 @@ def class_names_in(file: "np.lib.npyio.NpzFile") -> tuple[str, ...]:
 
 
 def channels_first(images: np.ndarray, key: str) -> Shaped[np.ndarray, "images channels height width"]:
-    """A view of shape (N, C, H, W), once the images are known to be present."""
+    """An array of images from a file as (N, C, H, W) uint8; raises for shapes that are no images."""
     if images.ndim == 3:
         images = images[..., None]
     if images.ndim != 4 or 0 in images.shape[1:3] or not (images.shape[3] in CHANNELS or images.shape[1] in CHANNELS):

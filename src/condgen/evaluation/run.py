@@ -7,6 +7,7 @@ and of the same classes (from the validation split): what those reach is the flo
 __all__ = ["Evaluation", "evaluate", "read_evaluation"]
 
 import datetime
+import hashlib
 import json
 import math
 import time
@@ -190,16 +191,7 @@ def evaluate(
     }
     skipped = {"model": source.model is None, "usefulness": usefulness == "none"}
     wanted: list[Part] = [part for part in PARTS if part in measure and not skipped.get(part)]
-    failed: dict[str, str] = {}
-    for part in wanted:
-        tell(parts[part][0])
-        try:
-            with working(parts[part][0], progress=progress and part != "usefulness"):  # which tells more of itself
-                parts[part][1]()
-        except Exception as error:  # what it has to say goes on the page, and hours of the others' work are kept
-            failed[part] = f"{part} could not be measured: {error}"
-            if len(failed) == len(wanted):
-                raise
+    failed = measured({part: parts[part] for part in wanted}, tell, progress)
     if history is not None and history.rows:
         finite = {key: [v if math.isfinite(v) else None for v in history[key]] for key in history.rows[0]}
         found.details["history"] = finite
@@ -224,6 +216,31 @@ def evaluate(
     weaknesses = [] if own is None else own.weaknesses()
     verdict = judge_measures(found.measures, weaknesses=weaknesses, latents=found.latents, useful=found.useful)
     return Evaluation(found.measures, verdict, {**details, "seconds": time.perf_counter() - started}, found.pictures)
+
+
+def measured(
+    parts: Mapping[Part, tuple[str, Callable[[], None]]], tell: Callable[[str], object], progress: bool
+) -> dict[str, str]:
+    """Measure each part of an evaluation; returns the parts that failed, each with its reason.
+
+    One that fails leaves the others alone; if all of them do, the last error is raised.
+
+    Args:
+        parts: what is done, in words, and what does it.
+        tell: says what is being done.
+        progress: whether long work is told about.
+    """
+    failed: dict[str, str] = {}
+    for part, (text, work) in parts.items():
+        tell(text)
+        try:
+            with working(text, progress=progress and part != "usefulness"):  # which tells more of itself
+                work()
+        except Exception as error:  # the reason goes on the page, and hours of work on the other parts are kept
+            failed[part] = f"{part} could not be measured: {error}"
+            if len(failed) == len(parts):
+                raise
+    return failed
 
 
 def read_evaluation(path: str | Path) -> dict[str, Any]:
@@ -260,7 +277,7 @@ def read_evaluation(path: str | Path) -> dict[str, Any]:
 
 
 def without_shared(data: LabelledImages) -> tuple[LabelledImages, list[str]]:
-    """The data without validation and test images that are training images, too, and what is to be said of them.
+    """Leave out validation and test images that are also training images; returns the data and the warnings.
 
     What is shared would make copies of training images look like real images, and memory look like skill.
 
@@ -271,11 +288,11 @@ def without_shared(data: LabelledImages) -> tuple[LabelledImages, list[str]]:
         >>> len(kept.test), said
         (1, ['1 of 2 test images is a training image, too, and left out: number 0.'])
     """
-    seen = {image.tobytes() for image in data.train.images}
+    seen = {digest(image) for image in data.train.images}
     splits, said = dict(data.splits), []
     for name in ("validation", "test"):
         places = np.arange(len(data))[data.splits[name]] if name in data.splits else np.zeros(0, int)
-        again = np.array([image.tobytes() in seen for image in data.images[places]], bool)
+        again = np.array([digest(image) in seen for image in data.images[places]], bool)
         if again.any():
             count, numbers = int(again.sum()), np.flatnonzero(again)
             splits[name] = places[~again]
@@ -283,6 +300,11 @@ def without_shared(data: LabelledImages) -> tuple[LabelledImages, list[str]]:
             verb, kind = ("is a training image", "number") if count == 1 else ("are training images", "numbers")
             said.append(f"{count} of {len(places)} {name} images {verb}, too, and left out: {kind} {some}.")
     return replace(data, splits=splits) if said else data, said
+
+
+def digest(image: np.ndarray) -> bytes:
+    """16 bytes that stand for an image: equal images have equal ones."""
+    return hashlib.blake2b(image.tobytes(), digest_size=16).digest()
 
 
 def resolve_judge(

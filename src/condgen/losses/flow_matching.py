@@ -61,7 +61,7 @@ class PriorFlowMatching(nn.Module):
 
 
 class PriorLikelihood(nn.Module):
-    """The negative log-density of latents under a prior, nats per latent, averaged over the batch.
+    """The loss of a prior that is trained by maximum likelihood: minus its log-density, nats per latent vector.
 
     The prior is what is trained. Its images are latents; their labels are conditions.
 

@@ -92,7 +92,7 @@ class EarlyStopping(Callback):
 
 
 class Log(Callback):
-    """Writes every epoch's row to loggers of Lightning Fabric, such as `lightning_fabric.loggers.TensorBoardLogger`.
+    """A callback that writes the terms of every epoch to loggers of Lightning Fabric, such as TensorBoard's.
 
     Args:
         loggers: the loggers.

@@ -62,7 +62,7 @@ class History:
         return f"The model of epoch {self.best_epoch} stays. " if self.best_epoch else ""
 
     def to_csv(self) -> str:
-        """The rows as CSV text with a header."""
+        """All epochs as CSV text: a header, then one line per epoch."""
         text = io.StringIO()
         names = list(dict.fromkeys(name for row in self.rows for name in row))  # a phase may begin later
         writer = csv.DictWriter(text, names, lineterminator="\n")

@@ -156,7 +156,7 @@ def schedule_of(training: Training) -> Callable[[float], float] | None:
 
 
 def augmentation_of(augment: Any) -> Any:
-    """What changes training images; settings of it become an :class:`~condgen.data.augmentation.Augmentation`."""
+    """The function that augments training images: the one given, or one built from settings of augmentation."""
     plain = isinstance(augment, AugmentationSettings) and not isinstance(augment, Augmentation)
     return Augmentation(**vars(augment)) if plain else augment
 

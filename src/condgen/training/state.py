@@ -134,7 +134,7 @@ class TrainingState:
 
 
 def plain(state: dict[str, Any]) -> dict[str, Any]:
-    """An optimizer's state with its learning rate as a number, as it is where nothing is recorded."""
+    """The state of an optimizer for a checkpoint, with learning rates as numbers (CUDA graphs keep tensors)."""
     groups = [
         {**group, "lr": float(group["lr"]), "capturable": False} if isinstance(group.get("lr"), torch.Tensor) else group
         for group in state["param_groups"]

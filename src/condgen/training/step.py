@@ -39,7 +39,7 @@ class ModelAndLoss(nn.Module):
         return trial_of(self.loss, self.model)(x, y, noise)
 
     def train(self, mode: bool = True) -> "ModelAndLoss":
-        """Training mode, except for the modules that the user froze."""
+        """Switch all modules to training mode, except those that the user froze."""
         super().train(mode)
         for module in self.frozen:
             module.training = False
@@ -219,7 +219,7 @@ class Step:
 
 
 class Totals:
-    """Sums of the mean terms of batches, on the device; nothing is read back before the end.
+    """Sums up loss terms over the batches of an epoch, on the device, and gives their means at its end.
 
     Steps may have different terms: those that come together are added up together, in one operation.
     """
@@ -238,7 +238,7 @@ class Totals:
         self.sums[place].add_(values, alpha=images)
 
     def means(self, fabric: Any = None) -> dict[str, float]:
-        """Mean per image of each term over the images it was taken of, on all devices."""
+        """The mean of each term per image, over all devices."""
         sums: dict[str, Any] = {}
         counts: dict[str, int] = {}
         for place, values in self.sums.items():
