@@ -1,5 +1,8 @@
 """What the pages promise: their code runs."""
 
+import ast
+import builtins
+import importlib
 import re
 from pathlib import Path
 
@@ -9,12 +12,41 @@ import torch
 import condgen
 
 DOCS = Path(condgen.__file__).parents[2] / "docs"
+pytestmark = pytest.mark.skipif(not DOCS.is_dir(), reason="the package is installed without its pages")
+PAGES = sorted([*DOCS.glob("*.md"), DOCS.parent / "README.md"]) if DOCS.is_dir() else []
 
 
-@pytest.mark.skipif(not DOCS.is_dir(), reason="the package is installed without its pages")
+def code(page):
+    return re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_code_on_a_page_says_where_its_names_come_from(page):
+    tree, known = ast.parse("\n".join(code(page))), set(dir(builtins))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.alias):
+            known.add((node.asname or node.name).split(".")[0])
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            known.add(node.id)
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+            known.add(node.name)
+        elif isinstance(node, ast.arg):
+            known.add(node.arg)
+    used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    assert used <= known, f"{page.name} uses {', '.join(sorted(used - known))} without an import"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_what_a_page_imports_is_there(page):
+    for node in ast.walk(ast.parse("\n".join(code(page)))):
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("condgen"):
+            module = importlib.import_module(str(node.module))
+            assert not [alias.name for alias in node.names if not hasattr(module, alias.name)]
+
+
 def test_the_parts_of_extending_train_together():
     names = {}
-    for block in re.findall(r"```python\n(.*?)```", (DOCS / "extending.md").read_text(encoding="utf-8"), re.DOTALL):
+    for block in code(DOCS / "extending.md"):
         exec(block, names)  # our own page
     model, cells = names["model"], condgen.load_smears(48)
     model.likelihood, model.prior = names["StudentT"](), names["Shifted"]()

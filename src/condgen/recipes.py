@@ -27,7 +27,7 @@ from condgen.losses.vaegan import VAEGANLoss
 from condgen.models.cflow import conditional_flow
 from condgen.models.cgan import conditional_gan
 from condgen.models.cvae import ConditionalVAE, conditional_vae
-from condgen.models.saving import load, save
+from condgen.models.saving import load_like, save
 from condgen.nn.conditioners import OneHot, Unconditional
 from condgen.nn.decoders import DeconvDecoder
 from condgen.nn.discriminators import ConvDiscriminator
@@ -268,7 +268,7 @@ class Recipe:
         if torch.distributed.is_initialized() and torch.distributed.get_rank():
             return model, history  # the first process goes on alone
         if out is not None:
-            model = load(out).to(model.device)
+            model = load_like(out, model).to(model.device)
         if prior is not None and not (resume and model.sampler is not None):
             folder = None if out is None else Path(out) / SAMPLER_STATE
             if overwrite and folder is not None:

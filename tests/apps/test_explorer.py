@@ -251,6 +251,9 @@ def test_every_control_of_the_page_works(browser, address, tmp_path):
     view.wait_for_selector("#upload :text('bad')")
     view.locator("#look").click()
     view.wait_for_selector(".toast-body :text('no picture that can be read')")
+    view.locator("#seed input").fill("-3")
+    view.locator("#draw").click()
+    view.wait_for_selector(".toast-body :text('a seed of 0 or more; got 5 and -3')")
     view.locator("#save").click()
     view.wait_for_selector("#files a[href$='.npz']")
     assert view.locator("#files a[href$='.png']").count() == 1

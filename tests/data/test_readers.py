@@ -295,6 +295,34 @@ class TestFolder:
         expected = np.asarray(files["0.png"])[top : top + 12, left : left + 12]
         assert np.array_equal(load_folder(folder(a=files), size=12).images[0, 0], expected)
 
+    @pytest.mark.parametrize(("size", "box"), [((12, 6), (7, 0, 13, 12)), ((6, 12), (4, 3, 16, 9)), ([12, 20], None)])
+    def test_images_that_are_no_square(self, folder, size, box):
+        files = pictures("L", n=3, size=(20, 12))
+        left, top, right, bottom = box or (0, 0, 20, 12)
+        images = load_folder(folder(a=files), size=size)
+        assert images.image_shape == (1, *size)
+        if box is None or size[0] == 12:  # nothing is resized
+            assert np.array_equal(images.images[0, 0], np.asarray(files["0.png"])[top:bottom, left:right])
+        else:  # the whole width is 20 for 12 pixels: as many rows again
+            expected = files["0.png"].resize((12, 6), Image.Resampling.BICUBIC, (0, 1, 20, 11))
+            assert np.array_equal(images.images[0, 0], np.asarray(expected))
+
+    @pytest.mark.parametrize("size", [0, (8,), (8, 8, 8), 8.0, (8, -1), "8"])
+    @pytest.mark.usefixtures("unchecked")
+    def test_wrong_sizes(self, folder, size):
+        with pytest.raises(ValueError, match=r"one number or \(height, width\); got"):
+            load_folder(folder(a=pictures()), size=size)
+
+    def test_the_content_of_a_file_counts_and_not_its_ending(self, folder):
+        path = folder(a=pictures("RGB"))
+        for file in (path / "a").iterdir():
+            with Image.open(file) as image:
+                image.save(file.with_suffix(".webp"), lossless=True)
+            file.with_suffix(".webp").rename(file.with_suffix(".jpg"))
+        whole = load_folder(path, size=12).images
+        assert len(whole) == 10
+        assert np.array_equal(whole[::2], whole[1::2])  # 0.jpg, 0.png, 1.jpg and so on
+
     def test_shrinking_averages_instead_of_skipping(self, folder):
         stripes = np.tile(np.array([0, 255], np.uint8), (64, 32))
         files = {f"{i}.png": Image.fromarray(stripes) for i in range(3)}

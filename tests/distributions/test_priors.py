@@ -337,6 +337,14 @@ def clustered():
     return source
 
 
+@pytest.mark.parametrize("heads", [3, -1])
+def test_heads_that_do_not_divide_the_channels(heads):
+    with pytest.raises(ValueError, match=f"heads that divide the 8 channels of the attention; got {heads} heads"):
+        ResNetVelocity((2, 4, 4), 8, width=8, depth=3, heads=heads)
+    with pytest.raises(ValueError, match="divide the 10 channels"):
+        condgen.conditional_flow((1, 8, 8), 2, widths=(8, 10), heads=4)
+
+
 class TestFlowMatching:
     def test_the_known_field_carries_the_normal_to_its_target(self):
         prior, noise = matching_prior(Straight(), steps=64), randn(500, 2)

@@ -529,6 +529,20 @@ class TestShards:
         assert self.content(tmp_path / "many" / name) == self.content(whole)
         assert [path.name for path in (tmp_path / "many").iterdir()] == [name]
 
+    @pytest.mark.parametrize("name", ["cells.npz", "cells"])
+    def test_two_workers_that_end_together(self, drawer, name, tmp_path, monkeypatch):
+        whole = write_samples(drawer, self.LABELS, tmp_path / "whole" / name, seed=5)
+        write_samples(drawer, self.LABELS, tmp_path / "many" / name, seed=5, shard=(1, 2))
+        real = shards.Shard.join
+
+        def after_another(shard, *arguments):
+            real(shard, *arguments)
+            real(shard, *arguments)  # finds that all parts have gone
+
+        monkeypatch.setattr(shards.Shard, "join", after_another)
+        write_samples(drawer, self.LABELS, tmp_path / "many" / name, seed=5, shard=(2, 2))
+        assert self.content(tmp_path / "many" / name) == self.content(whole)
+
     def test_bytes_do_not_depend_on_the_time_of_day(self, drawer, tmp_path, monkeypatch):
         import time
 

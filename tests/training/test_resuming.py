@@ -408,6 +408,25 @@ class TestWhatChanged:
         assert same(weights(first), weights(again))
         assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
+    @pytest.mark.filterwarnings("ignore:The code of")
+    @pytest.mark.parametrize("how", [True, "auto"])
+    def test_a_finished_run_with_a_part_of_ones_own(self, how, tmp_path):
+        first, again = dropping(), dropping()
+        history = quiet(first, toy(), epochs=2, out=tmp_path)
+        assert quiet(again, toy(), epochs=2, out=tmp_path, resume=how).rows == history.rows
+        assert same(weights(first), weights(again))
+
+    @pytest.mark.filterwarnings("ignore:The code of")
+    def test_a_finished_recipe_with_a_part_of_ones_own(self, tmp_path):
+        def run(**options):
+            model = condgen.conditional_vae((1, 8, 8), num_classes=2, latent=(2, 2, 2), width=4)
+            model.encoder = Dropping(model.encoder)
+            short = {"epochs": 1, "components": 1, "progress": False, "accelerator": "cpu", "batch_size": 8}
+            return RECIPES["latent_map"].fit(toy(), tmp_path, model=model, **short, **options)[0]
+
+        torch.manual_seed(0)
+        assert same(weights(run()), weights(run(resume="auto")))
+
 
 class TestSteps:
     def test_gradients_that_are_added_up_are_those_of_one_batch(self):

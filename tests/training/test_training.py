@@ -768,6 +768,19 @@ class TestTheTimeThatIsLeft:
         assert capsys.readouterr().err == ""
 
 
+class TestHardwareThatCannotBe:
+    @pytest.mark.parametrize("strategy", ["ddp_spawn", "ddp_fork", "ddp_notebook"])
+    def test_copies_of_this_process(self, strategy):
+        with pytest.raises(ValueError, match=f"in a script.*got strategy='{strategy}'.*strategy='auto'"):
+            quiet(small(), toy(), epochs=1, devices=2, strategy=strategy)
+
+    def test_devices_in_a_notebook(self, monkeypatch):
+        monkeypatch.setattr("sys.ps1", ">>> ", raising=False)
+        with pytest.raises(ValueError, match=r"got devices=2 in a notebook\. Put the call into a file"):
+            quiet(small(), toy(), epochs=1, devices=2)
+        quiet(small(), toy(), epochs=1, devices=1)
+
+
 class TestNothingChangesBeforeAllIsChecked:
     @pytest.mark.parametrize(
         "wrong",

@@ -119,7 +119,7 @@ def page(explorer: Explorer, title: str = "condgen") -> Any:
         with gr.Row():
             kind = gr.Dropdown(names, value=names[0], label="Class", elem_id="class")
             count = gr.Slider(1, MOST, 16, step=1, label="Cells", elem_id="count")
-            seed = gr.Number(0, precision=0, minimum=0, label="Seed", elem_id="seed")
+            seed = gr.Number(0, precision=0, label="Seed", elem_id="seed")
         draw_button = gr.Button("Draw", variant="primary", elem_id="draw")
         cells = gr.Gallery(label="Pick a cell", elem_id="cells", **small)
         with gr.Row():

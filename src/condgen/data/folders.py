@@ -5,6 +5,7 @@ __all__ = ["load_folder"]
 import warnings
 from collections import Counter
 from collections.abc import Sequence
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
@@ -24,17 +25,18 @@ OURS = {CLASSES, "samples.json", "provenance.csv"}  # files that condgen writes 
 LARGEST_SIZE = 2048  # pixels a side
 
 
-def load_folder(path: str | Path, size: int, class_names: Sequence[str] = ()) -> LabelledImages:
-    """Images from a folder with one subfolder per class, cropped to the central square, resized and split.
+def load_folder(path: str | Path, size: int | Sequence[int], class_names: Sequence[str] = ()) -> LabelledImages:
+    """Images from a folder with one subfolder per class, cropped around the centre, resized and split.
 
     All formats that Pillow reads are read, in subfolders of a class too, turned as their EXIF orientation says; all
-    images grey or all RGB. The shorter side fills the square, which is resized with antialiasing (bicubic). Splits are
-    those of the folder if it holds `train/CLASS`, and `val/CLASS` (or `valid`, `validation`) and `test/CLASS` if they
-    are there; otherwise they are stratified, 80:10:10. Hidden files are passed over.
+    images grey or all RGB. As much of an image as has the shape asked for, a square by default, is cut out around its
+    centre and resized with antialiasing (bicubic). Splits are those of the folder if it holds `train/CLASS`, and
+    `val/CLASS` (or `valid`, `validation`) and `test/CLASS` if they are there; otherwise they are stratified, 80:10:10.
+    Hidden files are passed over.
 
     Args:
         path: the folder.
-        size: height and width in pixels.
+        size: pixels of height and width, one number for both or (height, width).
         class_names: which subfolders to read, in the order of the labels; by default all, in the order that condgen
             wrote down in the folder, or sorted by name.
 
@@ -55,8 +57,7 @@ def load_folder(path: str | Path, size: int, class_names: Sequence[str] = ()) ->
         LabelledImages '... train': 6 images of (1, 28, 28); lobed 3, round 3
     """
     path = Path(path).expanduser()
-    if not 1 <= size <= LARGEST_SIZE:
-        raise ValueError(f"Expected a size from 1 to {LARGEST_SIZE} pixels; got {size}.")
+    shape = sides(size)
     if not path.is_dir():
         raise ValueError(f"Expected a folder with one subfolder per class; {path} is no folder.")
     splits, left_out = split_folders(path), Counter[str]()
@@ -78,13 +79,31 @@ def load_folder(path: str | Path, size: int, class_names: Sequence[str] = ()) ->
     if left_out:
         said = ", ".join(f"{count} {what}" for what, count in sorted(left_out.items()))
         warnings.warn(f"Left out of {path}: {said}.", stacklevel=2)
-    images = read_images([file for file, _, _ in files], size)
+    images = read_images([file for file, _, _ in files], shape)
     labels = np.array([label for _, label, _ in files])
     places = {name: np.flatnonzero([own == name for _, _, own in files]) for name in splits}
     places = {name: own for name, own in places.items() if len(own)}
     with naming(path):
         whole = LabelledImages(images, labels, names, places, name=path.resolve().name, kind="class")
         return with_every_class(whole if places else whole.split())
+
+
+def sides(size: int | Sequence[int]) -> tuple[int, int]:
+    """Height and width of a size.
+
+    Raises:
+        ValueError: unless it is one or two whole numbers in range.
+
+    Example:
+        >>> sides(28), sides((32, 16))
+        ((28, 28), (32, 16))
+    """
+    both = tuple(size) if isinstance(size, Sequence) else (size, size)
+    if len(both) != 2 or not all(isinstance(side, Integral) and 1 <= side <= LARGEST_SIZE for side in both):
+        raise ValueError(
+            f"Expected a size from 1 to {LARGEST_SIZE} pixels, one number or (height, width); got {size!r}."
+        )
+    return int(both[0]), int(both[1])
 
 
 def split_folders(path: Path) -> dict[str, Path]:
@@ -147,13 +166,13 @@ def note_loose(folder: Path, left_out: Counter[str]) -> None:
             left_out["images that are in no class's folder" if image else f"loose {file.suffix.lower()} files"] += 1
 
 
-def read_images(files: Sequence[Path], size: int) -> UInt8[np.ndarray, "images channels size size"]:
+def read_images(files: Sequence[Path], shape: tuple[int, int]) -> UInt8[np.ndarray, "images channels height width"]:
     """All images as one array."""
-    first = read_image(files[0], size)
+    first = read_image(files[0], shape)
     check_memory(len(files), first.shape)
-    images = np.empty((len(files), len(first), size, size), np.uint8)
+    images = np.empty((len(files), *first.shape), np.uint8)
     for i, file in enumerate(files):
-        image = read_image(file, size)
+        image = read_image(file, shape)
         if len(image) != len(first):
             kinds = {len(image): file, len(first): files[0]}
             raise ValueError(
@@ -163,16 +182,18 @@ def read_images(files: Sequence[Path], size: int) -> UInt8[np.ndarray, "images c
     return images
 
 
-def read_image(file: Path, size: int) -> UInt8[np.ndarray, "channels size size"]:
-    """One image file as uint8 of shape (1 or 3, size, size)."""
+def read_image(file: Path, shape: tuple[int, int]) -> UInt8[np.ndarray, "channels height width"]:
+    """One image file as uint8, with 1 or 3 channels."""
+    height, width = shape
     known = tuple(name for name in FORMATS if name in Image.OPEN or (Image.init() and name in Image.OPEN))
     with naming(file), Image.open(file, formats=known) as image:
         check_readable(image)
         image = grey_or_rgb(ImageOps.exif_transpose(image))
-        side = min(image.size)
-        left, top = (image.width - side) // 2, (image.height - side) // 2
-        box = (left, top, left + side, top + side)
-        pixels = np.asarray(image.resize((size, size), Image.Resampling.BICUBIC, box))
+        scale = min(image.width / width, image.height / height)
+        wide, high = round(scale * width), round(scale * height)
+        left, top = (image.width - wide) // 2, (image.height - high) // 2
+        box = (left, top, left + wide, top + high)
+        pixels = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC, box))
     return np.moveaxis(np.atleast_3d(pixels), 2, 0)
 
 

@@ -4,7 +4,7 @@ __all__ = ["FULL", "QUICK", "Arm", "Run", "StudyPlan", "Usefulness"]
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -86,6 +86,7 @@ class Run:
         accuracy: share of test images recognised.
         macro_f1: mean over classes of the harmonic mean of precision and recall, on the test split.
         recall: share of each class recognised; None for a class without test images.
+        guesses: the class that it said of each test image, for intervals that take the images into account.
 
     Example:
         >>> Run(0, 50, 0.8, 0.9, 0.85, 0.75, (1.0, None)).value("accuracy")
@@ -99,6 +100,7 @@ class Run:
     accuracy: float
     macro_f1: float
     recall: tuple[float | None, ...]
+    guesses: tuple[int, ...] = ()
 
     def value(self, quantity: str | int) -> float | None:
         """One number: "accuracy", "macro_f1" and so on by name, the recall of a class by its number."""
@@ -153,6 +155,7 @@ class Usefulness:
         plan: how much training each classifier had.
         seed: of all of it.
         notes: what to keep in mind, one sentence each.
+        test_labels: true classes of the test images, for intervals that take the images into account.
 
     Example:
         >>> result = Usefulness((Arm("real", 20, 120, 0),), ("a", "b"), "b", {20: ()}, QUICK, 0, ())
@@ -167,6 +170,7 @@ class Usefulness:
     plan: StudyPlan
     seed: int
     notes: tuple[str, ...]
+    test_labels: tuple[int, ...] = ()
 
     def arm(self, kind: str, cut: int | None = None) -> Arm:
         """The arm of a kind and a cut.
@@ -206,7 +210,7 @@ class Usefulness:
         ]
 
     def to_json(self) -> dict[str, Any]:
-        """Everything as plain numbers, lists and dictionaries, every single run included."""
+        """Everything as plain numbers, lists and dictionaries, every single run included, but for single guesses."""
         return {
             "rare": self.rare,
             "class_names": list(self.class_names),
@@ -217,7 +221,7 @@ class Usefulness:
             "arms": [
                 {
                     "arm": self.name(arm),
-                    **plain(asdict(arm)),
+                    **plain(asdict(replace(arm, runs=tuple(replace(run, guesses=()) for run in arm.runs)))),
                     "mean": self.over_seeds(arm, mean),
                     "sd": self.over_seeds(arm, spread),
                 }

@@ -24,9 +24,10 @@ from torch import Tensor, nn
 
 from condgen.data.images import LabelledImages
 from condgen.evaluation.arms import CUT_KINDS, KINDS, PLANS, REAL_ONLY, Arm, Draw, Run, StudyPlan, Usefulness, arm_name
+from condgen.evaluation.bootstrap import image_spreads, widened
 from condgen.evaluation.classifier import NETWORK, ResidualClassifier, check_data, fit_classifier, network_features
 from condgen.evaluation.records import Measure, about
-from condgen.evaluation.statistics import Values, mean, student
+from condgen.evaluation.statistics import Interval, Values, mean, student
 from condgen.evaluation.training_sets import (
     TrainingSet,
     class_count,
@@ -40,7 +41,7 @@ from condgen.io.atomic import read_json, write_atomically
 from condgen.io.progress import working
 
 BLOCK = 512  # images a forward pass
-VERSION = 1  # of this protocol; another one makes cached runs worthless
+VERSION = 2  # of this protocol; another one makes cached runs worthless
 
 
 def usefulness(
@@ -133,6 +134,7 @@ def usefulness(
         plan,
         seed,
         tuple(remarks(data, plan, rare, cuts, saw)),
+        tuple(data.test.labels.tolist()),
     )
 
 
@@ -172,6 +174,7 @@ class Scores(NamedTuple):
     accuracy: float
     macro_f1: float
     recall: tuple[float | None, ...]
+    guesses: tuple[int, ...]
 
 
 def scores(network: nn.Module, split: LabelledImages) -> Scores:
@@ -185,6 +188,7 @@ def scores(network: nn.Module, split: LabelledImages) -> Scores:
         float(right.mean()),
         float(f1_score(split.labels, guesses, labels=there, average="macro")),
         tuple(recall.get(label) for label in range(split.num_classes)),
+        tuple(guesses.tolist()),
     )
 
 
@@ -218,7 +222,7 @@ def train_and_test(training: TrainingSet, data: LabelledImages, plan: StudyPlan,
     (macro_f1, accuracy), step, weights = best
     network.load_state_dict(weights)
     result = scores(network, data.test)
-    return Run(seed, step, macro_f1, accuracy, result.accuracy, result.macro_f1, result.recall)
+    return Run(seed, step, macro_f1, accuracy, *result)
 
 
 class Remembered:
@@ -271,16 +275,19 @@ def read_runs(path: Path) -> dict[str, Any]:
     try:
         runs = read_json(path)
         for run in runs.values():
-            run["recall"] = tuple(run["recall"])
+            run["recall"], run["guesses"] = tuple(run["recall"]), tuple(run["guesses"])
             Run(**run)
         return runs
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, KeyError) as error:
         warnings.warn(f"{error} Training its classifiers again.", stacklevel=4)
         return {}
 
 
 def usefulness_measures(result: Usefulness) -> dict[str, Measure]:
-    """The measures of usefulness, each a mean over seeds, with Student's 95 % interval.
+    """The measures of usefulness, each a mean over seeds, with a 95 % interval.
+
+    The interval is Student's over seeds, made wider by what other test images could have given (a bootstrap over
+    images, the same for all classifiers), and stays within what the figure can be.
 
     For "synthetic" and "balanced", and as "rare_20" for the balanced arm of a cut to 20: `_accuracy`, `_macro_f1` and
     `_rare_recall`, all in [0, 1], with what the arm "real" reaches as ceiling. For the last two also `_gain`, in
@@ -309,7 +316,9 @@ def usefulness_measures(result: Usefulness) -> dict[str, Measure]:
             key = f"{prefix}_{name}"
             ceiling = {"": real.mean(quantity)} | {n: real.mean(k) for k, n in enumerate(names) if name == "accuracy"}
             values = {"": arm.values(quantity)} | {n: arm.values(k) for k, n in enumerate(names) if name == "accuracy"}
-            found[key] = over_seeds(values, ceiling, **about(key, meaning=f"{about(key)['meaning']} {how}"))
+            spreads = spreads_of(result, arm, None, {"": quantity, **{n: k for k, n in enumerate(names)}})
+            meaning = f"{about(key)['meaning']} {how}"
+            found[key] = over_seeds(values, ceiling, spreads, 0.0, **about(key, meaning=meaning))
         if arm.kind == "balanced":
             baseline = result.baseline(arm.cut)
             for name, quantity in (("gain", "macro_f1"), ("recall_gain", rare)):
@@ -321,21 +330,55 @@ def usefulness_measures(result: Usefulness) -> dict[str, Measure]:
                     f"{about(key)['meaning']} of a classifier, compared with {result.name(baseline)!r}, the better on "
                     "validation images of real images as they are and oversampled; by class: to the recall."
                 )
-                found[key] = over_seeds(values, ceiling, **about(key, meaning=meaning))
+                spreads = spreads_of(result, arm, baseline, {"": quantity, **{n: k for k, n in enumerate(names)}})
+                found[key] = over_seeds(values, ceiling, spreads, -1.0, **about(key, meaning=meaning))
     return found
 
 
-def over_seeds(values: Mapping[str, Values], ceiling: Mapping[str, float | None], **described: Any) -> Measure:
-    """Means over seeds, overall ("") and per class, with Student's intervals."""
+def spreads_of(
+    result: Usefulness, arm: Arm, baseline: Arm | None, quantities: Mapping[str, str | int]
+) -> dict[str, float]:
+    """How much each figure of an arm, or its difference from a baseline, depends on the test images; 0 if unknown."""
+    arms = [arm] if baseline is None else [arm, baseline]
+    if not result.test_labels or not all(run.guesses for own in arms for run in own.runs):
+        return {}
+    labels, classes = np.array(result.test_labels), len(result.class_names)
+    guesses = [[np.array(run.guesses) for run in own.runs] for own in arms]
+    known = {name: k for name, k in quantities.items() if not isinstance(k, int) or (labels == k).any()}
+    return image_spreads(labels, *guesses, quantities=known, classes=classes)
+
+
+def over_seeds(
+    values: Mapping[str, Values],
+    ceiling: Mapping[str, float | None],
+    spreads: Mapping[str, float],
+    low: float,
+    **described: Any,
+) -> Measure:
+    """Means over seeds, overall ("") and per class, with intervals.
+
+    Args:
+        values: name → value of each seed.
+        ceiling: name → what real images reach.
+        spreads: name → standard deviation over test images.
+        low: the least that a value can be; the most is 1.
+        **described: what else the measure says.
+    """
     n, classes = len(values[""]), {name: own for name, own in values.items() if name}
-    said = f" Mean over {n} seeds, with Student's interval." if n > 1 else " From one seed, without an interval."
+    said = " From one seed, without an interval."
+    if n > 1:
+        said = f" Mean over {n} seeds, with an interval over seeds and test images."
+
+    def interval(name: str) -> Interval | None:
+        return widened(student(values[name]), spreads.get(name, 0.0), low, 1.0)
+
     return Measure(
         overall=mean(values[""]),
         per_class={name: mean(own) for name, own in classes.items()},
         floor=ceiling.get(""),
-        interval=student(values[""]),
+        interval=interval(""),
         per_class_floor={name: ceiling[name] for name in classes if name in ceiling},
-        per_class_interval={name: student(own) for name, own in classes.items()},
+        per_class_interval={name: interval(name) for name in classes},
         reason="The test split has no images of this class." if mean(values[""]) is None else "",
         **{**described, "meaning": described["meaning"] + said},
     )

@@ -5,13 +5,14 @@ layer of `torch.nn` by its attributes; anything else is handed over again at loa
 alone. Being one file, a saved model is whole at every moment. Format 1, two files, is still read.
 """
 
-__all__ = ["build", "describe", "load", "save"]
+__all__ = ["build", "describe", "load", "load_like", "save"]
 
+import copy
 import hashlib
 import inspect
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
@@ -170,6 +171,39 @@ def load(path: str | Path, parts: Mapping[str, nn.Module] | None = None) -> Any:
     model.class_names = tuple(config["class_names"])
     model.provenance = config.get("provenance", {})
     return model.eval()
+
+
+def load_like(path: str | Path, model: Generator) -> Any:
+    """A model from its folder, in which the parts whose code is not stored are copies of those of a model at hand.
+
+    Args:
+        path: as :func:`load` takes it.
+        model: the one that was saved there, perhaps with other weights.
+
+    Raises:
+        ValueError: as :func:`load`.
+    """
+    external: dict[str, nn.Module] = {}
+    describe_module(model, "", external)
+    stored = set(external_places(read_config(weights_file(path))["assembly"]))
+    return load(path, {place: copy.deepcopy(part) for place, part in external.items() if place in stored})
+
+
+def external_places(description: Any) -> Iterator[str]:
+    """The places of the parts whose code is not stored.
+
+    Example:
+        >>> list(external_places({"module": "cvae.ConditionalVAE", "arguments": {"encoder": {"external": "encoder"}}}))
+        ['encoder']
+    """
+    if isinstance(description, list):
+        for item in description:
+            yield from external_places(item)
+    elif isinstance(description, dict):
+        if "external" in description:
+            yield description["external"]
+        for item in description.values():
+            yield from external_places(item)
 
 
 class Uninitialised(TorchFunctionMode):

@@ -220,6 +220,8 @@ class SelfAttention(nn.Module):
 
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
+        if heads < 1 or channels % heads:
+            raise ValueError(f"Expected heads that divide the {channels} channels of the attention; got {heads} heads.")
         self.heads, self.norm = heads, ChannelNorm(channels)
         self.inner, self.outer = nn.Linear(channels, 3 * channels), zero_initialised(nn.Linear(channels, channels))
 

@@ -148,8 +148,16 @@ class Shard:
 
     def join_if_last(self, model: Any, all_labels: Tensor) -> Path:
         """Make one of the parts where all are there, as one worker would have written it: where it is, or will be."""
-        if not all(note_of(file) == self.mark for file in self.files):
-            return self.path
+        try:
+            if all(note_of(file) == self.mark for file in self.files):
+                self.join(model, all_labels)
+        except FileNotFoundError:  # another worker ended at the same time, and has joined and removed them
+            if not self.path.exists():
+                raise
+        return self.path
+
+    def join(self, model: Any, all_labels: Tensor) -> None:
+        """Make one of all parts, and remove them."""
         kept = {name: value for name, value in self.mark.items() if name not in ("parts", "complete")}
         if self.path.suffix == ".npz":
             labels = []
@@ -163,7 +171,6 @@ class Shard:
             write_atomically(self.path / MARK, json.dumps({**kept, "complete": True}, indent=1).encode())
         for file in self.files:
             file.unlink(missing_ok=True)
-        return self.path
 
 
 def note_of(file: Path) -> dict[str, Any] | None:

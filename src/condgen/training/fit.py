@@ -14,7 +14,7 @@ from condgen.data.adapters import as_labelled
 from condgen.data.images import LabelledImages, default_names, shortened
 from condgen.losses.phases import selection_of
 from condgen.models.generator import Generator
-from condgen.models.saving import load
+from condgen.models.saving import load_like
 from condgen.nn.conditioners import without_dropout
 from condgen.nn.pruning import trim
 from condgen.training.budget import Forecast
@@ -23,7 +23,7 @@ from condgen.training.history import History, read_history
 from condgen.training.loop import Trainer, train
 from condgen.training.progress import Progress
 from condgen.training.run_folder import RunFolder, check_free, check_same, earlier_run, environment, repr_of
-from condgen.training.set_up import check_precision, set_up, tensors
+from condgen.training.set_up import check_hardware, set_up, tensors
 from condgen.training.settings import Hardware, Training, changed, recorded
 from condgen.training.state import TrainingState
 
@@ -144,7 +144,7 @@ def fit_as_stage(
         check_free(out, overwrite)
     elif training.precision == "auto" and earlier.get("precision"):
         (training,) = changed(training, precision=earlier["precision"])
-    check_precision(training, hardware)
+    check_hardware(training, hardware)
     data = as_labelled(data)
     images, validation = resolve_splits(data, None if validation is None else as_labelled(validation, "validation"))
     images = images.ordered(model.class_names)
@@ -248,7 +248,7 @@ def described(
 
 def finished_run(model: Generator, out: Path, history: History) -> History:
     """A run that has nothing left to do: the last weights in the model, and its history."""
-    model.load_state_dict(load(out / "last").state_dict())
+    model.load_state_dict(load_like(out / "last", model).state_dict())
     for row in (read_history(out) or History()).rows:
         history.add(row)
     return history

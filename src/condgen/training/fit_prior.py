@@ -34,7 +34,7 @@ from condgen.training.fit import resolve_splits
 from condgen.training.loop import train
 from condgen.training.progress import Progress
 from condgen.training.run_folder import repr_of
-from condgen.training.set_up import check_precision, set_up, tensors
+from condgen.training.set_up import check_hardware, set_up, tensors
 from condgen.training.settings import Hardware, Training, changed, differences
 
 BATCH = 256
@@ -112,7 +112,7 @@ def fit_prior(
     if changes.get("minutes") is not None and "epochs" not in changes:
         changes["epochs"] = None
     how, where = changed(training or USUAL, hardware or Hardware(), **changes)
-    check_precision(how, where)
+    check_hardware(how, where)
     images, held_out = resolve_splits(as_labelled(data), None if validation is None else as_labelled(validation))
     images = images.ordered(model.class_names)
     budget, seed = budget_of(how.minutes), how.seed

@@ -2,6 +2,7 @@
 
 __all__ = []
 
+import sys
 import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -161,14 +162,22 @@ def augmentation_of(augment: Any) -> Any:
     return Augmentation(**vars(augment)) if plain else augment
 
 
-def check_precision(training: Training, hardware: Hardware) -> None:
-    """Raise if a precision is asked for that the device does not have; called before anything is changed.
+def check_hardware(training: Training, hardware: Hardware) -> None:
+    """Raise for what the device, or this Python, cannot do; called before anything is changed.
 
     Raises:
-        ValueError: for half precision on a CPU.
+        ValueError: for half precision on a CPU, and for several devices in a notebook or by copies of this process.
     """
     from lightning_fabric import Fabric
 
+    copying = [word for word in ("spawn", "fork", "notebook") if word in str(hardware.strategy)]
+    interactive = hasattr(sys, "ps1") or getattr(sys.flags, "interactive", 0)
+    if copying or (interactive and hardware.devices * hardware.nodes > 1):
+        got = f"strategy={hardware.strategy!r}" if copying else f"devices={hardware.devices} in a notebook"
+        raise ValueError(
+            f"Expected training on several devices in a script, which is started once for each of them; got {got}. "
+            "Put the call into a file and run that with python, strategy='auto', or use devices=1."
+        )
     if training.precision == "16-mixed" and Fabric(accelerator=hardware.accelerator, devices=1).device.type == "cpu":
         raise ValueError('Expected precision "auto", "32-true" or "bf16-mixed" on a CPU; got "16-mixed".')
 
