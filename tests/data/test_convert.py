@@ -9,6 +9,7 @@ import condgen
 from condgen.data.adapters import as_labelled
 from condgen.data.images import LabelledImages
 from condgen.io.names import folder_names, read_classes, write_classes
+from condgen.sampling.latents import interpolate
 
 LEVELS = np.random.default_rng(0).integers(0, 256, (12, 3, 8, 8), dtype=np.uint8)
 LABELS = np.arange(12) % 3
@@ -128,6 +129,17 @@ class TestHandedOver:
         history = condgen.fit(model, (LEVELS, LABELS), epochs=1, progress=False, accelerator="cpu")
         assert len(history) == 1
         assert model.class_names == ("class 0", "class 1", "class 2")
+
+    def test_reversed_arrays(self):
+        """Views with negative strides, of which PyTorch makes no tensors."""
+        model = condgen.conditional_vae((3, 8, 8), 3, latent=2, width=4)
+        turned = LEVELS[::-1, :, :, ::-1], LABELS[::-1]
+        condgen.fit(model, turned, epochs=1, progress=False, accelerator="cpu")
+        expected = model.reconstruct(turned[0].copy(), turned[1].copy())
+        assert torch.equal(model.reconstruct(*turned), expected)
+        assert np.array_equal(LabelledImages(*turned)[::-1].images, LEVELS[:, :, :, ::-1])
+        latent = np.arange(2.0)[::-1]
+        assert torch.equal(interpolate(model, latent, latent, 0), interpolate(model, latent.copy(), latent.copy(), 0))
 
     @pytest.mark.parametrize("given", [3, "cells", LEVELS, [1, 2, 3]])
     def test_anything_else_is_refused(self, given):

@@ -7,7 +7,7 @@ error that says how to tell them apart.
 __all__ = ["KINDS", "classes_by_value", "kind_of", "labels_as", "uint8_images"]
 
 import warnings
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -62,7 +62,18 @@ def uint8_images(images: np.ndarray, what: str = "images") -> np.ndarray:
             f"Expected {what} of shape (images, channels, height, width); got {images.shape}. "
             "Channels last: pass images.transpose(0, 3, 1, 2)."
         )
-    return images if kind == np.uint8 else grey_levels(images, what)
+    return forwards(images) if kind == np.uint8 else grey_levels(images, what)
+
+
+def forwards(array: Any) -> Any:
+    """The same array, copied if it is a reversed view, of which PyTorch makes no tensor.
+
+    Example:
+        >>> forwards(np.arange(3)[::-1]).strides
+        (8,)
+    """
+    reversed_ = isinstance(array, np.ndarray) and any(stride < 0 for stride in array.strides)
+    return array.copy() if reversed_ else array
 
 
 def grey_levels(images: np.ndarray, what: str) -> np.ndarray:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from condgen.data.convert import KINDS, classes_by_value, kind_of, labels_as, uint8_images
+from condgen.data.convert import KINDS, classes_by_value, forwards, kind_of, labels_as, uint8_images
 from condgen.random import permutation
 
 SPLITS = ("train", "validation", "test")
@@ -64,7 +64,7 @@ class LabelledImages:
     kind: str = ""
 
     def __post_init__(self) -> None:
-        images, labels = uint8_images(self.images), np.asarray(self.labels)
+        images, labels = uint8_images(self.images), forwards(np.asarray(self.labels))
         if labels.ndim not in (1, 2) or len(labels) != len(images) or 0 in labels.shape[1:]:
             raise ValueError(
                 f"Expected one label for each of {len(images)} images; got labels of shape {labels.shape}."

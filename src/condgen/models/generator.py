@@ -17,6 +17,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from condgen.data.batches import image_tensor
+from condgen.data.convert import forwards
 from condgen.models.latents import tempered
 from condgen.nn.cuda_graphs import Replays, replayable
 from condgen.nn.memory import keep_freed_memory
@@ -116,7 +117,7 @@ class Generator(Part):
             y = [self.class_names.index(str(name)) for name in y]
         if isinstance(y, np.ndarray) and y.dtype.kind == "u":  # torch computes with signed integers
             y = y.astype(np.int64)
-        labels = torch.as_tensor(y, device=self.device)
+        labels = torch.as_tensor(forwards(y), device=self.device)
         if labels.ndim == 2 and labels.shape[1] == 1:
             labels = labels[:, 0]
         self.conditioner.check(labels)
@@ -128,7 +129,7 @@ class Generator(Part):
         Raises:
             ValueError: if the shape is not the model's, or values leave [0, 1].
         """
-        x = image_tensor(torch.as_tensor(x, device=self.device)).to(self.dtype)
+        x = image_tensor(torch.as_tensor(forwards(x), device=self.device)).to(self.dtype)
         if x.ndim != 4 or (self.image_shape and tuple(x.shape[1:]) != self.image_shape):
             expected = ("batch", *(self.image_shape or ("channels", "height", "width")))
             raise ValueError(

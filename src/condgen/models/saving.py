@@ -5,7 +5,7 @@ layer of `torch.nn` by its attributes; anything else is handed over again at loa
 alone. Being one file, a saved model is whole at every moment. Format 1, two files, is still read.
 """
 
-__all__ = ["build", "describe", "load", "load_like", "save"]
+__all__ = ["build", "describe", "load", "save"]
 
 import copy
 import hashlib

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from condgen.data.convert import forwards
 from condgen.nn.parts import evaluating
 from condgen.sampling.grids import Images
 
@@ -59,11 +60,11 @@ def latent_of(model: Any, end: Tensor | np.ndarray, label: Any) -> Float[Tensor,
     """The latent of one image, or the latent itself; where z has the shape of an image, an image is meant."""
     shapes = {"an image": tuple(model.image_shape or ()), "a latent": tuple(model.prior.noise_shape)}
     if tuple(np.shape(end)) == shapes["an image"]:
-        return model.encode(torch.as_tensor(end)[None], [label])[0]
+        return model.encode(torch.as_tensor(forwards(end))[None], [label])[0]
     if tuple(np.shape(end)) != shapes["a latent"]:
         expected = " or ".join(f"{name} of shape {shape}" for name, shape in shapes.items())
         raise ValueError(f"Expected {expected}; got {tuple(np.shape(end))}. Pass one of them, without a batch.")
-    return torch.as_tensor(end, device=model.device, dtype=model.dtype)
+    return torch.as_tensor(forwards(end), device=model.device, dtype=model.dtype)
 
 
 def slerp(z0: Tensor, z1: Tensor, t: Tensor) -> Tensor:
