@@ -3,10 +3,10 @@
     python benchmarks/mutants.py --count 160 --out benchmarks/results/mutants
 
 A fault is one changed operator, comparison, condition, number, keyword argument or function. Each is planted in a copy
-of the project; the tests of its room run first, and the tests of the other rooms if those notice nothing. Faults that
-are done are kept beside the table (`.json`), so that the same command goes on with the others. Survivors are listed
-with their line, to be read one by one: either equivalent, or in need of a test. Left out is what no test on a CPU can
-see: annotations, the texts of errors, decorators and `device=`.
+of the project, where the tests that run its lines run, the quickest first, until one notices; which tests those are is
+found by one run without faults. Faults that are done are kept beside the table (`.json`), so that the same command goes
+on with the others. Survivors are listed with their line, to be read one by one: either equivalent, or in need of a
+test. Left out is what no test on a CPU can see: annotations, the texts of errors, decorators and `device=`.
 """
 
 import argparse
@@ -14,7 +14,9 @@ import ast
 import copy
 import json
 import os
+import queue
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -22,7 +24,10 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
 
 ROOT = Path(__file__).parents[1]
 ROOMS = ("random", "nn", "distributions", "losses", "models", "training", "sampling")
@@ -30,7 +35,6 @@ ARITHMETIC = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: as
 ORDER = {ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq}
 ORDER |= {ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In}
 NAMES = {"sum": "mean", "mean": "sum", "max": "min", "min": "max", "cos": "sin", "sin": "cos", "exp": "expm1"}
-LIMIT = 600  # seconds for the tests of one fault
 
 
 def modules() -> list[Path]:
@@ -96,16 +100,21 @@ class Replace(ast.NodeTransformer):
         return self.new if node is self.old else self.generic_visit(node)
 
 
-def drawn(count: int, seed: int) -> list[dict[str, str | int]]:
+def place_of(node: Any) -> dict[str, int]:
+    """First and last line of a node."""
+    return {"line": node.lineno, "end": node.end_lineno}
+
+
+def drawn(count: int, seed: int) -> list[dict[str, Any]]:
     """Faults, drawn evenly over all places."""
     sites = []
     for file in modules():
         for k, (kind, node, _) in enumerate(changes(ast.parse(file.read_text()))):
-            sites.append({"file": str(file.relative_to(ROOT)), "number": k, "kind": kind, "line": node.lineno})
+            sites.append({"file": str(file.relative_to(ROOT)), "number": k, "kind": kind, **place_of(node)})
     return random.Random(seed).sample(sites, count)
 
 
-def planted(fault: dict[str, str | int]) -> tuple[str, str, str]:
+def planted(fault: dict[str, Any]) -> tuple[str, str, str]:
     """The file with the fault in it, and the place before and after."""
     tree = ast.parse((ROOT / str(fault["file"])).read_text())
     _, old, new = list(changes(tree))[int(fault["number"])]
@@ -114,29 +123,101 @@ def planted(fault: dict[str, str | int]) -> tuple[str, str, str]:
     return ast.unparse(changed), before.splitlines()[0], after.splitlines()[0]
 
 
-def tests_of(file: str) -> list[list[str]]:
-    """Tests to run, the nearest first."""
-    room = Path(file).parts[2].removesuffix(".py")
-    own = ["tests/test_random.py"] if room == "random" else [f"tests/{room}"]
-    others = [f"tests/{other}" for other in ROOMS[1:] if other != room]
-    return [[file, *own], [*others, "tests/test_random.py", "tests/test_recipes.py", "tests/apps/test_balance.py"]]
+class Coverage:
+    """Which tests run a line, and how long each takes: one run of the rooms' tests, without any fault.
+
+    Args:
+        folder: the copy that they run in.
+        kept: file that keeps what was found; None keeps nothing.
+    """
+
+    def __init__(self, folder: Path, kept: Path | None) -> None:
+        if kept and kept.exists():
+            found = json.loads(kept.read_text())
+        else:
+            found = measured(folder)
+            if kept:
+                kept.write_text(json.dumps(found))
+        self.seconds, self.lines = found["seconds"], found["lines"]
+
+    def tests(self, file: str, first: int, last: int) -> list[str]:
+        """Tests that run any of these lines, the quickest first; for lines that are run on import, those of the file."""
+        by_line = self.lines.get(file, {})
+        found = {test for line in range(first, last + 1) for test in by_line.get(str(line), ())} - {""}
+        if not found:
+            found = {test for tests in by_line.values() for test in tests} - {""}
+        return sorted(found, key=self.time)
+
+    def time(self, test: str) -> float:
+        """Seconds of a test."""
+        return self.seconds.get(test, 1.0)
 
 
-def noticed(folder: Path, file: str) -> str:
-    """Which tests notice: "room", "others" or nothing."""
-    environment = {**os.environ, "PYTHONPATH": str(folder / "src"), "PYTHONDONTWRITEBYTECODE": "1"}
-    options = ["-q", "-x", "-n", "0", "-p", "no:cacheprovider", "--no-header", "--tb=no"]
-    for name, tests in zip(("room", "others"), tests_of(file), strict=True):
-        command = [sys.executable, "-m", "pytest", *options, *tests]
-        try:
-            done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, timeout=LIMIT)
-        except subprocess.TimeoutExpired:
-            return f"{name} (it no longer ends)"
-        if done.returncode == 1 or done.returncode == 2:
-            return name
-        if done.returncode != 0:
-            sys.exit(done.stdout.decode()[-2000:] + done.stderr.decode()[-2000:])
-    return ""
+def measured(folder: Path) -> dict[str, Any]:
+    """Seconds of each test, and for each file and line the tests that run it."""
+    import coverage
+
+    database, report = folder / ".coverage", folder / "report.xml"
+    options = ["-q", "-n", "2", "-p", "no:cacheprovider", "--cov=condgen", "--cov-context=test", "--cov-report="]
+    command = [sys.executable, "-m", "pytest", *options, f"--junitxml={report}", "-o", "junit_family=xunit1"]
+    places = [*(f"tests/{room}" for room in ROOMS[1:]), "tests/test_random.py", "tests/test_recipes.py", "src/condgen"]
+    done = subprocess.run([*command, *places], cwd=folder, env=environment(folder, 1), capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"The tests fail without a fault:\n{done.stdout[-3000:]}")
+    seconds = {}
+    for case in ElementTree.parse(report).iter("testcase"):
+        if case.find("skipped") is None:
+            seconds[f"{case.get('file')}::{test_name(case)}"] = float(case.get("time", 0))
+    data, lines = coverage.CoverageData(str(database)), {}
+    data.read()
+    for file in data.measured_files():
+        by_line = {str(line): tests for line, tests in data.contexts_by_lineno(file).items()}
+        lines[str(Path(file).relative_to(folder))] = {
+            line: sorted({test.split("|")[0] for test in tests}) for line, tests in by_line.items()
+        }
+    return {"seconds": seconds, "lines": lines}
+
+
+def test_name(case: ElementTree.Element) -> str:
+    """What follows the file in a test's id: classes and function, or a doctest's dotted name."""
+    file, where, name = str(case.get("file")), str(case.get("classname")), str(case.get("name"))
+    if not file.startswith("tests"):
+        return name
+    inner = where.removeprefix(file.removesuffix(".py").replace("/", ".")).strip(".").replace(".", "::")
+    return f"{inner}::{name}" if inner else name
+
+
+def environment(folder: Path, threads: int) -> dict[str, str]:
+    """Variables with which the copy is imported instead of what is installed."""
+    return {
+        **os.environ,
+        "PYTHONPATH": str(folder / "src"),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "OMP_NUM_THREADS": str(threads),
+    }
+
+
+def noticed(folder: Path, tests: list[str], seconds: float) -> str:
+    """Which test notices, of those that run the line; "" if none does."""
+    if not tests:
+        return ""
+    options = ["-q", "-x", "-n", "0", "-p", "no:cacheprovider", "--no-header", "--tb=no", "-rfE"]
+    listed = folder / "tests.txt"
+    listed.write_text("\n".join(tests))
+    command = [sys.executable, "-m", "pytest", *options, f"@{listed}"]
+    limit = 60 + 5 * seconds
+    try:
+        done = subprocess.run(
+            command, cwd=folder, env=environment(folder, 1), capture_output=True, text=True, timeout=limit
+        )
+    except subprocess.TimeoutExpired:
+        return "it no longer ends"
+    if done.returncode == 0:
+        return ""
+    if done.returncode not in (1, 2, 3, 4):  # 4: what it is imported by fails, such as conftest.py
+        sys.exit(done.stdout[-2000:] + done.stderr[-2000:])
+    found = re.search(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.MULTILINE)
+    return found[1] if found else "importing it fails"
 
 
 def table(done: list[dict]) -> str:
@@ -166,26 +247,43 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=160)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=600.0, help="after which no further fault is begun")
+    parser.add_argument("--jobs", type=int, default=2, help="faults that are tried at a time")
+    parser.add_argument("--coverage", type=Path, help="file that keeps which tests run which lines")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     kept = options.out and options.out.with_suffix(".json")
     done = json.loads(kept.read_text()) if kept and kept.exists() else []
-    started = time.monotonic()
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary, "copy")
-        ignored = shutil.ignore_patterns(".git", "__pycache__", "runs", "build", "_build", "*.egg-info", "results")
-        shutil.copytree(ROOT, folder, ignore=ignored)
-        for fault in drawn(options.count, options.seed)[len(done) :]:
+    started, faults = time.monotonic(), drawn(options.count, options.seed)
+    known = {(fault["file"], fault["number"]) for fault in done}
+    waiting = [fault for fault in faults if (fault["file"], fault["number"]) not in known]
+    with tempfile.TemporaryDirectory() as temporary, ThreadPoolExecutor(options.jobs) as pool:
+        folders: queue.SimpleQueue[Path] = queue.SimpleQueue()
+        for k in range(options.jobs):
+            ignored = shutil.ignore_patterns(".git", "__pycache__", "runs", "build", "_build", "*.egg-info", "results")
+            folders.put(Path(shutil.copytree(ROOT, Path(temporary, f"copy{k}"), ignore=ignored)))
+        coverage = Coverage(Path(temporary, "copy0"), options.coverage)
+
+        def tried(fault: dict[str, Any]) -> dict[str, Any] | None:
             if time.monotonic() - started > 60 * options.minutes:
-                break
+                return None
             text, fault["before"], fault["after"] = planted(fault)
+            tests = coverage.tests(str(fault["file"]), fault["line"], fault["end"])
+            folder = folders.get()
             file = folder / str(fault["file"])
             whole = file.read_text()
             file.write_text(text)
-            fault["noticed"] = noticed(folder, str(fault["file"]))
+            fault["noticed"] = noticed(folder, tests, sum(map(coverage.time, tests)))
+            fault["tests"] = len(tests)
             file.write_text(whole)
+            folders.put(folder)
+            return fault
+
+        for fault in pool.map(tried, waiting):
+            if fault is None:
+                break
             done.append(fault)
-            print(f"{len(done)} {fault['noticed'] or 'SURVIVED'}: {fault['file']}:{fault['line']}", flush=True)
+            said = f"{fault['noticed'] or 'SURVIVED'} ({fault['tests']} tests run the line)"
+            print(f"{len(done)} {fault['file']}:{fault['line']}: {said}", flush=True)
             if kept:
                 kept.write_text(json.dumps(done, indent=1) + "\n")
     print(table(done))
