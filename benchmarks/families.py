@@ -29,8 +29,10 @@ from quality import COLUMNS, measured, number
 
 import condgen
 from condgen.data.batches import image_tensor
-from condgen.evaluation.classifier import ResidualClassifier, fit_classifier
+from condgen.evaluation.classifier_training import fit_classifier
 from condgen.evaluation.judge import load_judge
+from condgen.evaluation.network import ResidualClassifier
+from condgen.evaluation.settings import ClassifierTraining
 from condgen.recipes import RECIPES
 from condgen.sampling.figures import save_grid
 from condgen.sampling.grids import per_class, to_uint8
@@ -90,7 +92,7 @@ def taught(images: Any, labels: Any, data: Any) -> float:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = ResidualClassifier(data.image_shape, data.num_classes, 8).float()
-    fit_classifier(network, images, labels, steps=STEPS, batch_size=32)
+    fit_classifier(network, images, labels, ClassifierTraining(steps=STEPS, batch_size=32, label_smoothing=0.0))
     with torch.no_grad():
         logits = network.eval()(image_tensor(torch.as_tensor(data.test.images)))
     return float((logits.argmax(1).numpy() == data.test.labels).mean())

@@ -141,7 +141,7 @@ class Coverage:
         self.seconds, self.lines = found["seconds"], found["lines"]
 
     def tests(self, file: str, first: int, last: int) -> list[str]:
-        """Tests that run any of these lines, the quickest first; for lines that are run on import, those of the file."""
+        """Tests that run any of these lines, the quickest first; for lines run on import, those of the file."""
         by_line = self.lines.get(file, {})
         found = {test for line in range(first, last + 1) for test in by_line.get(str(line), ())} - {""}
         if not found:

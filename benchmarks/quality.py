@@ -23,9 +23,10 @@ import condgen
 from condgen.apps.timing import machine
 from condgen.data.batches import image_tensor
 from condgen.distributions.priors.flow_matching import FlowMatching
+from condgen.evaluation.classifier import Classifier
 from condgen.evaluation.copies import near_copies
 from condgen.evaluation.fidelity import diversity, fidelity, label_truth, relative_sharpness, repeats
-from condgen.evaluation.judge import Judge, load_judge
+from condgen.evaluation.judge import load_judge
 from condgen.sampling.figures import save_grid
 from condgen.sampling.grids import per_class, to_uint8
 
@@ -37,7 +38,7 @@ COLUMNS = (
 
 
 def measured(
-    judge: Judge, data: Any, real: Any, images: np.ndarray, labels: np.ndarray, floor: Any
+    judge: Classifier, data: Any, real: Any, images: np.ndarray, labels: np.ndarray, floor: Any
 ) -> dict[str, float]:
     """Every figure of a set of images with the labels they were drawn for."""
     own, theirs = judge.embed(images), judge.embed(real.images)

@@ -160,11 +160,12 @@ def study(rng: Generator, seeds: int, effect: float, images: int = 600) -> Usefu
             guesses = np.where(right, labels, (labels + rng.integers(1, 3, images)) % 3)
             recall = tuple(float(right[labels == k].mean()) for k in range(3))
             f1 = float(figure(confusions(np.ones((1, images)), labels, guesses, 3), "macro_f1")[0])
-            runs.append(Run(seed, 1, 0.5, 0.5, float(right.mean()), f1, recall, tuple(guesses.tolist())))
+            runs.append(Run(seed, 0.5, 0.5, 0.0, float(right.mean()), f1, recall, tuple(guesses.tolist())))
         return Arm(kind, cut, 9, 0, tuple(runs))
 
     arms = [arm(kind, None, effect * (kind == "balanced")) for kind in ("real", "synthetic", "balanced")]
-    arms.append(replace(arms[0], kind="oversampled"))  # one baseline: choosing among two is another matter
+    # One baseline: choosing among three is another matter.
+    arms += [replace(arms[0], kind=kind) for kind in ("oversampled", "cutmix")]
     return Usefulness(tuple(arms), ("a", "b", "c"), "b", {}, StudyPlan(seeds=seeds), 0, (), tuple(labels.tolist()))
 
 

@@ -19,7 +19,8 @@ import condgen
 from condgen.cli import main
 from condgen.data.readers import load_npz
 from condgen.evaluation import read_evaluation
-from condgen.evaluation.judge import open_judge, train_judge
+from condgen.evaluation.classifier import load_classifier
+from condgen.evaluation.judge import train_judge
 from condgen.io.archives import HEADER, archive_hash, read_archive
 from condgen.training.checkpoints import KIND, Checkpoints, unpack
 from condgen.training.history import read_history
@@ -40,7 +41,7 @@ def files(tmp_path_factory):
     return {
         "model": (folder / "run" / "model.safetensors", lambda path: condgen.load(path.parent)),
         "state": (next((folder / "state").iterdir()), lambda path: unpack(*read_archive(path, KIND))),
-        "judge": (folder / "judge.safetensors", open_judge),
+        "judge": (folder / "judge.safetensors", load_classifier),
         "images": (folder / "cells.npz", load_npz),
         "metrics": (folder / "run" / "metrics.csv", lambda path: read_history(path.parent)),
     }

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from condgen.data.readers import load_data, load_folder, load_medmnist, load_npz
     from condgen.data.smears import load_smears
     from condgen.evaluation import Evaluation, evaluate
+    from condgen.evaluation.classifier import Classifier, label, load_classifier, train_classifier
     from condgen.models.cflow import ConditionalFlow, conditional_flow
     from condgen.models.cgan import ConditionalGAN, conditional_gan
     from condgen.models.cvae import ConditionalVAE, conditional_vae
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Balancer",
+    "Classifier",
     "ConditionalFlow",
     "ConditionalGAN",
     "ConditionalVAE",
@@ -52,7 +54,9 @@ __all__ = [
     "evaluate",
     "fit",
     "fit_prior",
+    "label",
     "load",
+    "load_classifier",
     "load_data",
     "load_folder",
     "load_medmnist",
@@ -60,6 +64,7 @@ __all__ = [
     "load_smears",
     "recipes",
     "save",
+    "train_classifier",
     "trim",
 ]
 
@@ -77,6 +82,7 @@ _HOMES = {
     "training.history": ("History",),
     "training.settings": ("Hardware", "Training"),
     "evaluation": ("Evaluation", "evaluate"),
+    "evaluation.classifier": ("Classifier", "label", "load_classifier", "train_classifier"),
     "apps.balance": ("Balancer", "balance"),
 }
 

@@ -155,8 +155,8 @@ USAGE = {
     "evaluate data/cells.npz": "pass the --data",
     "evaluate run --out data/cells.npz": "Cannot write to data/cells.npz",
     "evaluate run --usefulness some": "--usefulness; got 'some'",
-    "evaluate run --judge nowhere": "No judge at nowhere",
-    "evaluate run --judge data/cells.npz": "No judge can be read from data/cells.npz",
+    "evaluate run --judge nowhere": "No classifier at nowhere",
+    "evaluate run --judge data/cells.npz": "No classifier can be read from data/cells.npz",
     "evaluate run --images 1": "at least 2 images to evaluate; got 1",
     "compare nowhere": "No evaluation at nowhere/evaluation.json. Check the path.",
     "compare run": "No evaluation at run/evaluation.json. Write one: condgen evaluate run",
@@ -334,7 +334,11 @@ FOLDERS = {
     "16 bits": (replaced("0.png", image_bytes(Image.fromarray(IMAGES[0].astype(np.uint16)))), "", "8 bits per channel"),
     "transparent": (replaced("0.png", image_bytes(Image.new("RGBA", (16, 16), (0, 0, 0, 9)))), "", "opaque"),
     "another code": (in_latin_1, "", "UTF-8"),
-    "too large": (lambda _: None, "--size 100000", "size from 1 to 2048 pixels; got 100000"),
+    "too large": (
+        lambda _: None,
+        "--size 100000",
+        "one number or (height, width); got 100000",
+    ),
 }
 
 

@@ -69,11 +69,11 @@ def study(rng, effect, seeds=3, images=400):
             guesses = np.where(right, labels, (labels + rng.integers(1, 3, images)) % 3)
             f1 = float(f1_score(labels, guesses, average="macro"))
             recall = tuple(float(right[labels == k].mean()) for k in range(3))
-            runs.append(Run(seed, 1, 0.5, 0.5, float(right.mean()), f1, recall, tuple(guesses.tolist())))
+            runs.append(Run(seed, 0.5, 0.5, 0.0, float(right.mean()), f1, recall, tuple(guesses.tolist())))
         return Arm(kind, None, 9, 0, tuple(runs))
 
     arms = [arm(kind, effect * (kind == "balanced")) for kind in ("real", "synthetic", "balanced")]
-    arms.append(Arm("oversampled", None, 9, 0, arms[0].runs))
+    arms += [Arm(kind, None, 9, 0, arms[0].runs) for kind in ("oversampled", "cutmix")]
     return Usefulness(tuple(arms), ("a", "b", "c"), "b", {}, StudyPlan(seeds=seeds), 0, (), tuple(labels.tolist()))
 
 

@@ -13,10 +13,14 @@ from torch import nn
 
 import condgen
 from condgen.data.images import LabelledImages
-from condgen.evaluation import classifier
+from condgen.evaluation import classifier as classifying
+from condgen.evaluation import classifier_training as classifier
 from condgen.evaluation import judge as judging
-from condgen.evaluation.classifier import ResidualClassifier, fit_classifier, network_features, symmetry_codes, turned
-from condgen.evaluation.judge import Judge, check_judge, load_judge, open_judge, train_judge
+from condgen.evaluation.classifier import Classifier, load_classifier
+from condgen.evaluation.classifier_training import fit_classifier, symmetry_codes, turned
+from condgen.evaluation.judge import check_judge, load_judge, train_judge
+from condgen.evaluation.network import ResidualClassifier, network_features
+from condgen.evaluation.settings import ClassifierTraining
 from condgen.io import archives
 
 TINY = {"epochs": 1, "width": 4}
@@ -52,6 +56,14 @@ class Recorder(nn.Module):
     def forward(self, x):
         self.seen.append(x.detach().clone())
         return self.bias.expand(len(x), -1)
+
+
+def teach(network, images, labels, *, weights=None, milestones=(), on_milestone=None, states=None, **settings):
+    """Train with hard targets, unless told."""
+    how = ClassifierTraining(**{"label_smoothing": 0.0, **settings})
+    fit_classifier(
+        network, images, labels, how, weights=weights, milestones=milestones, on_milestone=on_milestone, states=states
+    )
 
 
 def weights_of(network):
@@ -161,7 +173,7 @@ def test_the_codes_are_the_symmetries(shape, count):
 def test_training_shows_every_image_once_a_pass_turned_each_time_anew(shape):
     images = blank(12, shape=shape).images
     recorder = Recorder()
-    fit_classifier(recorder, images, np.arange(12) % 2, steps=21, batch_size=4)  # seven passes
+    teach(recorder, images, np.arange(12) % 2, steps=21, batch_size=4)  # seven passes
     which = {s.astype(np.float32).tobytes(): (i, k) for i in range(12) for k, s in enumerate(symmetries(images[i]))}
     seen = [which[np.rint(x.numpy() * 255).astype(np.float32).tobytes()] for x in torch.cat(recorder.seen)]
     order = np.array([i for i, _ in seen]).reshape(7, 12)
@@ -182,9 +194,9 @@ def test_images_and_labels_stay_together():
     losses = []
     measured = nn.functional.cross_entropy
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(classifier.F, "cross_entropy", lambda *a: losses.append(measured(*a)) or losses[-1])
-        fit_classifier(network, images, labels, steps=5, batch_size=4)
-        fit_classifier(network, images, labels, steps=5, batch_size=4, weights=np.ones(10))
+        patch.setattr(classifier.F, "cross_entropy", lambda *a, **k: losses.append(measured(*a, **k)) or losses[-1])
+        teach(network, images, labels, steps=5, batch_size=4)
+        teach(network, images, labels, steps=5, batch_size=4, weights=np.ones(10))
     assert len(losses) == 10
     assert max(losses) < 1e-6
 
@@ -192,7 +204,7 @@ def test_images_and_labels_stay_together():
 def test_weights_draw_in_proportion():
     images = np.arange(4, dtype=np.uint8).reshape(4, 1, 1, 1) * np.ones((1, 1, 8, 8), np.uint8)
     recorder = Recorder()
-    fit_classifier(recorder, images, np.zeros(4), steps=50, batch_size=100, weights=np.array([0.0, 1.0, 3.0, 0.0]))
+    teach(recorder, images, np.zeros(4), steps=50, batch_size=100, weights=np.array([0.0, 1.0, 3.0, 0.0]))
     drawn = [torch.bincount((x[:, 0, 0, 0] * 255).round().long(), minlength=4) for x in recorder.seen]
     total = torch.stack(drawn).sum(0) / 5000
     assert total[0] == total[3] == 0
@@ -211,7 +223,7 @@ def test_training_is_a_function_of_the_seed_and_leaves_the_global_generator_alon
         network.load_state_dict(start.state_dict())
         torch.manual_seed(noise)
         before = torch.get_rng_state()
-        fit_classifier(network, data.images, data.labels, steps=4, batch_size=8, seed=seed, weights=weights)
+        teach(network, data.images, data.labels, steps=4, batch_size=8, seed=seed, weights=weights)
         assert torch.equal(before, torch.get_rng_state())
         assert not any(module.training for module in network.modules())
         found.append(weights_of(network))
@@ -232,7 +244,7 @@ def test_milestones_see_the_network_as_it_is_and_change_nothing():
         torch.manual_seed(0)
         network = ResidualClassifier((1, 8, 8), 2, 4).train()
         options = {"steps": 6, "batch_size": 8, "milestones": milestones, "on_milestone": look}
-        fit_classifier(network, data.images, data.labels, **options)
+        teach(network, data.images, data.labels, **options)
         assert all(module.training for module in network.modules())
         found.append(weights_of(network))
     assert equal_weights(*found)
@@ -244,7 +256,7 @@ def test_milestones_see_the_network_as_it_is_and_change_nothing():
 def test_one_step_is_training_too():
     network = ResidualClassifier((1, 8, 8), 2, 4)
     before, data = weights_of(network), blank(4)
-    fit_classifier(network, data.images, data.labels, steps=1, batch_size=4)
+    teach(network, data.images, data.labels, steps=1, batch_size=4)
     assert all(tensor.isfinite().all() for tensor in network.state_dict().values())
     assert not equal_weights(before, network.state_dict())
 
@@ -254,7 +266,7 @@ def test_one_step_is_training_too():
     [
         ({"labels": np.zeros(3)}, r"one class label for each.*labels \(3,\)"),
         ({"images": np.zeros((0, 1, 8, 8), np.uint8), "labels": np.zeros(0)}, "at least one"),
-        ({"steps": 0}, "at least 1 step"),
+        ({"steps": 0}, "steps of 1 or more"),
         ({"batch_size": 1}, "batch_size of 2 or more"),
         ({"milestones": (9,)}, r"milestones in \[1, 3\]"),
         ({"weights": np.ones(3)}, r"a weight for each of 4 images.*\(3,\)"),
@@ -266,14 +278,14 @@ def test_one_step_is_training_too():
 def test_training_that_cannot_be(changes, message):
     call = {"images": np.zeros((4, 1, 8, 8), np.uint8), "labels": np.zeros(4), "steps": 3, **changes}
     with pytest.raises(ValueError, match=message):
-        fit_classifier(Recorder(), call.pop("images"), call.pop("labels"), **call)
+        teach(Recorder(), call.pop("images"), call.pop("labels"), **call)
 
 
 def test_a_loss_that_is_not_finite_stops_training():
     recorder = Recorder()
     recorder.bias.data.fill_(torch.nan)
     with pytest.raises(FloatingPointError, match="loss is nan in step 1"):
-        fit_classifier(recorder, np.zeros((4, 1, 8, 8), np.uint8), np.zeros(4), steps=2)
+        teach(recorder, np.zeros((4, 1, 8, 8), np.uint8), np.zeros(4), steps=2)
 
 
 # The judge
@@ -395,17 +407,17 @@ def test_the_default_dtype_does_not_matter(smears):
 )
 def test_small_sets_are_seen_more_often(monkeypatch, n, epochs, steps, batch_size):
     calls = []
-    monkeypatch.setattr(judging, "fit_classifier", lambda *args, **options: calls.append((len(args[1]), options)))
+    monkeypatch.setattr(classifying, "fit_classifier", lambda *args, **_: calls.append((len(args[1]), args[3])))
     cut = n * 4 // 5
     train_judge(replace(blank(n), splits={"train": slice(cut), "validation": slice(cut, n)}), epochs=epochs, width=2)
-    ((images, options),) = calls
+    ((images, training),) = calls
     assert images == cut
-    assert (options["steps"], options["batch_size"]) == (steps, batch_size)
+    assert training.updates(images) == (steps, batch_size)
 
 
 def test_what_a_judge_says_about_itself(judge):
     names = ("round", "lobed")
-    good = Judge(
+    good = Classifier(
         judge.network,
         names,
         "",
@@ -513,7 +525,7 @@ def test_a_judge_of_other_images_is_refused(smears, judge):
 
 
 def test_a_judge_comes_back_bit_for_bit(smears, judge, tmp_path):
-    again = open_judge(judge.save(tmp_path / "new" / "judge.safetensors"))
+    again = load_classifier(judge.save(tmp_path / "new" / "judge.safetensors"))
     for part in ("late", "early", "probabilities"):
         assert torch.equal(getattr(again.embed(smears.images), part), getattr(judge.embed(smears.images), part))
     for fact in ("class_names", "image_shape", "fingerprint", "seed", "epochs", "accuracy", "recalls", "counts"):
@@ -624,7 +636,7 @@ def test_a_damaged_cache_is_mended(smears, judge, tmp_path, monkeypatch, damage)
     DAMAGES[damage](path)
     if damage != "other images":
         with pytest.raises(ValueError, match=path.name):
-            open_judge(path)
+            load_classifier(path)
     with pytest.warns(UserWarning, match="Training another judge"):
         again = load_judge(smears, cache=tmp_path)
     assert again is judge
@@ -632,10 +644,10 @@ def test_a_damaged_cache_is_mended(smears, judge, tmp_path, monkeypatch, damage)
 
 
 def test_no_file_and_a_folder(tmp_path):
-    with pytest.raises(FileNotFoundError, match="No judge at"):
-        open_judge(tmp_path / "none.safetensors")
-    with pytest.raises(FileNotFoundError, match="No judge at"):
-        open_judge(tmp_path)
+    with pytest.raises(FileNotFoundError, match="No classifier at"):
+        load_classifier(tmp_path / "none.safetensors")
+    with pytest.raises(FileNotFoundError, match="No classifier at"):
+        load_classifier(tmp_path)
 
 
 def test_a_cache_that_cannot_be_written(smears, judge, tmp_path, monkeypatch):

@@ -16,13 +16,13 @@ from sklearn.metrics import accuracy_score, f1_score, recall_score
 import condgen
 from condgen.data.images import LabelledImages
 from condgen.evaluation import usefulness as module
-from condgen.evaluation.arms import Arm, Run, StudyPlan, Usefulness
+from condgen.evaluation.arms import CUTMIX, KINDS, Arm, Run, StudyPlan, Usefulness
 from condgen.evaluation.training_sets import cut_class
 from condgen.evaluation.usefulness import usefulness, usefulness_measures
 
-PLAN = StudyPlan(seeds=2, steps=80, batch_size=32, width=8, cuts=(10,), milestones=2)
+PLAN = StudyPlan(seeds=2, steps=80, batch_size=32, width=8, cuts=(10,))
 NAMES = ("a", "b", "c")
-SHORT = StudyPlan(seeds=2, steps=4, batch_size=2, width=4, cuts=(2, 50), milestones=4)
+SHORT = StudyPlan(seeds=2, steps=4, batch_size=2, width=4, cuts=(2, 50))
 
 
 @pytest.fixture(scope="module")
@@ -112,14 +112,14 @@ class TestArms:
 class TestChoice:
     @pytest.mark.slow
     def test_test_labels_have_no_part_in_it(self, cells, fresh, perfect):
-        """With the test labels shuffled the same states are chosen by the same figures; only what is measured moves."""
+        """With the test labels shuffled validation says the same; only what is measured moves."""
         labels, test = cells.labels.copy(), np.arange(len(cells))[cells.splits["test"]]
         labels[test] = np.random.default_rng(0).permutation(labels[test])
         shuffled = LabelledImages(cells.images, labels, cells.class_names, cells.splits)
         again = usefulness(drawer(fresh), shuffled, plan=replace(PLAN, seeds=1))
         for before, after in zip(perfect.arms, again.arms, strict=True):
             for one, two in zip(before.runs[:1], after.runs, strict=True):
-                assert (one.step, one.validation_macro_f1) == (two.step, two.validation_macro_f1)
+                assert (one.validation_loss, one.validation_macro_f1) == (two.validation_loss, two.validation_macro_f1)
         assert again.arm("real").mean("accuracy") < perfect.arm("real").mean("accuracy") - 0.2
 
     def test_all_arms_have_the_same_steps_and_seeds(self, cells, fresh, monkeypatch):
@@ -127,19 +127,20 @@ class TestChoice:
         real = module.fit_classifier
 
         def spy(*arguments, **options):
-            seen.append((options["steps"], options["batch_size"], options["seed"]))
+            training = arguments[3]
+            seen.append((training.steps, training.batch_size, training.seed))
             return real(*arguments, **options)
 
         monkeypatch.setattr(module, "fit_classifier", spy)
-        usefulness(drawer(fresh), cells, plan=StudyPlan(seeds=2, steps=3, width=4, cuts=(10,), milestones=1), seed=4)
-        assert sorted(set(seen)) == [(3, 32, 4), (3, 32, 5)]
-        assert len(seen) == 14
+        usefulness(drawer(fresh), cells, plan=StudyPlan(seeds=2, steps=3, width=4, cuts=(10,)), seed=4)
+        assert sorted(set(seen)) == [(3, 128, 4), (3, 128, 5)]
+        assert len(seen) == 18
 
 
 class TestFigures:
     def test_gains_are_paired_by_seed_over_the_better_baseline(self):
         def runs(validation, values):
-            return tuple(Run(k, 1, validation, 0.5, v, v, (v, v)) for k, v in enumerate(values))
+            return tuple(Run(k, validation, 0.5, 0.0, v, v, (v, v)) for k, v in enumerate(values))
 
         arms = (
             Arm("real", None, 9, 0, runs(0.5, (0.5, 0.6))),
@@ -157,14 +158,14 @@ class TestFigures:
 
     def test_everything_can_be_written(self, brief):
         content = json.loads(json.dumps(brief.to_json(), allow_nan=False))
-        assert len(content["arms"]) == 7
+        assert len(content["arms"]) == 9
         assert content["plan"]["steps"] == 2
-        assert len(brief.rows()) == 7
+        assert len(brief.rows()) == 9
         assert any("knows more" in note for note in brief.notes)
 
 
 class TestCache:
-    PLAN = StudyPlan(seeds=1, steps=3, width=4, cuts=(10,), milestones=1)
+    PLAN = StudyPlan(seeds=1, steps=3, width=4, cuts=(10,))
 
     def test_real_arms_are_trained_once(self, cells, fresh, tmp_path, monkeypatch):
         first = usefulness(drawer(fresh), cells, plan=self.PLAN, cache=tmp_path)
@@ -178,7 +179,7 @@ class TestCache:
         with pytest.warns(UserWarning, match="damaged"):
             mended = usefulness(drawer(fresh), cells, plan=self.PLAN, cache=tmp_path)
         assert mended == first
-        assert len(count) == 3 + 7
+        assert len(count) == 3 + 9
 
 
 class TestErrors:
@@ -209,8 +210,8 @@ class TestErrors:
             usefulness(drawer(fresh), continuous, plan=TestCache.PLAN)
         with pytest.raises(ValueError, match="positive"):
             StudyPlan(seeds=0)
-        with pytest.raises(ValueError, match="milestone"):
-            StudyPlan(steps=2, milestones=3)
+        with pytest.raises(ValueError, match="every cut once"):
+            StudyPlan(cuts=(20, 20))
 
 
 def images_of(labels):
@@ -243,66 +244,71 @@ class Reader(torch.nn.Module):
 
 @pytest.fixture
 def states(monkeypatch):
-    """Classifiers are in a given state at each milestone; what they were trained on is kept by seed."""
-    given, sets = [0, 1, 2, 0], defaultdict(list)
+    """Classifiers end in state 1, and were in another one before; what they were trained on is kept by seed."""
+    sets = defaultdict(list)
 
-    def fit(network, images, labels, *, seed, weights, milestones, on_milestone, **_):
-        sets[seed].append((images, labels, weights))
-        for step in sorted(milestones):
-            network.state.fill_(given[step - 1])
+    def fit(network, images, labels, training, *, weights, milestones, on_milestone):
+        sets[training.seed].append((images, labels, weights, training.cutmix))
+        for state, step in enumerate(sorted(milestones)):
+            network.state.fill_(state)
             on_milestone(step, network)
-        network.state.fill_(0)
+        assert (network.state, step) == (1, training.steps)
 
     monkeypatch.setattr(module, "ResidualClassifier", Reader)
     monkeypatch.setattr(module, "fit_classifier", fit)
-    return given, sets
+    return sets
 
 
-class TestWhatIsChosen:
-    def test_the_state_best_on_validation_is_measured_on_test(self, states):
-        """State 1 is better on validation, state 2 on test: the one kept is state 1, not the last nor the best."""
+class TestWhatIsMeasured:
+    def test_the_last_state_on_validation_and_test(self, states):
         data = labelled((6, 5, 4), (4, 5, 1), (4, 1, 5))
         result = usefulness(draw, data, plan=SHORT)
-        truth = data.test.labels
-        guesses = np.where(truth == 1, 1, 0)
         for run in (run for arm in result.arms for run in arm.runs):
-            assert run.step == 2
-            assert run.accuracy == pytest.approx(accuracy_score(truth, guesses))
-            assert run.macro_f1 == pytest.approx(f1_score(truth, guesses, average="macro"))
-            assert run.recall == tuple(recall_score(truth, guesses, average=None, zero_division=0))
-            assert run.validation_accuracy == pytest.approx(0.9)
+            for truth, accuracy, macro_f1 in (
+                (data.test.labels, run.accuracy, run.macro_f1),
+                (data.validation.labels, None, run.validation_macro_f1),
+            ):
+                guesses = np.where(truth == 1, 1, 0)
+                assert accuracy in (None, pytest.approx(accuracy_score(truth, guesses)))
+                assert macro_f1 == pytest.approx(f1_score(truth, guesses, average="macro"))
+            truth = data.test.labels
+            assert run.recall == tuple(recall_score(truth, np.where(truth == 1, 1, 0), average=None, zero_division=0))
+            assert run.guesses == tuple(np.where(truth == 1, 1, 0))
 
-    def test_macro_f1_goes_before_accuracy_and_early_before_late(self, states, monkeypatch):
-        looks = [(0.9, 0.5), (0.6, 0.7), (0.8, 0.7), (0.8, 0.7), (0.1, 0.2)]  # the last is the test split
-        given = iter(looks * 14)
-        monkeypatch.setattr(module, "scores", lambda *_: module.Scores(*next(given), (0.1, 0.1, 0.1)))
-        result = usefulness(draw, labelled((6, 5, 4), (2, 2, 2), (2, 2, 2)), plan=SHORT)
-        runs = [run for arm in result.arms for run in arm.runs]
-        assert {(run.step, run.validation_accuracy, run.validation_macro_f1) for run in runs} == {(3, 0.8, 0.7)}
-        assert {(run.accuracy, run.macro_f1) for run in runs} == {(0.1, 0.2)}
+    def test_how_far_the_loss_still_fell(self, states):
+        """Logits are 1 for the class that is said: the loss is log(e + 2) less 1 where that is right."""
+        data = labelled((6, 5, 4), (4, 5, 1), (4, 1, 5))
+        (run, *_) = usefulness(draw, data, plan=SHORT).arm("real").runs
+        nothing = np.log(np.e + 2)
+        before, after = (
+            nothing - right / 10 for right in (4, 9)
+        )  # first all are taken for class 0, then class 1 is known
+        assert run.validation_loss == pytest.approx(after)
+        assert run.still_falling == pytest.approx(1 - after / before)
 
     def test_the_test_split_is_seen_once_a_classifier(self, states, monkeypatch):
         seen = []
         real = module.scores
         monkeypatch.setattr(module, "scores", lambda network, split: seen.append(split.name) or real(network, split))
         usefulness(draw, labelled((6, 5, 4), (4, 5, 1), (4, 1, 5)), plan=SHORT)
-        assert seen == [*["images validation"] * 4, "images test"] * 14
+        assert seen == [*["images validation"] * 3, "images test"] * 18
 
 
 class TestSets:
     def test_every_arm_of_a_seed_is_trained_on_what_it_says(self, states):
-        _, sets = states
-        data = labelled((6, 5, 4), (2, 2, 2), (2, 2, 2))
+        sets, data = states, labelled((6, 5, 4), (2, 2, 2), (2, 2, 2))
         result = usefulness(draw, data, plan=SHORT, seed=7)
         assert sorted(sets) == [7, 8]
-        counts = [np.bincount(labels).tolist() for _, labels, _ in sets[7]]
-        assert counts == [[6, 5, 4], [6, 5, 4], [6, 5, 4], [6, 6, 6], [6, 5, 2], [6, 5, 2], [6, 6, 6]]
+        counts = [np.bincount(labels).tolist() for _, labels, *_ in sets[7]]
+        assert counts == [*[[6, 5, 4]] * 4, [6, 6, 6], *[[6, 5, 2]] * 3, [6, 6, 6]]
         assert [arm.real + arm.generated for arm in result.arms] == [sum(row) for row in counts]
-        for images, labels, weights in sets[7]:
+        for images, labels, weights, _ in sets[7]:
             assert (images[:, 0, 0, 0] == 100 * labels).all()
             if weights is not None:
                 assert np.bincount(labels, weights) == pytest.approx([1, 1, 1])
-        assert [weights is not None for *_, weights in sets[7]] == [False, True, False, False, False, True, False]
+        drawn = [weights is not None for _, _, weights, _ in sets[7]]
+        assert drawn == [False, True, True, False, False, False, True, True, False]
+        assert [cutmix for *_, cutmix in sets[7]] == [0, 0, CUTMIX, 0, 0, 0, 0, CUTMIX, 0]
 
     def test_classes_and_seeds_are_drawn_apart(self, states):
         asked = []
@@ -354,10 +360,10 @@ class TestNotes:
 class TestMeasures:
     def test_the_ceiling_of_a_gain_is_what_the_lost_images_would_add(self):
         def arm(kind, cut, *values):
-            return Arm(kind, cut, 9, 0, tuple(Run(k, 1, v, v, v, v, (v, v, v)) for k, v in enumerate(values)))
+            return Arm(kind, cut, 9, 0, tuple(Run(k, v, v, 0.0, v, v, (v, v, v)) for k, v in enumerate(values)))
 
         arms = (
-            *(arm(kind, None, 0.9, 0.7) for kind in module.KINDS),
+            *(arm(kind, None, 0.9, 0.7) for kind in KINDS),
             arm("real", 2, 0.5, 0.4),
             arm("oversampled", 2, 0.3, 0.2),
             arm("balanced", 2, 0.8, 0.4),

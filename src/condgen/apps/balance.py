@@ -100,7 +100,7 @@ class Balancer:
             the larger; class → count; or a function of the labels that gives the last.
         seed: of the samples.
         random_state: the same under imbalanced-learn's name: a number, or numpy's `RandomState`; it comes first.
-        judge: a :class:`condgen.evaluation.Judge`, or whatever has its `embed(images).probabilities`: samples that it
+        judge: a :class:`condgen.Classifier`, or whatever has its `embed(images).probabilities`: samples that it
             does not take for their class are drawn again, eight times at most.
         data: real images with splits: near copies of its training images (up to flips, turns, small shifts and
             brightness) are drawn again too.

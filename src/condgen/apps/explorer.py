@@ -17,7 +17,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from condgen.evaluation.judge import Judge
+from condgen.evaluation.classifier import Classifier
 from condgen.io.names import folder_names
 from condgen.models.latents import latent_noise
 from condgen.nn.parts import evaluating
@@ -87,7 +87,7 @@ class Explorer:
         (3, 8, 8, 1)
     """
 
-    def __init__(self, model: Any, judge: Judge | None = None) -> None:
+    def __init__(self, model: Any, judge: Classifier | None = None) -> None:
         if not hasattr(model, "decode") or set(model.sampling_noise_shapes) != {"z"} or not model.image_shape:
             raise ValueError(
                 f"Expected a model that decodes images of a known shape from one level of latents; "

@@ -9,7 +9,7 @@ from functools import wraps
 from typing import Any
 
 from condgen.apps.explorer import MOST, REACH, Cell, Explorer, Pictures, enlarged
-from condgen.evaluation.judge import Judge
+from condgen.evaluation.classifier import Classifier
 
 HOST = "127.0.0.1"
 
@@ -201,7 +201,7 @@ def gradio() -> Any:
 
 def explore(
     model: Any,
-    judge: Judge | None = None,
+    judge: Classifier | None = None,
     *,
     port: int | None = None,
     title: str = "condgen",

@@ -14,6 +14,7 @@ from condgen.training.settings import Checked, setting
 
 UsefulnessPlan = Literal["full", "quick", "none"]
 EvaluationPart = Literal["fidelity", "privacy", "model", "usefulness"]
+QUICK_IMAGES = 1000  # generated images that a quick evaluation compares, at most
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,8 @@ def evaluate(
         usefulness: whether classifiers are trained on the images and tested on real ones: full (about half an hour on
             two current cores), quick (one seed, a smaller classifier) or none.
         quick: the same as --usefulness quick.
-        images: number of generated images to judge; by default as many as there are validation images.
+        images: number of generated images to judge; by default as many as there are validation images, and of them no
+            more than 1,000 where quick.
         measure: some of fidelity, privacy, model and usefulness; by default all.
         features: a second look beside the judge's: pixels, or a network of your own as module:Class, built without
             arguments, images in [0, 1] to features.
@@ -80,15 +82,15 @@ def evaluate(
 
     labelled = load_run_data(run, data) if folder else load_data(str(data))
     cache, wanted = beside(data or about_run(run)["data"]), JudgeSettings(**(given or {}))
-    history = read_history(run)
+    history, plan = read_history(run), "quick" if quick else usefulness
     result = evaluate_images(
         on(accelerator, load(run)) if folder or named else load_data(run, size=labelled.image_shape[1]),
         labelled,
         measure=measure or PARTS,
         judge=wanted.judge_seed if wanted.judge is None else wanted.judge,
         features=second_look(features),
-        images=images,
-        usefulness="quick" if quick else usefulness,
+        images=quick_images(labelled) if images is None and plan == "quick" else images,
+        usefulness=plan,
         seed=seed,
         cache=cache,
         history=history,
@@ -100,6 +102,12 @@ def evaluate(
 
 
 evaluate.settings = (JudgeSettings,)  # type: ignore[attr-defined]
+
+
+def quick_images(data: Any) -> int | None:
+    """How many images a quick evaluation compares; None: as many as there are."""
+    few = [len(getattr(data, split)) for split in ("validation", "test") if split in data.splits]
+    return QUICK_IMAGES if few and min(few) > QUICK_IMAGES else None
 
 
 def second_look(features: str | None) -> Any:

@@ -7,7 +7,8 @@ floor on held-out real images, and intervals. Networks that look at images here 
 - :mod:`condgen.evaluation.records`: a measure with floor and interval, and the table of what every measure is
 - :mod:`condgen.evaluation.statistics`: means, intervals, half-samples
 - :mod:`condgen.evaluation.comparison`: value, floor and intervals of any function of two sets
-- :mod:`condgen.evaluation.classifier`, :mod:`condgen.evaluation.judge`: what looks at the images
+- :mod:`condgen.evaluation.classifier`: a classifier, its training (`classifier_training`, `settings`) and its network
+- :mod:`condgen.evaluation.judge`: the classifier in whose features images are measured, and where it is kept
 - :mod:`condgen.evaluation.fidelity`: distances, variety, sharpness, truth to the label
 - :mod:`condgen.evaluation.reconstruction`, :mod:`condgen.evaluation.likelihood`, :mod:`condgen.evaluation.latents`
 - :mod:`condgen.evaluation.copies`, :mod:`condgen.evaluation.membership`, :mod:`condgen.evaluation.privacy`
@@ -16,9 +17,10 @@ floor on held-out real images, and intervals. Networks that look at images here 
 - :mod:`condgen.evaluation.report`: the page, and the table that compares several
 """
 
-__all__ = ["Evaluation", "Judge", "Measure", "Verdict", "evaluate", "load_judge", "read_evaluation"]
+__all__ = ["Classifier", "Evaluation", "Measure", "Verdict", "evaluate", "load_judge", "read_evaluation"]
 
-from condgen.evaluation.judge import Judge, load_judge
+from condgen.evaluation.classifier import Classifier
+from condgen.evaluation.judge import load_judge
 from condgen.evaluation.records import Measure
 from condgen.evaluation.run import Evaluation, evaluate, read_evaluation
 from condgen.evaluation.verdict import Verdict

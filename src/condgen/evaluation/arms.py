@@ -2,7 +2,6 @@
 
 __all__ = ["FULL", "QUICK", "Arm", "Run", "StudyPlan", "Usefulness"]
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
@@ -11,6 +10,7 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 
 from condgen.evaluation.records import plain
+from condgen.evaluation.settings import ClassifierTraining
 from condgen.evaluation.statistics import Values, mean, spread
 
 Images = UInt8[np.ndarray, "images channels height width"]
@@ -19,10 +19,12 @@ Counts = Int64[np.ndarray, " classes"]
 Pool = Sequence[UInt8[np.ndarray, "_ channels height width"]]  # one entry a class
 LabelSets = Sequence[Int64[np.ndarray, "_"]]
 Draw = Callable[[np.ndarray, int], Any]
-Kind = Literal["real", "oversampled", "synthetic", "balanced"]
-KINDS: tuple[Kind, ...] = ("real", "oversampled", "synthetic", "balanced")
-CUT_KINDS: tuple[Kind, ...] = ("real", "oversampled", "balanced")
-REAL_ONLY = ("real", "oversampled")
+Kind = Literal["real", "oversampled", "cutmix", "synthetic", "balanced"]
+KINDS: tuple[Kind, ...] = ("real", "oversampled", "cutmix", "synthetic", "balanced")
+CUT_KINDS: tuple[Kind, ...] = ("real", "oversampled", "cutmix", "balanced")
+REAL_ONLY = ("real", "oversampled", "cutmix")
+NAMES = {"cutmix": "oversampled, CutMix"}  # where a kind is not called by its own
+CUTMIX = 0.5  # share of the batches of the arm "cutmix" that are mixed
 
 
 @dataclass(frozen=True)
@@ -31,72 +33,75 @@ class StudyPlan:
 
     Args:
         seeds: classifiers an arm; each has initial weights, an order and generated images of its own.
-        steps: optimiser steps of every classifier, whatever it is trained on.
-        batch_size: images a step.
-        width: of the classifier.
+        steps: updates of every classifier, whatever it is trained on.
+        batch_size: images an update.
+        width: channels of the classifier's first stage.
         cuts: to how many images the rare class is cut, one set of arms each.
-        milestones: how often along the training the validation split is looked at, the last time at its end.
         most: generated images an arm has at most, in the proportions that it would have without; None for all.
+        cutmix: whether there is an arm with CutMix.
 
     Raises:
-        ValueError: if a number is not positive, or there are more milestones than steps.
+        ValueError: if a number is not positive.
 
     Example:
-        >>> StudyPlan(seeds=1, steps=10, milestones=4).looks
-        (3, 5, 8, 10)
+        >>> StudyPlan(seeds=1, steps=10).training(seed=3, cutmix=0.0).updates(1000)
+        (10, 128)
     """
 
-    seeds: int = 2
-    steps: int = 500
-    batch_size: int = 32
-    width: int = 8
+    seeds: int = 3
+    steps: int = 1500
+    batch_size: int = 128
+    width: int = 16
     cuts: tuple[int, ...] = (20,)
-    milestones: int = 4
     most: int | None = None
+    cutmix: bool = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "cuts", tuple(self.cuts))
-        if min(self.seeds, self.steps, self.batch_size - 1, self.width, self.milestones, *self.cuts) < 1:
+        if min(self.seeds, self.steps, self.batch_size - 1, self.width, *self.cuts) < 1:
             raise ValueError(f"Expected positive numbers in a plan, and a batch_size of 2 or more; got {self}.")
-        if self.milestones > self.steps:
-            raise ValueError(f"Expected at most one milestone a step; got {self.milestones} in {self.steps} steps.")
         if len(set(self.cuts)) < len(self.cuts):
             raise ValueError(f"Expected every cut once; got {self.cuts}.")
 
-    @property
-    def looks(self) -> tuple[int, ...]:
-        """The steps after which the validation split is looked at."""
-        return tuple(math.floor(self.steps * k / self.milestones + 0.5) for k in range(1, self.milestones + 1))
+    def kinds(self, cut: bool = False) -> tuple[Kind, ...]:
+        """The kinds of arms, of the whole set or of one with a class that was cut."""
+        return tuple(kind for kind in (CUT_KINDS if cut else KINDS) if self.cutmix or kind != "cutmix")
+
+    def training(self, seed: int, cutmix: float) -> ClassifierTraining:
+        """How a classifier of this plan is trained."""
+        return ClassifierTraining(
+            steps=self.steps, batch_size=self.batch_size, width=self.width, seed=seed, cutmix=cutmix
+        )
 
 
-QUICK = StudyPlan(seeds=1, cuts=(), most=3000)
-FULL = StudyPlan(seeds=3, steps=600, batch_size=64, width=16, cuts=(20, 100))
+QUICK = StudyPlan(seeds=1, steps=250, batch_size=64, width=8, cuts=(), most=1500, cutmix=False)
+FULL = StudyPlan(cuts=(20, 100))
 PLANS = {"quick": QUICK, "full": FULL}
 
 
 @dataclass(frozen=True)
 class Run:
-    """One classifier: where along its training it was chosen, and what it then did on the test split.
+    """One classifier, and what it did on the validation and the test split.
 
     Attributes:
         seed: of its weights, its order and the generated images.
-        step: after which it was best on the validation split.
-        validation_macro_f1: by which it was chosen.
-        validation_accuracy: which decides ties.
+        validation_macro_f1: macro-F1 on the validation split.
+        validation_loss: cross-entropy on the validation split, in nats per image.
+        still_falling: by which share that fell over the last tenth of the training; near 0 it has converged.
         accuracy: share of test images recognised.
         macro_f1: mean over classes of the harmonic mean of precision and recall, on the test split.
         recall: share of each class recognised; None for a class without test images.
         guesses: the class that it said of each test image, for intervals that take the images into account.
 
     Example:
-        >>> Run(0, 50, 0.8, 0.9, 0.85, 0.75, (1.0, None)).value("accuracy")
+        >>> Run(0, 0.8, 0.3, 0.01, 0.85, 0.75, (1.0, None)).value("accuracy")
         0.85
     """
 
     seed: int
-    step: int
     validation_macro_f1: float
-    validation_accuracy: float
+    validation_loss: float
+    still_falling: float
     accuracy: float
     macro_f1: float
     recall: tuple[float | None, ...]
@@ -112,14 +117,14 @@ class Arm:
     """One way to make a training set, and the classifiers trained on it.
 
     Attributes:
-        kind: "real", "oversampled", "synthetic" or "balanced".
+        kind: "real", "oversampled", "cutmix", "synthetic" or "balanced".
         cut: to how many images the rare class was cut; None: not at all.
         real: real images in the training set.
         generated: generated images in it.
         runs: one a seed.
 
     Example:
-        >>> arm = Arm("real", None, 100, 0, (Run(0, 9, 0.8, 0.8, 0.8, 0.7, ()), Run(1, 9, 0.8, 0.8, 0.9, 0.7, ())))
+        >>> arm = Arm("real", None, 100, 0, (Run(0, 0.8, 0.5, 0.0, 0.8, 0.7, ()), Run(1, 0.8, 0.5, 0.0, 0.9, 0.7, ())))
         >>> f"{arm.mean('accuracy'):.2f} ± {arm.spread('accuracy'):.2f}"
         '0.85 ± 0.07'
     """
@@ -188,10 +193,9 @@ class Usefulness:
         return arm_name(arm.kind, arm.cut, self.rare)
 
     def baseline(self, cut: int | None = None) -> Arm:
-        """What generated images have to beat: the better on validation images of "real" and "oversampled"."""
-        return max(
-            (self.arm(kind, cut) for kind in REAL_ONLY), key=lambda real: real.mean("validation_macro_f1") or 0.0
-        )
+        """What generated images have to beat: the best, on validation images, of the arms without any."""
+        real = [arm for arm in self.arms if arm.kind in REAL_ONLY and arm.cut == cut]
+        return max(real, key=lambda arm: arm.mean("validation_macro_f1") or 0.0)
 
     def rows(self) -> list[dict[str, str | int]]:
         """The table of the report: one row an arm, means and standard deviations over seeds."""
@@ -241,7 +245,8 @@ class Usefulness:
 
 def arm_name(kind: str, cut: int | None, rare: str) -> str:
     """What an arm is called."""
-    return kind if cut is None else f"{kind}, {cut} {rare}"
+    name = NAMES.get(kind, kind)
+    return name if cut is None else f"{name}, {cut} {rare}"
 
 
 def plus_minus(arm: Arm, quantity: str | int) -> str:

@@ -1,415 +1,463 @@
-"""Classifier: a small residual network and how it is trained, for the judge and for what classifiers learn from images.
+"""Classifier: a residual network trained on labelled images, its scores, its file; and labels with probabilities.
 
-Order, turns and weights are functions of a seed; no global generator is read or moved.
+One thing serves all who look at images: the judge of an evaluation, the classifiers of a usefulness study, the teacher
+that labels generated images, and whoever wants to know what a set of images is worth to train on.
 """
 
-__all__ = ["Embedded", "ResidualClassifier", "fit_classifier", "network_features"]
+__all__ = ["Classifier", "Features", "Scores", "label", "load_classifier", "train_classifier"]
 
-import math
-import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
-from torch import Tensor, nn
+from torch import Tensor
 
+from condgen.data.adapters import as_labelled
 from condgen.data.augmentation import symmetries, turned
-from condgen.data.batches import image_tensor
 from condgen.data.images import LabelledImages
-from condgen.io.archives import weights_hash
-from condgen.nn.layers import SMALLEST_IMAGE
-from condgen.nn.parts import Part, evaluating, keeping_modes
-from condgen.random import Use, permutation, stream, uniform
+from condgen.evaluation.classifier_training import check_data, fit_classifier
+from condgen.evaluation.network import ResidualClassifier, in_batches
+from condgen.evaluation.records import listed
+from condgen.evaluation.settings import ClassifierTraining
+from condgen.io.archives import read_archive, write_archive
+from condgen.io.progress import working
+from condgen.nn.parts import evaluating
 from condgen.training.checkpoints import Checkpoints
+from condgen.training.settings import changed
 
-NETWORK = 1  # of the architecture and its training: another number trains every judge anew
-COMFORTABLE = 32  # pixels along a side that the stages see, about
-WEIGHT_DECAY = 0.02
-SAMPLING_LEVEL, SYMMETRY_LEVEL = 1, 255  # of the streams ORDER and TRAINING; condgen.training.loop starts from 0
-
-
-class Embedded(NamedTuple):
-    """What a classifier makes of a batch: features after its last and its first stage, and logits."""
-
-    late: Float[Tensor, "batch late"]
-    early: Float[Tensor, "batch early"]
-    logits: Float[Tensor, "batch classes"]
+FORMAT = 3  # of the file
+TABLES = ("recalls", "counts", "validation_counts")  # in the order of the classes
+PROBABILITIES = "probabilities"  # of classes by a teacher, among the factors of a set
+WEAK_ACCURACY, WEAK_RECALL, FEW_VALIDATION, FEW_TRAINING = 0.8, 0.5, 20, 50
 
 
-class ResidualClassifier(Part):
-    """Images in [0, 1] → class logits: a stem, three residual stages, global average pooling and a linear layer.
+@dataclass(frozen=True, eq=False)
+class Features:
+    """What a judge makes of n images, float32 on the CPU.
 
-    Stages have width, 2 * width and 4 * width channels, one block each and the last one two; the second and the third
-    halve the map.
-    The stem's stride brings large images down to about 32 pixels, with a kernel that overlaps, so that no pixel is
-    skipped. With width 32, a colour image of 28x28 takes 52 million multiply-adds.
-
-    Args:
-        image_shape: (channels, height, width) of the images, at least 8x8.
-        num_classes: number of logits.
-        width: channels of the first stage.
-
-    Raises:
-        ValueError: if the images are too small, or there are no classes or channels.
-
-    References:
-        Deep residual learning for image recognition (He et al., 2016), https://arxiv.org/abs/1512.03385
-
-    Example:
-        >>> network = ResidualClassifier((3, 28, 28), num_classes=8)
-        >>> [tuple(part.shape) for part in network.eval().embed(torch.rand(2, 3, 28, 28))]
-        [(2, 128), (2, 64), (2, 8)]
+    Attributes:
+        late: (n, 4 * width), what the images show.
+        early: (n, 2 * width), their texture: means, then standard deviations of the first stage's maps.
+        probabilities: (n, classes), how sure the judge is of each class; rows have the sum 1.
     """
 
-    def __init__(self, image_shape: Sequence[int], num_classes: int, width: int = 32) -> None:
-        super().__init__()
-        channels, height, across = image_shape
-        if min(height, across) < SMALLEST_IMAGE:
-            raise ValueError(
-                f"Expected images of at least {SMALLEST_IMAGE}x{SMALLEST_IMAGE}; got {height}x{across}. "
-                "Enlarge them first."
-            )
-        if min(channels, num_classes, width) < 1:
-            raise ValueError(
-                f"Expected at least one channel, class and feature map; got {channels}, {num_classes} and {width}."
-            )
-        self.image_shape, self.num_classes, self.width = (channels, height, across), num_classes, width
-        stride = stem_stride(height, across)
-        self.stem = nn.Sequential(
-            nn.Conv2d(channels, width, 2 * stride + 1, stride, padding=stride, bias=False),
-            nn.BatchNorm2d(width),
-            nn.ReLU(),
-        )
-        last = nn.Sequential(ResidualBlock(2 * width, 4 * width, 2), ResidualBlock(4 * width, 4 * width))
-        self.stages = nn.ModuleList([ResidualBlock(width, width), ResidualBlock(width, 2 * width, 2), last])
-        self.head = nn.Linear(4 * width, num_classes)
+    late: Float[Tensor, "n late"]
+    early: Float[Tensor, "n early"]
+    probabilities: Float[Tensor, "n classes"]
 
-    def forward(self, x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch classes"]:
-        """Class logits of images in [0, 1]."""
-        first = self.first_stage(x)
-        return self.head(self.late(first))
+    def __len__(self) -> int:
+        return len(self.late)
 
-    def embed(self, x: Float[Tensor, "batch channels height width"]) -> Embedded:
-        """Features and logits of images in [0, 1].
 
-        `late` (batch, 4 * width) are the means of the last stage's maps; `early` (batch, 2 * width) the means, then
-        the standard deviations over positions, of the first stage's maps.
+@dataclass(frozen=True)
+class Scores:
+    """What a classifier does on labelled images.
+
+    Attributes:
+        accuracy: share of the images that it recognises, in [0, 1].
+        macro_f1: mean over the classes that have images of the harmonic mean of precision and recall, in [0, 1].
+        recall: class → share of its images that are recognised; None for a class without images.
+        precision: class → share of the images taken for it that are of it; None where none was taken for it.
+        loss: cross-entropy, in nats per image.
+        guesses: the class that it says of each image.
+
+    Example:
+        >>> print(Scores(0.75, 0.73, {"round": 0.5, "lobed": 1.0}, {"round": 1.0, "lobed": 0.67}, 0.5, (0, 1, 1, 1)))
+        accuracy 75.0 %, macro-F1 73.0 %, loss 0.500 nats per image
+        class  recall  precision
+        round    50.0      100.0
+        lobed   100.0       67.0
+    """
+
+    accuracy: float
+    macro_f1: float
+    recall: Mapping[str, float | None]
+    precision: Mapping[str, float | None]
+    loss: float
+    guesses: tuple[int, ...] = field(repr=False)
+
+    def __str__(self) -> str:
+        width = max(len(name) for name in ("class", *self.recall))
+        lines = [f"{'class':<{width}}  recall  precision"]
+        for name in self.recall:
+            shown = ("–" if s is None else f"{100 * s:.1f}" for s in (self.recall[name], self.precision[name]))
+            recall, precision = shown
+            lines.append(f"{name:<{width}}  {recall:>6}  {precision:>9}")
+        whole = f"accuracy {100 * self.accuracy:.1f} %, macro-F1 {100 * self.macro_f1:.1f} %"
+        return "\n".join([f"{whole}, loss {self.loss:.3f} nats per image", *lines])
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Classifier:
+    """A trained classifier and what it was trained on.
+
+    Attributes:
+        network: on the CPU.
+        class_names: in the order of its logits.
+        fingerprint: of the training images; see :meth:`condgen.LabelledImages.content_hash`.
+        seed: of its weights and its training.
+        epochs: passes over the training images.
+        accuracy: share of validation images it recognises, in [0, 1]; 0 where there were none.
+        recalls: the same per class; None for a class without validation images.
+        counts: training images per class.
+        validation_counts: validation images per class.
+        training: the settings of its training, by name.
+        validation_losses: step → cross-entropy on the validation images (nats per image) along its training.
+
+    Example:
+        >>> import condgen
+        >>> cells = condgen.load_smears(100, size=16)
+        >>> classifier = train_classifier(cells, epochs=1, width=4)
+        >>> classifier.probabilities(cells.test.images).shape, classifier.predict(cells.test.images).dtype
+        (torch.Size([10, 8]), torch.int64)
+    """
+
+    network: ResidualClassifier
+    class_names: tuple[str, ...]
+    fingerprint: str
+    seed: int
+    epochs: float
+    accuracy: float
+    recalls: Mapping[str, float | None]
+    counts: Mapping[str, int]
+    validation_counts: Mapping[str, int]
+    training: Mapping[str, Any] = field(default_factory=dict)
+    validation_losses: Mapping[int, float] = field(default_factory=dict)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of the images it looks at."""
+        return self.network.image_shape
+
+    @property
+    def still_falling(self) -> float | None:
+        """By which share the validation loss fell over the last tenth of the training; None where nobody looked.
+
+        Example:
+            >>> import condgen
+            >>> train_classifier(condgen.load_smears(100, size=16), epochs=1, width=4).still_falling > -1
+            True
         """
-        first = self.first_stage(x)
-        late = self.late(first)
-        means = first.mean((2, 3), keepdim=True)
-        spreads = (first - means).square().mean((2, 3)).sqrt()
-        return Embedded(late, torch.cat([means[:, :, 0, 0], spreads], dim=1), self.head(late))
+        losses = list(self.validation_losses.values())
+        return None if len(losses) < 2 else 1 - losses[-1] / losses[-2]
 
-    def first_stage(self, x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch maps rows columns"]:
-        """Feature maps after the first stage."""
-        return self.stages[0](self.stem(2 * x - 1))
+    def embed(self, images: np.ndarray | Tensor, batch_size: int = 256) -> Features:
+        """Features and class probabilities of images, in evaluation mode and without gradients.
 
-    def late(self, first: Float[Tensor, "batch maps rows columns"]) -> Float[Tensor, "batch late"]:
-        """Means of the last stage's maps."""
-        return self.stages[2](self.stages[1](first)).mean((2, 3))
+        Args:
+            images: uint8, or floats in [0, 1], of shape (n, channels, height, width); an array or a tensor.
+            batch_size: images at a time; features do not depend on it but for rounding.
 
+        Raises:
+            ValueError: if images have another shape, or floats leave [0, 1].
+            TypeError: if images are neither uint8 nor floats.
+        """
+        self.check(images)
+        with torch.no_grad(), evaluating(self.network):
+            parts = [self.network.embed(x.float().cpu()) for x in in_batches(images, batch_size)]
+        late, early, logits = (torch.cat(part) for part in zip(*parts, strict=True))
+        return Features(late, early, logits.softmax(1))
 
-class ResidualBlock(Part):
-    """Two 3x3 convolutions around which the input is added, through a 1x1 convolution where the shape changes.
+    def probabilities(
+        self, images: np.ndarray | Tensor, *, views: int = 1, batch_size: int = 256
+    ) -> Float[Tensor, "n classes"]:
+        """The probability of each class, as a mean over several symmetries of each image.
 
-    Args:
-        inputs: channels that come in.
-        outputs: channels that go out.
-        stride: of the first convolution.
+        Args:
+            images: uint8, or floats in [0, 1], of shape (n, channels, height, width).
+            views: of how many of the eight symmetries (four where images are not square) to take the mean; 1 looks
+                at the images as they are.
+            batch_size: images at a time.
 
-    Example:
-        >>> ResidualBlock(4, 8, stride=2)(torch.rand(2, 4, 7, 7)).shape
-        torch.Size([2, 8, 4, 4])
-    """
+        Returns:
+            float32 on the CPU, of shape (n, classes).
 
-    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
-        super().__init__()
-        self.inner = nn.Sequential(
-            nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False),
-            nn.BatchNorm2d(outputs),
-            nn.ReLU(),
-            nn.Conv2d(outputs, outputs, 3, padding=1, bias=False),
-            nn.BatchNorm2d(outputs),
+        Raises:
+            ValueError: for images of another shape, or another number of views.
+        """
+        self.check(images)
+        most = symmetries(*self.image_shape[1:])
+        if not 1 <= views <= most:
+            raise ValueError(f"Expected views from 1 to {most}, the symmetries that there are; got {views}.")
+        found = []
+        with torch.no_grad(), evaluating(self.network):
+            for x in in_batches(images, batch_size):
+                x = x.float().cpu()
+                seen = [self.network(turned(x, torch.full((len(x),), code))).softmax(1) for code in range(views)]
+                found.append(torch.stack(seen).mean(0))
+        return torch.cat(found)
+
+    def predict(self, images: np.ndarray | Tensor) -> Int64[Tensor, " n"]:
+        """The most probable class of each image, as a number."""
+        return self.probabilities(images).argmax(1)
+
+    def score(self, data: LabelledImages) -> Scores:
+        """How well it recognises labelled images.
+
+        Args:
+            data: images with one class label each; their class names decide which class is which.
+
+        Raises:
+            ValueError: for images of another shape, labels that are no classes, or a class that it does not know.
+
+        Example:
+            >>> import condgen
+            >>> cells = condgen.load_smears(100, size=16)
+            >>> sorted(vars(train_classifier(cells, epochs=1, width=4).score(cells.test)))[:3]
+            ['accuracy', 'guesses', 'loss']
+        """
+        if data.kind != "class":
+            raise ValueError(f"Expected one class label an image; {data.name!r} has {data.kind} labels.")
+        data = data.ordered(self.class_names)
+        return scores_of(self.probabilities(data.images), data.labels, self.class_names)
+
+    def check(self, images: np.ndarray | Tensor) -> None:
+        """Raise unless images have the shape that it was trained on.
+
+        Raises:
+            ValueError: for another shape.
+        """
+        if images.ndim != 4 or tuple(images.shape[1:]) != self.image_shape:
+            raise ValueError(
+                f"Expected images of shape (n, {', '.join(map(str, self.image_shape))}), as the classifier was trained "
+                f"on; got {tuple(images.shape)}. Resize them, or train a classifier on images of that size."
+            )
+
+    def weaknesses(self) -> list[str]:
+        """Plain sentences about when not to trust it, such as few images of a class; none if all is well.
+
+        Example:
+            >>> from condgen import load_smears
+            >>> classifier = train_classifier(load_smears(100, size=16), epochs=1, width=4)
+            >>> print(classifier.weaknesses()[-1])
+            Fewer than 20 validation images of basophil (0), ... and platelet (1): how well it knows them is uncertain.
+        """
+        unknown = {name: f"{r:.0%}" for name, r in self.recalls.items() if r is not None and r < WEAK_RECALL}
+        few = {name: n for name, n in self.counts.items() if n < FEW_TRAINING}
+        unsure = {name: n for name, n in self.validation_counts.items() if n < FEW_VALIDATION}
+
+        def of(figures: Mapping[str, object]) -> str:
+            return listed([f"{name} ({figure})" for name, figure in figures.items()], most=8)
+
+        sentences = []
+        if self.accuracy < WEAK_ACCURACY:
+            sentences.append(
+                f"The judge recognises only {self.accuracy:.0%} of real validation images: what it says is rough."
+            )
+        if unknown:
+            sentences.append(
+                f"It recognises fewer than half of the real images of {of(unknown)}: do not trust it there."
+            )
+        if few:
+            sentences.append(f"It learnt from fewer than {FEW_TRAINING} training images of {of(few)}.")
+        if unsure:
+            sentences.append(
+                f"Fewer than {FEW_VALIDATION} validation images of {of(unsure)}: how well it knows them is uncertain."
+            )
+        return sentences
+
+    def save(self, path: str | Path) -> Path:
+        """Write the classifier to one safetensors file, whole or not at all; its folder is made where it is missing.
+
+        Returns:
+            The path, for :func:`load_classifier`.
+
+        Raises:
+            OSError: if the file cannot be written.
+        """
+        kept = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name != "network"}
+        arguments = {**self.network.arguments, "image_shape": list(self.image_shape)}
+        # Tables in the order of the classes.
+        tables = {name: list(getattr(self, name).values()) for name in TABLES}
+        losses = [[step, loss] for step, loss in self.validation_losses.items()]
+        names = [str(name) for name in self.class_names]
+        about = {"format": FORMAT, "arguments": arguments, **kept, **tables, "class_names": names}
+        return write_archive(path, "classifier", {**about, "validation_losses": losses}, self.network.state_dict())
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__} of {len(self.class_names)} classes of {self.image_shape} images; accuracy on "
+            f"validation images {self.accuracy:.1%}"
         )
-        same = inputs == outputs and stride == 1
-        self.around = nn.Identity() if same else nn.Conv2d(inputs, outputs, 1, stride, bias=False)
-
-    def forward(self, h: Float[Tensor, "batch inputs rows columns"]) -> Float[Tensor, "batch outputs _ _"]:
-        """Convolve and add."""
-        return F.relu(self.around(h) + self.inner(h))
 
 
-def stem_stride(height: int, width: int) -> int:
-    """The stride that brings images down to about 32 pixels, and none below 8.
-
-    Example:
-        >>> [stem_stride(size, size) for size in (8, 28, 64, 128, 224)], stem_stride(8, 200)
-        ([1, 1, 2, 4, 7], 1)
-    """
-    return max(1, min(round(math.sqrt(height * width) / COMFORTABLE), min(height, width) // SMALLEST_IMAGE))
-
-
-def fit_classifier(
-    network: nn.Module,
-    images: Tensor | np.ndarray,
-    labels: Tensor | np.ndarray,
+def train_classifier(
+    data: Any,
+    training: ClassifierTraining | None = None,
     *,
-    steps: int,
-    batch_size: int = 128,
-    seed: int = 0,
-    learning_rate: float = 3e-3,
-    weights: Tensor | np.ndarray | None = None,
-    milestones: Collection[int] = (),
-    on_milestone: Callable[[int, nn.Module], object] | None = None,
-    on_step: Callable[..., object] = lambda *_: None,
+    validation: LabelledImages | None = None,
     states: Checkpoints | None = None,
-) -> None:
-    """Train a classifier in place, on the device and back in the mode it came in.
-
-    AdamW under a one-cycle learning rate, cross-entropy, every image turned and flipped at random. Order and turns
-    are functions of (seed, step); no global generator is read or moved. Every step takes `batch_size` images: a
-    batch that begins at the end of one pass over the images ends in the next.
-
-    Args:
-        network: images in [0, 1] → logits (batch, classes).
-        images: uint8 of shape (n, channels, height, width), an array, memory map or tensor; or floats in [0, 1].
-        labels: integers in [0, classes), shape (n,).
-        steps: updates, at least 1.
-        batch_size: images an update, at least 2.
-        seed: in [0, 2**64).
-        learning_rate: the highest of the cycle.
-        weights: one an image, not negative: images are drawn with replacement in proportion to them. Without them
-            every pass takes every image once.
-        milestones: steps in [1, steps] after which `on_milestone` is called.
-        on_milestone: called with the number of steps taken and the network, lent in evaluation mode.
-        on_step: called after every step (with a number of steps, where it goes on from a state).
-        states: where the state of the training is kept from time to time; from one of this very training that is there
-            it goes on, and ends with the weights of one that was never stopped.
-
-    Raises:
-        ValueError: if images, labels and weights do not fit together, or a number is out of range.
-        FloatingPointError: when the loss is no longer finite.
-
-    References:
-        Super-convergence: very fast training of neural networks using large learning rates (Smith & Topin, 2018),
-        https://arxiv.org/abs/1708.07120
-
-    Example:
-        >>> dark_or_light = torch.randint(0, 2, (64,), generator=torch.Generator().manual_seed(0))
-        >>> images = (200 * dark_or_light[:, None, None, None]).expand(64, 1, 8, 8).to(torch.uint8)
-        >>> network = ResidualClassifier((1, 8, 8), num_classes=2, width=4)
-        >>> fit_classifier(network, images, dark_or_light, steps=40, batch_size=16)
-        >>> bool((network.eval()(images / 255).argmax(1) == dark_or_light).all())
-        True
-    """
-    images, labels = as_tensors(images, labels)
-    check_training(images, labels, steps, batch_size, milestones)
-    if states is not None and milestones:
-        raise ValueError("Expected states or milestones, not both: what milestones found is not kept in a state.")
-    order = passes(len(images), batch_size, seed) if weights is None else draws(weights, len(images), batch_size, seed)
-    device = next((p.device for p in network.parameters()), torch.device("cpu"))
-    optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=WEIGHT_DECAY, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps)
-    # A network's own randomness, such as dropout, is a function of the seed as well.
-    with torch.random.fork_rng(), keeping_modes(network):
-        torch.manual_seed(seed)
-        network.train()
-        identity = training_identity(network, images, labels, steps, batch_size, seed, learning_rate, weights)
-        done = go_on(states, identity, network, optimizer, schedule)
-        if done:
-            on_step(done)
-        for step, index in zip(range(1, steps + 1), order, strict=False):
-            if step <= done:
-                continue
-            x = turned(image_tensor(images[index]).float(), symmetry_codes(seed, step, images.shape, batch_size))
-            optimizer.zero_grad()
-            loss = F.cross_entropy(network(x.to(device)), labels[index].to(device))
-            if not bool(torch.isfinite(loss)):
-                raise FloatingPointError(
-                    f"The classifier's loss is {loss.item()} in step {step}. Lower the learning rate."
-                )
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            on_step()
-            if states is not None and states.due():
-                states.write(
-                    {"of": identity, "step": step, "network": dict(network.state_dict()), "rng": torch.get_rng_state()}
-                    | {"optimizer": optimizer.state_dict(), "schedule": plain_schedule(schedule)}
-                )
-            if on_milestone is not None and step in milestones:
-                with evaluating(network):
-                    on_milestone(step, network)
-
-
-def training_identity(
-    network: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    steps: int,
-    batch_size: int,
-    seed: int,
-    rate: float,
-    weights: Any,
-) -> dict[str, Any]:
-    """What tells one training of a classifier from another; its network is as it was built."""
-    drawn = None if weights is None else weights_hash({"weights": torch.as_tensor(weights)})
-    numbers = {"steps": steps, "batch_size": batch_size, "seed": seed, "learning_rate": rate, "drawn": drawn}
-    about = {"images": list(images.shape), "labels": weights_hash({"labels": labels})}
-    return {**numbers, **about, "network": weights_hash(network.state_dict())}
-
-
-def plain_schedule(schedule: Any) -> dict[str, Any]:
-    """The state of a learning-rate schedule that is numbers and lists."""
-    kinds = (int, float, str, bool, list)
-    return {key: value for key, value in schedule.state_dict().items() if value is None or isinstance(value, kinds)}
-
-
-def go_on(
-    states: Checkpoints | None, identity: Mapping[str, Any], network: nn.Module, optimizer: Any, schedule: Any
-) -> int:
-    """Restore the newest state of this very training; how many steps it had done, 0 where there is none."""
-    state = states.read() if states is not None else None
-    if state is None or state["of"] != identity:
-        return 0
-    network.load_state_dict(state["network"])
-    optimizer.load_state_dict(state["optimizer"])
-    schedule.load_state_dict(state["schedule"])
-    torch.set_rng_state(state["rng"])
-    return int(state["step"])
-
-
-def as_tensors(images: Tensor | np.ndarray, labels: Tensor | np.ndarray) -> tuple[Tensor, Tensor]:
-    """Images as they are, labels as int64; a memory map is only ever read."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
-        return torch.as_tensor(images), torch.as_tensor(labels).long()
-
-
-def check_training(images: Tensor, labels: Tensor, steps: int, batch_size: int, milestones: Collection[int]) -> None:
-    """Raise unless there is something to train on, for as long as asked."""
-    if images.ndim != 4 or labels.shape != (len(images),) or not len(images):
-        raise ValueError(
-            "Expected images of shape (n, channels, height, width) and one class label for each, at least one; got "
-            f"images {tuple(images.shape)} and labels {tuple(labels.shape)}."
-        )
-    if steps < 1 or batch_size < 2:
-        raise ValueError(f"Expected at least 1 step and a batch_size of 2 or more; got {steps} and {batch_size}.")
-    if any(not 1 <= step <= steps for step in milestones):
-        raise ValueError(f"Expected milestones in [1, {steps}], the steps there are; got {sorted(milestones)}.")
-
-
-def passes(n: int, batch_size: int, seed: int) -> Iterator[Int64[Tensor, " batch"]]:
-    """Batches of indices, without end: one shuffled pass over n images after another, cut into full batches."""
-    rest, epoch = torch.empty(0, dtype=torch.int64), 0
-    while True:
-        while len(rest) < batch_size:
-            rest, epoch = torch.cat([rest, permutation(n, seed, epoch)]), epoch + 1
-        yield rest[:batch_size]
-        rest = rest[batch_size:]
-
-
-def draws(weights: Tensor | np.ndarray, n: int, batch_size: int, seed: int) -> Iterator[Int64[Tensor, " batch"]]:
-    """Batches of indices, without end, drawn with replacement in proportion to the weights."""
-    weights = torch.as_tensor(weights, dtype=torch.float64)
-    if weights.shape != (n,) or not bool((weights >= 0).all()) or not 0 < float(weights.sum()) < math.inf:
-        raise ValueError(
-            f"Expected a weight for each of {n} images, none negative and not all 0; got weights of shape "
-            f"{tuple(weights.shape)} with the sum {float(weights.sum()):.4g}."
-        )
-    cumulative, place, step = weights.cumsum(0), torch.arange(batch_size), 0
-    while True:
-        u = uniform(seed, place, stream(Use.ORDER, step, SAMPLING_LEVEL), ())
-        yield torch.searchsorted(cumulative, u * cumulative[-1], right=True)
-        step += 1
-
-
-def symmetry_codes(seed: int, step: int, shape: Sequence[int], batch_size: int) -> Int64[Tensor, " batch"]:
-    """Which symmetry each image of a step's batch is shown in: of eight, or of four where it is not square."""
-    u = uniform(seed, torch.arange(batch_size), stream(Use.TRAINING, step, SYMMETRY_LEVEL), ())
-    return (u * symmetries(*shape[-2:])).long()
-
-
-def network_features(
-    module: nn.Module, images: np.ndarray | Tensor, batch_size: int = 256
-) -> Float[Tensor, "n features"]:
-    """Features of images from any network, lent in evaluation mode, without gradients.
+    progress: bool = False,
+    what: str = "a classifier",
+    **changes: Any,
+) -> Classifier:
+    """Train a classifier on labelled images: a small residual network, to convergence.
 
     Args:
-        module: images in [0, 1] → features (batch, features).
-        images: uint8, or floats in [0, 1], of shape (n, channels, height, width); an array or a tensor.
-        batch_size: images at a time.
+        data: images with one class label each. Of a set with splits the `train` part is learnt, and the `validation`
+            part tells how well. Where it holds a teacher's probabilities (`factors["probabilities"]`, as `condgen
+            sample --teacher` writes them), those are learnt instead of the labels.
+        training: how; by default as :class:`ClassifierTraining` says.
+        validation: other images to tell how well it does.
+        states: where the state of the training is kept every minute; from one that is there it goes on.
+        progress: tell how far it is.
+        what: what is being trained, for that.
+        **changes: single settings of :class:`ClassifierTraining`.
 
     Returns:
-        float32 on the CPU, of shape (n, features).
+        The classifier. The same images and settings give the same one on one machine with one number of threads.
 
     Raises:
-        ValueError: if the network returns anything but a finite float tensor with a row an image, or images are no
-            batch.
-        TypeError: if images are neither uint8 nor floats.
+        ValueError: if labels are no classes, there is one class only, or a class has no training images.
+        TypeError: for a setting that there is not.
 
     Example:
-        >>> network_features(nn.Sequential(nn.AvgPool2d(8), nn.Flatten()), torch.ones(5, 3, 16, 16))[0]
-        tensor([1., 1., 1., 1., 1., 1., 1., 1., 1., 1., 1., 1.])
+        >>> import condgen
+        >>> train_classifier(condgen.load_smears(100, size=16), epochs=1, width=4)
+        Classifier of 8 classes of (3, 16, 16) images; accuracy on validation images ...%
     """
-    if images.ndim != 4 or not len(images):
-        raise ValueError(
-            f"Expected images of shape (n, channels, height, width), at least one; got {tuple(images.shape)}."
+    (how,) = changed(training or ClassifierTraining(), **changes)
+    data = as_labelled(data)
+    if validation is None and "validation" in data.splits:
+        validation = data.validation
+    images = data.train if data.splits else data
+    check_data(images, needed=())
+    held_out = None if validation is None or not len(validation) else validation.ordered(images.class_names)
+    names = tuple(images.class_names)
+    with torch.random.fork_rng():
+        torch.manual_seed(how.seed)
+        network = ResidualClassifier(images.image_shape, images.num_classes, how.width).float()
+    steps, batch_size = how.updates(len(images))
+    losses: dict[int, float] = {}
+
+    def look(step: int, _: Any) -> None:
+        if held_out is not None:
+            losses[step] = blank.score(held_out).loss
+
+    counts = images.class_counts
+    known = dict.fromkeys(names, 0) if held_out is None else held_out.class_counts
+    epochs, content = steps * batch_size / len(images), images.content_hash()
+    blank = Classifier(network, names, content, how.seed, epochs, 0.0, {}, counts, known, asdict(how))
+    soft = images.factors.get(PROBABILITIES)
+    targets = images.labels if soft is None else np.asarray(soft, np.float32)
+    with working(f"training {what}", steps, progress) as advance:
+        fit_classifier(
+            network,
+            images.images,
+            targets,
+            how,
+            weights=1 / np.bincount(images.labels)[images.labels] if how.balance else None,
+            milestones=() if states is not None or held_out is None else sorted({max(1, steps * 9 // 10), steps}),
+            on_milestone=look,
+            on_step=advance,
+            states=states,
         )
-    weight = next(module.parameters(), torch.zeros(()))
-    found = []
-    with torch.no_grad(), evaluating(module):
-        for x in in_batches(images, batch_size):
-            features = module(x.to(weight))
-            check_features(features, len(x))
-            found.append(features.float().cpu())
-    return torch.cat(found)
+    network.eval()
+    if held_out is None:
+        return blank
+    found = blank.score(held_out)
+    return replace(blank, accuracy=found.accuracy, recalls=found.recall, validation_losses=losses)
 
 
-def check_features(features: Any, n: int) -> None:
-    """Raise unless these are features of n images."""
-    if not isinstance(features, Tensor):
-        got = type(features).__name__
-    elif features.ndim != 2 or len(features) != n or not features.is_floating_point():
-        got = f"{features.dtype} of shape {tuple(features.shape)}"
-    elif not bool(torch.isfinite(features).all()):
-        got = "NaN or infinity"
-    else:
-        return
-    raise ValueError(
-        f"Expected the network to turn {n} images into a finite float tensor of shape ({n}, features); got {got}. "
-        "Wrap it in a module that returns its features alone, flattened."
+def scores_of(
+    probabilities: Float[Tensor, "n classes"], labels: Int64[np.ndarray, " n"], names: Sequence[str]
+) -> Scores:
+    """What probabilities say of labelled images."""
+    truth, guesses = torch.as_tensor(labels), probabilities.argmax(1)
+    confusion = torch.bincount(truth * len(names) + guesses, minlength=len(names) ** 2).view(len(names), -1).double()
+    right, of_class, taken = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
+    f1 = (2 * right / (of_class + taken))[of_class > 0]
+
+    def shares(of: Tensor) -> dict[str, float | None]:
+        whole = zip(names, right.tolist(), of.tolist(), strict=True)
+        return {name: part / count if count else None for name, part, count in whole}
+
+    return Scores(
+        accuracy=float(right.sum() / of_class.sum()),
+        macro_f1=float(f1.mean()),
+        recall=shares(of_class),
+        precision=shares(taken),
+        loss=float(F.nll_loss(probabilities.clamp(min=1e-12).log(), truth)),
+        guesses=tuple(guesses.tolist()),
     )
 
 
-def in_batches(images: np.ndarray | Tensor, batch_size: int) -> Iterator[Float[Tensor, "batch channels height width"]]:
-    """Images in [0, 1], some at a time; one empty batch where there are none."""
-    for start in range(0, max(len(images), 1), batch_size):
-        yield image_tensor(images[start : start + batch_size])
+def load_classifier(path: str | Path) -> Classifier:
+    """The classifier in a file that :meth:`Classifier.save` wrote. Nothing in the file is executed.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file is damaged, of a newer format, or no classifier.
+
+    Example:
+        >>> from condgen import load_smears
+        >>> import tempfile
+        >>> classifier = train_classifier(load_smears(100, size=16), epochs=1, width=4)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     load_classifier(classifier.save(Path(folder) / "mine.safetensors")).accuracy == classifier.accuracy
+        True
+    """
+    about, weights = read_archive(path, "classifier", "judge")
+    try:
+        if about["format"] > FORMAT:
+            raise ValueError(
+                f"it has format {about['format']}, and this condgen reads up to {FORMAT} (upgrade condgen)"
+            )
+        if not 0 <= about["accuracy"] <= 1:
+            raise ValueError(f"its accuracy is {about['accuracy']}")
+        names = tuple(about["class_names"])
+        if len(names) != about["arguments"]["num_classes"]:
+            raise ValueError("its classes are not as many as its network's")
+        with torch.device("meta"):
+            network = ResidualClassifier(**about["arguments"])
+        network.load_state_dict(weights, assign=True)
+        tables = {key: dict(zip(names, about[key], strict=True)) for key in TABLES}
+        facts = (about[key] for key in ("fingerprint", "seed", "epochs", "accuracy"))
+        later = {"training": about.get("training", {}), "validation_losses": dict(about.get("validation_losses", ()))}
+        return Classifier(network.eval(), names, *facts, **tables, **later)
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        reason = str(error) if isinstance(error, ValueError) else repr(error)
+        raise ValueError(
+            f"No classifier can be read from {path}: {reason}. Delete it, or name another file."
+        ) from error
 
 
-def check_data(data: LabelledImages, needed: Sequence[str] = ("train", "validation")) -> None:
-    """Raise unless classifiers can be trained on these images and measured on them."""
-    if data.kind != "class":
-        raise ValueError(
-            f"Expected one class label per image; {data.name!r} has {data.kind} labels. Classifiers need classes: pass "
-            "data.with_labels(...) with one."
-        )
-    missing = [name for name in needed if name not in data.splits or not len(getattr(data, name))]
-    if missing:
-        raise ValueError(
-            f"Expected images to train on and others to measure on; {data.name!r} has none for "
-            f"{' and '.join(missing)}. Split it into train, validation and test (.split())."
-        )
-    if data.num_classes < 2:
-        raise ValueError(f"Expected two classes or more; {data.name!r} has {data.num_classes}. Nothing to tell apart.")
-    empty = [name for name, count in data.train.class_counts.items() if not count]
-    if empty:
-        raise ValueError(
-            f"Expected training images of every class; {data.name!r} has none of {', '.join(empty)}. Leave these "
-            "classes out, or split the images again."
-        )
+def label(
+    images: np.ndarray | Tensor, classifier: Classifier, *, views: int = 4, batch_size: int = 256
+) -> Float[np.ndarray, "n classes"]:
+    """A teacher's soft labels: for each image the probability of every class, as a mean over symmetries.
+
+    A classifier that learns from generated images and these, instead of the classes that the images were drawn as,
+    learns what the teacher sees in them, mistakes of the generator included (knowledge distillation through generated
+    images). The teacher has seen real images, and some of what it has learnt from them goes along.
+
+    Args:
+        images: uint8, or floats in [0, 1], of shape (n, channels, height, width).
+        classifier: the teacher.
+        views: of how many symmetries of each image to take the mean.
+        batch_size: images at a time.
+
+    Returns:
+        float32 of shape (n, classes), in the order of the classifier's `class_names`; rows have the sum 1.
+
+    Raises:
+        ValueError: for images of another shape than the teacher's.
+
+    References:
+        Distilling the knowledge in a neural network (Hinton et al., 2015), https://arxiv.org/abs/1503.02531
+
+        Synthetic image learning: preserving performance and preventing membership inference attacks (Lomurno &
+        Matteucci, 2024), https://arxiv.org/abs/2407.15526
+
+    Example:
+        >>> import condgen
+        >>> cells = condgen.load_smears(100, size=16)
+        >>> label(cells.test.images, train_classifier(cells, epochs=1, width=4)).shape
+        (10, 8)
+    """
+    return classifier.probabilities(images, views=views, batch_size=batch_size).numpy()

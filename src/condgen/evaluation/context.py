@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from condgen.data.images import LabelledImages
-from condgen.evaluation.judge import Judge
+from condgen.evaluation.classifier import Classifier
 from condgen.evaluation.sets import Sets
 from condgen.evaluation.sources import Source
 from condgen.io.archives import weights_hash
@@ -24,7 +24,7 @@ def about_data(data: LabelledImages) -> dict[str, Any]:
     }
 
 
-def about_judge(judge: Judge | None, sets: Sets) -> dict[str, Any] | None:
+def about_judge(judge: Classifier | None, sets: Sets) -> dict[str, Any] | None:
     """Which judge it is, and how well it knows real images."""
     if judge is None:
         return None
@@ -40,7 +40,12 @@ def about_judge(judge: Judge | None, sets: Sets) -> dict[str, Any] | None:
 
 
 def cautions(
-    sets: Sets, source: Source, data: LabelledImages, held_out: LabelledImages, asked: int | None, judge: Judge | None
+    sets: Sets,
+    source: Source,
+    data: LabelledImages,
+    held_out: LabelledImages,
+    asked: int | None,
+    judge: Classifier | None,
 ) -> Iterator[str]:
     """What makes the figures less certain than they look, or others than were asked for."""
     n = len(held_out)

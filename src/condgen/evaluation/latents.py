@@ -24,7 +24,7 @@ ACTIVE = 0.01  # a latent is active if its posterior mean varies by more than th
 USED, TELLING = 0.05, 1.0  # share of active latents, and nats per image, below which latents have collapsed
 HOLES = 3.0  # nats beyond the floor: about one draw from the prior in twenty lies where images do
 DRAWS = 512  # images whose draws are compared
-REPEATS = 5  # comparisons of prior draws with prior draws
+REPEATS = 3  # comparisons of prior draws with prior draws
 
 
 @dataclass(frozen=True)

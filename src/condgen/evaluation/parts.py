@@ -14,9 +14,10 @@ from einops import rearrange
 from condgen.data.batches import image_tensor
 from condgen.data.images import LabelledImages
 from condgen.evaluation import fidelity
+from condgen.evaluation.classifier import Classifier
 from condgen.evaluation.comparison import compare
 from condgen.evaluation.copies import near_copies
-from condgen.evaluation.judge import Judge, cache_folder
+from condgen.evaluation.judge import cache_folder
 from condgen.evaluation.latents import latent_health, latent_measures
 from condgen.evaluation.likelihood import likelihood_measures, without_inference
 from condgen.evaluation.membership import membership_auc
@@ -124,7 +125,7 @@ def of_copies(sets: Sets, train: LabelledImages, found: Found, include_real: boo
 
 
 def of_model(
-    source: Source, judge: Judge | None, data: LabelledImages, seed: int, found: Found, include_real: bool
+    source: Source, judge: Classifier | None, data: LabelledImages, seed: int, found: Found, include_real: bool
 ) -> None:
     """What the model itself keeps of images it has not met: reconstructions, likelihood, latents, membership."""
     generator, names = source.model, tuple(data.class_names) if source.labelled and data.kind == "class" else ()

@@ -21,9 +21,10 @@ from torch import nn
 
 import condgen
 from condgen.data.images import LabelledImages
-from condgen.evaluation.classifier import check_data
+from condgen.evaluation.classifier import Classifier, load_classifier
+from condgen.evaluation.classifier_training import check_data
 from condgen.evaluation.context import about_data, about_judge, cautions, origins
-from condgen.evaluation.judge import Judge, check_judge, load_judge, open_judge
+from condgen.evaluation.judge import check_judge, load_judge
 from condgen.evaluation.parts import grid, of_copies, of_images, of_model, of_usefulness
 from condgen.evaluation.records import GROUPS, Measure
 from condgen.evaluation.report import page
@@ -105,7 +106,7 @@ def evaluate(
     data: LabelledImages,
     *,
     measure: Sequence[Part] = PARTS,
-    judge: Judge | str | Path | int = 0,
+    judge: Classifier | str | Path | int = 0,
     features: nn.Module | Literal["pixels"] | None = None,
     images: int | None = None,
     usefulness: Literal["full", "quick", "none"] = "full",
@@ -308,17 +309,17 @@ def digest(image: np.ndarray) -> bytes:
 
 
 def resolve_judge(
-    judge: Judge | str | Path | int,
+    judge: Classifier | str | Path | int,
     data: LabelledImages,
     cache: str | Path | None,
     progress: bool,
     tell: Callable[[str], object],
-) -> Judge:
+) -> Classifier:
     """The judge of these images: given, in a file, kept, or trained now."""
     if isinstance(judge, int):
         tell("looking for the judge of these images, or training it")
         return load_judge(data, cache=cache, seed=judge, progress=progress)
-    judge = judge if isinstance(judge, Judge) else open_judge(judge)
+    judge = judge if isinstance(judge, Classifier) else load_classifier(judge)
     check_judge(judge, data)
     return judge
 

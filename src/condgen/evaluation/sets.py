@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from condgen.data.batches import image_tensor
 from condgen.data.images import LabelledImages
 from condgen.evaluation.arms import Usefulness
-from condgen.evaluation.classifier import network_features
-from condgen.evaluation.judge import Judge
+from condgen.evaluation.classifier import Classifier
 from condgen.evaluation.latents import LatentHealth
+from condgen.evaluation.network import network_features
 from condgen.evaluation.records import Measure
 from condgen.evaluation.sources import Source
 
@@ -92,7 +92,7 @@ def compared(
     )
 
 
-def looker(judge: Judge | None, second: nn.Module | str | None) -> Callable[[np.ndarray, Any], ImageSet]:
+def looker(judge: Classifier | None, second: nn.Module | str | None) -> Callable[[np.ndarray, Any], ImageSet]:
     """Images and labels → what the measures look at."""
     if isinstance(second, str) and second != "pixels":
         raise ValueError(f"Expected a network, or 'pixels', for a second look; got {second!r}.")

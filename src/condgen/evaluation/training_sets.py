@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int64
 
 from condgen.data.images import LabelledImages
-from condgen.evaluation.arms import Arm, Counts, Draw, Images, Kind, Labels, LabelSets, Pool
+from condgen.evaluation.arms import CUTMIX, Arm, Counts, Draw, Images, Kind, Labels, LabelSets, Pool
 from condgen.random import permutation
 
 
@@ -120,6 +120,7 @@ class TrainingSet(NamedTuple):
     images: Images
     labels: Labels
     weights: Float[np.ndarray, " images"] | None
+    cutmix: float = 0.0  # share of the batches that are mixed
 
 
 def training_set(kind: Kind, images: Images, labels: Labels, pool: Pool, most: int | None = None) -> TrainingSet:
@@ -127,8 +128,8 @@ def training_set(kind: Kind, images: Images, labels: Labels, pool: Pool, most: i
     counts = np.bincount(labels, minlength=len(pool))
     if kind == "real":
         return TrainingSet(images, labels, None)
-    if kind == "oversampled":
-        return TrainingSet(images, labels, 1 / counts[labels])
+    if kind in ("oversampled", "cutmix"):
+        return TrainingSet(images, labels, 1 / counts[labels], CUTMIX if kind == "cutmix" else 0.0)
     wanted = limited(counts if kind == "synthetic" else filling(labels, len(pool)), most)
     generated = [of_class[:n] for of_class, n in zip(pool, wanted.tolist(), strict=True)]
     generated_labels = np.repeat(np.arange(len(pool)), wanted)

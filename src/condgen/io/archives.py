@@ -51,8 +51,13 @@ def write_archive(path: str | Path, kind: str, about: Mapping[str, Any], tensors
     return path
 
 
-def read_archive(path: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def read_archive(path: str | Path, kind: str, *others: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """What :func:`write_archive` wrote: what the tensors are, and the tensors, on the CPU. Nothing is executed.
+
+    Args:
+        path: of the file.
+        kind: of the content that is expected.
+        *others: what earlier versions called it.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -72,7 +77,7 @@ def read_archive(path: str | Path, kind: str) -> tuple[dict[str, Any], dict[str,
     try:
         with safe_open(path, "pt") as file:
             header = json.loads((file.metadata() or {}).get(HEADER, "{}"))
-            if not isinstance(header, dict) or header.get("kind") != kind:
+            if not isinstance(header, dict) or header.get("kind") not in (kind, *others):
                 raise ValueError(f"it holds no {kind}")
             # Copies: the file's tensors start anywhere in memory, and sums may then differ in a bit.
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
