@@ -2,7 +2,7 @@
 
     python benchmarks/usefulness.py bloodmnist --seeds 3 --work runs/usefulness --out benchmarks/results/usefulness
 
-Classifiers of one kind (`condgen.train_classifier` as it comes: 1,500 updates for BloodMNIST) are trained on real images
+Classifiers of one kind (`condgen.train_classifier` as it comes: 1,500 updates for BloodMNIST) learn from real images
 as they are, with every class drawn equally often, and the same with CutMix; and on generated images alone, as many as
 real ones (of each class) and five times as many, with the labels they were drawn for, and with a teacher's
 probabilities: the teacher is the classifier of real images of the same seed. All are tested on real test images. A run
@@ -21,8 +21,8 @@ import numpy as np
 
 import condgen
 from condgen.apps.timing import machine
+from condgen.data.images import PROBABILITIES
 from condgen.evaluation.bootstrap import image_spreads, widened
-from condgen.evaluation.classifier import PROBABILITIES
 from condgen.evaluation.statistics import student
 from condgen.training.checkpoints import Checkpoints
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from condgen.models.cvae import ConditionalVAE, conditional_vae
     from condgen.models.saving import load, save
     from condgen.nn.pruning import trim
+    from condgen.sampling.dataset import as_dataset
     from condgen.training.fit import fit
     from condgen.training.fit_prior import fit_prior
     from condgen.training.history import History
@@ -47,6 +48,7 @@ __all__ = [
     "History",
     "LabelledImages",
     "Training",
+    "as_dataset",
     "balance",
     "conditional_flow",
     "conditional_gan",
@@ -77,6 +79,7 @@ _HOMES = {
     "models.cvae": ("ConditionalVAE", "conditional_vae"),
     "models.saving": ("load", "save"),
     "nn.pruning": ("trim",),
+    "sampling.dataset": ("as_dataset",),
     "training.fit": ("fit",),
     "training.fit_prior": ("fit_prior",),
     "training.history": ("History",),

@@ -10,12 +10,15 @@ from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, f1_score, log_loss, precision_score, recall_score
 
 import condgen
+from condgen.apps.balance import balance, with_probabilities, write_balanced
 from condgen.data.augmentation import turned
-from condgen.data.images import LabelledImages
+from condgen.data.images import PROBABILITIES, LabelledImages
 from condgen.evaluation import classifier as module
-from condgen.evaluation.classifier import PROBABILITIES, scores_of
+from condgen.evaluation.classifier import Teacher, scores_of
 from condgen.evaluation.classifier_training import augmented, mixed_cross_entropy, rectangle
 from condgen.evaluation.settings import ClassifierTraining
+from condgen.sampling.grids import to_uint8
+from condgen.sampling.shards import write_samples
 
 TINY = {"epochs": 1, "width": 4}
 
@@ -28,6 +31,20 @@ def cells():
 @pytest.fixture(scope="module")
 def classifier(cells):
     return condgen.train_classifier(cells, **TINY)
+
+
+@pytest.fixture(scope="module")
+def model(cells):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = condgen.conditional_vae(cells.image_shape, 8, latent=4, width=4)
+    model.class_names = tuple(reversed(cells.class_names))  # another order than the teacher's
+    return model
+
+
+@pytest.fixture(scope="module")
+def teacher(classifier, model):
+    return Teacher(classifier, model.class_names)
 
 
 class TestScores:
@@ -190,3 +207,71 @@ class TestFiles:
         )
         assert shipped.class_names[0] == "basophil"
         assert shipped.training == {}
+
+
+class TestTeacher:
+    """Probabilities beside labels, in files of samples and of balanced sets, and back."""
+
+    def test_columns_are_in_the_order_of_the_model(self, cells, classifier, teacher):
+        assert np.array_equal(teacher(cells.images), condgen.label(cells.images, classifier)[:, ::-1])
+        with pytest.raises(ValueError, match="does not know unicorn"):
+            Teacher(classifier, (*cells.class_names, "unicorn"))
+        with pytest.raises(ValueError, match=r"knows .*, too"):
+            Teacher(classifier, cells.class_names[:5])
+
+    @pytest.mark.parametrize("parts", [1, 3])
+    def test_samples_on_disk(self, model, teacher, parts, tmp_path):
+        labels = np.arange(150) % 8
+        for k in range(1, parts + 1):
+            shard = None if parts == 1 else (k, parts)
+            write_samples(model, labels, tmp_path / "cells.npz", seed=3, shard=shard, teacher=teacher)
+        with np.load(tmp_path / "cells.npz") as found:
+            images = np.moveaxis(found["images"], -1, 1)
+            assert np.array_equal(images, to_uint8(model.sample(labels, seed=3)).numpy())
+            assert np.abs(found["probabilities"] - teacher(images)).max() < 1e-5
+        read = condgen.load_npz(tmp_path / "cells.npz")
+        assert np.abs(read.factors[PROBABILITIES] - teacher(read.images)).max() < 1e-5
+        assert read.train.factors[PROBABILITIES].shape == (len(read.train), 8)
+
+    def test_other_teachers_are_other_samples(self, cells, model, teacher, tmp_path):
+        write_samples(model, [0, 1], tmp_path / "cells.npz", teacher=teacher, shard=(1, 2))
+        other = Teacher(condgen.train_classifier(cells, seed=1, **TINY), model.class_names)
+        with pytest.raises(ValueError, match="is of other teacher"):
+            write_samples(model, [0, 1], tmp_path / "cells.npz", teacher=other, shard=(1, 2))
+        with pytest.raises(ValueError, match=r"ending in \.npz for a teacher"):
+            write_samples(model, [0, 1], tmp_path / "folder", teacher=teacher)
+
+    def test_a_balanced_set(self, cells, model, teacher, tmp_path):
+        few = cells.subset(np.flatnonzero((cells.labels > 0) | (np.arange(len(cells)) < 40))).split()
+        balanced, provenance = balance(few, model)
+        soft = with_probabilities(balanced, provenance, teacher)
+        write_balanced(soft, provenance, tmp_path / "cells.npz")
+        read = condgen.load_npz(tmp_path / "cells.npz")
+        assert provenance.synthetic.any()
+        made, real = (read.train.subset(np.flatnonzero(provenance.synthetic == kind)) for kind in (True, False))
+        assert np.abs(made.factors[PROBABILITIES] - teacher(made.images)).max() < 1e-5
+        assert np.array_equal(real.factors[PROBABILITIES], np.eye(8, dtype=np.float32)[real.labels])
+        assert np.array_equal(read.test.factors[PROBABILITIES].argmax(1), read.test.labels)
+
+    def test_classes_in_another_order_take_their_columns_along(self, cells, teacher):
+        data = LabelledImages(
+            cells.images, 7 - cells.labels, cells.class_names[::-1], factors={PROBABILITIES: teacher(cells.images)}
+        )
+        turned_ = data.ordered(cells.class_names)
+        assert np.array_equal(turned_.labels, cells.labels)
+        assert np.array_equal(turned_.factors[PROBABILITIES], teacher(cells.images)[:, ::-1])
+        assert PROBABILITIES not in data.with_labels(data.labels % 2, ("a", "b")).factors
+
+    @pytest.mark.parametrize(
+        ("soft", "message"),
+        [
+            (np.ones((4, 2), np.float32), r"probabilities of shape \(6, classes\).*\(4, 2\)"),
+            (np.ones((6, 2), np.int64), "as floats; got int64"),
+            (np.ones((6, 3), np.float32), "of the 2 classes of the labels; got 3 columns"),
+        ],
+    )
+    def test_files_whose_probabilities_do_not_fit(self, soft, message, tmp_path):
+        arrays = {"images": np.zeros((6, 8, 8), np.uint8), "labels": np.arange(6) % 2, "probabilities": soft}
+        np.savez(tmp_path / "cells.npz", **arrays)
+        with pytest.raises(ValueError, match=message):
+            condgen.load_npz(tmp_path / "cells.npz")

@@ -4,14 +4,14 @@ Real images stay as they are and come first. Of every generated one it is writte
 mistake it for a patient's.
 """
 
-__all__ = ["Balancer", "Provenance", "balance", "write_balanced"]
+__all__ = ["Balancer", "Provenance", "balance", "with_probabilities", "write_balanced"]
 
 import csv
 import io
 import math
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Bool, Int64, UInt8
 
 from condgen.apps.resampling import Classes, Pixels
-from condgen.data.images import LabelledImages, class_number
+from condgen.data.images import PROBABILITIES, LabelledImages, class_number
 from condgen.evaluation.copies import near_copies
 from condgen.io.archives import weights_hash
 from condgen.io.atomic import check_writable, replacing, write_atomically
@@ -348,6 +348,27 @@ def balance(
     return balanced, balancer.provenance_
 
 
+def with_probabilities(data: LabelledImages, provenance: Provenance, teacher: Any) -> LabelledImages:
+    """The same set with a probability of each class for every image, to train a classifier on.
+
+    Of generated training images they are the teacher's; of real images all of it is on their label.
+
+    Args:
+        data: from :func:`balance`.
+        provenance: from the same call.
+        teacher: images → probabilities; :class:`condgen.evaluation.classifier.Teacher`.
+
+    Returns:
+        The set with `factors["probabilities"]`, float32 of shape (n, classes).
+    """
+    probabilities = np.eye(data.num_classes, dtype=np.float32)[data.labels]
+    places = np.arange(len(data))[data.splits["train"]] if data.splits else np.arange(len(data))
+    made = places[provenance.synthetic]
+    if len(made):
+        probabilities[made] = teacher(data.images[made])
+    return replace(data, factors={**data.factors, PROBABILITIES: probabilities})
+
+
 def write_balanced(data: LabelledImages, provenance: Provenance, path: str | Path) -> Path:
     """Write a balanced set, and beside it a table of which training image is what.
 
@@ -388,6 +409,8 @@ def write_balanced(data: LabelledImages, provenance: Provenance, path: str | Pat
             arrays[f"{short}_images"] = images[..., 0] if images.shape[-1] == 1 else images
             kind = np.uint8 if data.num_classes <= 256 else np.int64  # MedMNIST's own, where it suffices
             arrays[f"{short}_labels"] = part.labels[:, None].astype(kind)
+            if name == "train" and PROBABILITIES in part.factors:
+                arrays["train_probabilities"] = part.factors[PROBABILITIES]
         with replacing(path) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
     else:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from condgen.cli.shared import Accelerator, about_run, beside, data_for, on, say
+from condgen.cli.shared import Accelerator, about_run, beside, data_for, on, say, teacher_for
 from condgen.io.places import weights_file
 from condgen.io.progress import working
 
@@ -19,6 +19,7 @@ def balance(
     counts: list[str] | None = None,
     judge: bool = False,
     refuse_copies: bool = False,
+    teacher: str | None = None,
     seed: int = 0,
     accelerator: Accelerator = "auto",
 ) -> None:
@@ -35,19 +36,23 @@ def balance(
             beginning of a name is enough.
         judge: draw samples again that a classifier of the real images does not take for their class.
         refuse_copies: draw near copies of training images again.
+        teacher: a classifier's file (of condgen.train_classifier), or bloodmnist for the one that comes with condgen;
+            its probabilities of the classes of each generated image are written to the .npz file beside the labels.
         seed: of the samples.
         accelerator: where to draw.
     """
     weights_file(run)
 
     from condgen.apps.balance import balance as rebalance
-    from condgen.apps.balance import write_balanced
+    from condgen.apps.balance import with_probabilities, write_balanced
     from condgen.evaluation.judge import load_judge
     from condgen.models.saving import load
 
     out = out or (run if run.exists() else Path()) / "balanced.npz"
     if out.suffix == ".npz" and out.exists():
         raise ValueError(f"{out} is there already. Choose another file (out=).")
+    if teacher is not None and out.suffix != ".npz":
+        raise ValueError(f"Expected an .npz file for --teacher; got {out}. Pass --out.")
     model = on(accelerator, load(run))
     labelled = data_for(run, data)
     own = (
@@ -57,6 +62,8 @@ def balance(
     say(f"Drawing what {labelled.name} lacks.")
     with working("drawing images for rare classes"):
         balanced, provenance = rebalance(labelled, model, wanted, seed=seed, judge=own, refuse_copies=refuse_copies)
+    if teacher is not None:
+        balanced = with_probabilities(balanced, provenance, teacher_for(teacher, balanced.class_names))
     with working(f"writing {out}"):
         table = write_balanced(balanced, provenance, out)
     say(f"{provenance}\nWrote {out}, and what each training image is to {table}.")

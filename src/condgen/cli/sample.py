@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from condgen.cli.shared import Accelerator, load_run_data, on, say
+from condgen.cli.shared import Accelerator, load_run_data, on, say, teacher_for
 from condgen.io.atomic import check_writable
 from condgen.io.places import weights_file
 
@@ -27,6 +27,7 @@ def sample(
     steps: int | None = None,
     guidance: float | None = None,
     shard: str | None = None,
+    teacher: str | None = None,
     accelerator: Accelerator = "auto",
 ) -> None:
     """Draw new images from a trained model: so many of every class, or one for each label you list.
@@ -44,6 +45,8 @@ def sample(
         steps: of flow matching, instead of the model's: more are better and slower.
         guidance: of flow matching, instead of the model's: above 0 labels are truer, at twice the cost.
         shard: k/n, the k-th of n parts, for one of n workers that are called alike; the last to end joins the parts.
+        teacher: a classifier's file (of condgen.train_classifier), or bloodmnist for the one that comes with condgen;
+            its probabilities of the classes are written to the .npz file beside the labels, to train on.
         accelerator: where to draw.
     """
     weights_file(run)
@@ -75,6 +78,8 @@ def sample(
     rows = (classes, per_class) if classes and labels is None else (1, len(wanted))
     check_writable(out.parent)
     part = shard_of(shard)
+    if teacher is not None and out.suffix.lower() != ".npz":
+        raise ValueError(f"Expected an .npz file for --teacher; got {out}. Pass --out.")
     if part is not None and out.suffix.lower() == ".png":
         raise ValueError(f"Expected an .npz file or a folder for --shard; got {out}. Pass --out.")
     if out.suffix.lower() == ".png":
@@ -82,7 +87,9 @@ def sample(
         drawn = model.sample(wanted, seed=seed, start=start, temperature=temperature).cpu()
         save_grid(drawn.unflatten(0, rows), out, class_names(model) if rows[0] > 1 else ())
     else:
-        settings = {"seed": seed, "start": start, "temperature": temperature}
+        settings: dict[str, Any] = {"seed": seed, "start": start, "temperature": temperature}
+        if teacher is not None:
+            settings["teacher"] = teacher_for(teacher, class_names(model))
         write_samples(model, wanted, out, **settings, shard=part, progress=True)
     say(f"Wrote {len(wanted)} images to {out}." if part is None else f"Wrote part {shard} of {out}.")
 

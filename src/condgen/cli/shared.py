@@ -12,6 +12,7 @@ __all__ = [
     "say",
     "seconds_so_far",
     "show",
+    "teacher_for",
 ]
 
 import os
@@ -70,6 +71,10 @@ def load_run_data(run: Path, data: str | None) -> "LabelledImages":
     about = about_run(run)
     if "data" not in about and data is None:
         raise ValueError(f"{run / 'run.json'} does not tell what data the run was trained on. Pass --data.")
+    if data is None and is_path(about["data"]) and not Path(about["data"]).exists():
+        raise ValueError(
+            f"{about['data']}, which {run} was trained on, is no longer there. Pass --data with the place it is at now."
+        )
     known = {key: about[name] for key, name in (("size", "size"), ("n", "images"), ("seed", "seed")) if name in about}
     labelled = load_data(data or about["data"], **known)
     if about.get("fingerprint") in (None, labelled.fingerprint):
@@ -83,6 +88,11 @@ def load_run_data(run: Path, data: str | None) -> "LabelledImages":
         )
     warnings.warn(f"{data} is not what {run} was trained on; some of its images may have been.", stacklevel=2)
     return labelled
+
+
+def is_path(data: str) -> bool:
+    """Whether data are a file or a folder, and not a name such as smears or bloodmnist."""
+    return Path(data).is_absolute()
 
 
 def data_for(run: Path, data: str | None) -> "LabelledImages":
@@ -116,6 +126,19 @@ def absolute(data: str) -> str:
     """A path that later commands find from any folder; names stay names."""
     path = Path(data).expanduser()
     return str(path.resolve()) if path.suffix == ".npz" or (path.is_dir() and data != "smears") else data
+
+
+def teacher_for(name: str, class_names: Sequence[str]) -> Any:
+    """The classifier that labels generated images, by its file or the name of one that comes with condgen.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if it is no classifier, or one of other classes.
+    """
+    from condgen.evaluation.classifier import Teacher
+    from condgen.evaluation.judge import named_classifier
+
+    return Teacher(named_classifier(name), class_names)
 
 
 def say(text: str) -> None:

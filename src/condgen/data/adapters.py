@@ -27,6 +27,8 @@ def as_labelled(data: Any, name: str = "images") -> LabelledImages:
     """
     if isinstance(data, LabelledImages):
         return data
+    if hasattr(data, "labelled_images"):  # generated images, drawn at once
+        return data.labelled_images()
     if isinstance(data, tuple | list) and len(data) == 2 and all(hasattr(part, "__len__") for part in data):
         return LabelledImages(as_array(data[0]), as_array(data[1]), name=name)
     inner = getattr(data, "dataset", data)  # of a loader

@@ -12,7 +12,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from condgen.data.convert import KINDS, classes_by_value, forwards, kind_of, lab
 from condgen.random import permutation
 
 SPLITS = ("train", "validation", "test")
+PROBABILITIES = "probabilities"  # the factor that holds a teacher's probability of each class
 CHUNK = 4096  # images hashed at a time
 
 
@@ -38,7 +39,8 @@ class LabelledImages:
         class_names: one name per class (per column for multi-label and continuous labels). By default classes are
             called by their values: "class 0", "class 1", and so on, or the text.
         splits: name → slice or indices. The named ones are views where given as slices.
-        factors: further columns about each image, such as the drawn factors of built-in images.
+        factors: further columns about each image, such as the drawn factors of built-in images, or a teacher's
+            probability of each class (`probabilities`, of shape (images, classes)).
         name: what to call the set in messages and files.
         kind: what the labels are, "class", "multi-label" or "continuous"; by default what their type and shape say.
 
@@ -81,6 +83,8 @@ class LabelledImages:
         check_names(names)
         check_labels(labels, names)
         check_splits(self.splits, len(labels))
+        if other := [name for name, column in self.factors.items() if len(column) != len(labels)]:
+            raise ValueError(f"Expected factors with a row for each of {len(labels)} images; got others: {other[0]}.")
         for field_, value in (("images", images), ("labels", labels), ("class_names", names), ("kind", kind)):
             object.__setattr__(self, field_, value)
 
@@ -180,7 +184,13 @@ class LabelledImages:
             )
         if self.kind == "class":
             places = np.array([names.index(name) if name in names else -1 for name in self.class_names], np.int64)
-            return self.with_labels(places[self.labels], names, self.kind)
+            turned = self.with_labels(places[self.labels], names, self.kind)
+            if PROBABILITIES not in self.factors:
+                return turned
+            soft = np.zeros((len(self), len(names)), np.float32)
+            known = places >= 0
+            soft[:, places[known]] = self.factors[PROBABILITIES][:, known]
+            return replace(turned, factors={**turned.factors, PROBABILITIES: soft})
         columns = [self.labels[:, self.class_names.index(n)] if n in counts else 0 * self.labels[:, 0] for n in names]
         return self.with_labels(np.stack(columns, axis=1), names, self.kind)
 
@@ -294,12 +304,15 @@ class LabelledImages:
     def with_labels(self, labels: np.ndarray, class_names: Sequence[str] = (), kind: str = "") -> "LabelledImages":
         """The same images and splits under other labels, for instance a factor as a continuous condition.
 
+        A teacher's probabilities are left out, since they are those of the earlier classes.
+
         Example:
             >>> images = LabelledImages(np.zeros((3, 1, 8, 8), np.uint8), np.array([0, 1, 0]))
             >>> images.with_labels(np.array([[0.1], [0.5], [0.9]]), ["radius"]).kind
             'continuous'
         """
-        return type(self)(self.images, labels, class_names, self.splits, self.factors, self.name, kind)
+        factors = {name: column for name, column in self.factors.items() if name != PROBABILITIES}
+        return type(self)(self.images, labels, class_names, self.splits, factors, self.name, kind)
 
     def __repr__(self) -> str:
         counted = self.num_classes <= 20 and self.kind != "continuous"

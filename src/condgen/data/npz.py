@@ -4,15 +4,16 @@ __all__ = ["load_npz"]
 
 import math
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Shaped
+from jaxtyping import Float, Shaped
 
 from condgen.data.convert import uint8_images
-from condgen.data.images import LabelledImages, check_memory
+from condgen.data.images import PROBABILITIES, LabelledImages, check_memory
 
 SPLIT_NAMES = {
     **{"train": "train", "training": "train"},
@@ -32,7 +33,8 @@ def load_npz(path: str | Path, class_names: Sequence[str] = ()) -> LabelledImage
     :meth:`LabelledImages.split`. `valid_` and `validation_` are read as `val_`, and `x` and `y` as images and labels,
     before or after the split's name (`x_train`, `train_x`). Images are of shape (N, H, W), (N, H, W, C) or
     (N, C, H, W) with C of 1, 3 or 4, channels last where both could be meant; their values and the labels are as
-    :class:`LabelledImages` takes them.
+    :class:`LabelledImages` takes them. A teacher's probabilities of the classes (`train_probabilities`, or
+    `probabilities` beside `images`) become `factors["probabilities"]`.
 
     Args:
         path: of the file.
@@ -60,7 +62,10 @@ def load_npz(path: str | Path, class_names: Sequence[str] = ()) -> LabelledImage
         with np.load(path, allow_pickle=False) as file:
             images, labels, splits = read_arrays(file, split_arrays(file.files))
             names = tuple(class_names) or class_names_in(file)
+            soft = probabilities_in(file, splits, len(images))
         whole = LabelledImages(images, labels, names, splits, name=path.stem)
+        if soft is not None:
+            whole = with_probabilities(whole, soft)
         return with_every_class(whole if "train" in splits else whole.split())
 
 
@@ -143,6 +148,35 @@ def read_arrays(
     if len({(part.shape[1:], part.dtype.kind.replace("u", "i")) for part in columns}) > 1:
         raise ValueError("Expected labels of one kind and width in every split; they differ.")
     return images, np.concatenate(columns), {} if "all" in splits else splits
+
+
+def probabilities_in(
+    file: "np.lib.npyio.NpzFile", splits: Mapping[str, slice], images: int
+) -> Float[np.ndarray, "images classes"] | None:
+    """A teacher's probabilities for each image, NaN where the file has none; None if it has none at all."""
+    places = {"probabilities": slice(None)} if not splits else {"train_probabilities": splits["train"]}
+    for name, place in places.items():
+        if name in file:
+            part = array(file, name)
+            count = len(range(images)[place])
+            if part.ndim != 2 or len(part) != count or part.dtype.kind != "f":
+                raise ValueError(
+                    f"Expected {name} of shape ({count}, classes), as floats; got {part.dtype} of shape {part.shape}."
+                )
+            whole = np.full((images, part.shape[1]), np.nan, np.float32)
+            whole[place] = part
+            return whole
+    return None
+
+
+def with_probabilities(data: LabelledImages, soft: Float[np.ndarray, "images classes"]) -> LabelledImages:
+    """The set with probabilities of its classes; where there are none all of it is on the label."""
+    if data.kind != "class" or soft.shape[1] != data.num_classes:
+        raise ValueError(
+            f"Expected probabilities of the {data.num_classes} classes of the labels; got {soft.shape[1]} columns."
+        )
+    hard = np.eye(data.num_classes, dtype=np.float32)[data.labels]
+    return replace(data, factors={PROBABILITIES: np.where(np.isnan(soft), hard, soft)})
 
 
 def array(file: "np.lib.npyio.NpzFile", key: str) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 __all__ = ["image_spreads", "widened"]
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 
@@ -49,8 +50,7 @@ def image_spreads(
         >>> image_spreads(labels, [guess], [guess], quantities=wanted, classes=2)
         {'': 0.0}
     """
-    n = len(labels)
-    counts = np.random.default_rng(SEED).multinomial(n, np.full(n, 1 / n), RESAMPLES).astype(float)
+    counts = resamples(len(labels))
     own, others = ([confusions(counts, labels, guess, classes) for guess in some] for some in (guesses, baseline))
     found = {}
     for name, quantity in quantities.items():
@@ -61,11 +61,18 @@ def image_spreads(
     return found
 
 
+@functools.lru_cache(4)
+def resamples(images: int) -> Float[np.ndarray, "resamples images"]:
+    """How often each image is in each resample; the same whenever there are as many images."""
+    counts = np.random.default_rng(SEED).multinomial(images, np.full(images, 1 / images), RESAMPLES)
+    return counts.astype(np.float32)
+
+
 def confusions(
     counts: Float[np.ndarray, "resamples images"], labels: np.ndarray, guesses: np.ndarray, classes: int
 ) -> Float[np.ndarray, "resamples classes classes"]:
     """Confusion matrices (truth by guess) of resampled images."""
-    cells = np.zeros((len(labels), classes * classes))
+    cells = np.zeros((len(labels), classes * classes), counts.dtype)
     cells[np.arange(len(labels)), np.asarray(labels) * classes + np.asarray(guesses)] = 1
     return (counts @ cells).reshape(-1, classes, classes)
 

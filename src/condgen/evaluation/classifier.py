@@ -4,7 +4,7 @@ One thing serves all who look at images: the judge of an evaluation, the classif
 that labels generated images, and whoever wants to know what a set of images is worth to train on.
 """
 
-__all__ = ["Classifier", "Features", "Scores", "label", "load_classifier", "train_classifier"]
+__all__ = ["Classifier", "Features", "Scores", "Teacher", "label", "load_classifier", "train_classifier"]
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -19,12 +19,12 @@ from torch import Tensor
 
 from condgen.data.adapters import as_labelled
 from condgen.data.augmentation import symmetries, turned
-from condgen.data.images import LabelledImages
+from condgen.data.images import PROBABILITIES, LabelledImages
 from condgen.evaluation.classifier_training import check_data, fit_classifier
 from condgen.evaluation.network import ResidualClassifier, in_batches
 from condgen.evaluation.records import listed
 from condgen.evaluation.settings import ClassifierTraining
-from condgen.io.archives import read_archive, write_archive
+from condgen.io.archives import read_archive, weights_hash, write_archive
 from condgen.io.progress import working
 from condgen.nn.parts import evaluating
 from condgen.training.checkpoints import Checkpoints
@@ -32,7 +32,6 @@ from condgen.training.settings import changed
 
 FORMAT = 3  # of the file
 TABLES = ("recalls", "counts", "validation_counts")  # in the order of the classes
-PROBABILITIES = "probabilities"  # of classes by a teacher, among the factors of a set
 WEAK_ACCURACY, WEAK_RECALL, FEW_VALIDATION, FEW_TRAINING = 0.8, 0.5, 20, 50
 
 
@@ -461,3 +460,47 @@ def label(
         (10, 8)
     """
     return classifier.probabilities(images, views=views, batch_size=batch_size).numpy()
+
+
+class Teacher:
+    """A classifier that gives images probabilities in the order of somebody else's classes.
+
+    Args:
+        classifier: that knows the classes by name.
+        class_names: the order that is wanted.
+        views: see :func:`label`.
+
+    Attributes:
+        weights: SHA-256 of the classifier's weights, by which the labels say whose they are.
+
+    Raises:
+        ValueError: for a class that the classifier does not know.
+
+    Example:
+        >>> import condgen
+        >>> cells = condgen.load_smears(100, size=16)
+        >>> classifier = train_classifier(cells, epochs=1, width=4)
+        >>> teacher = Teacher(classifier, cells.class_names[::-1])
+        >>> bool((teacher(cells.images)[:, ::-1] == label(cells.images, classifier)).all())
+        True
+    """
+
+    def __init__(self, classifier: Classifier, class_names: Sequence[str], views: int = 4) -> None:
+        if unknown := sorted(set(class_names) - set(classifier.class_names)):
+            raise ValueError(
+                f"Expected a teacher that knows {listed(list(class_names), most=8)}; this one does not know "
+                f"{listed(unknown, most=8)}. Train it on images of the same classes."
+            )
+        if len(set(class_names)) < len(classifier.class_names):
+            others = sorted(set(classifier.class_names) - set(class_names))
+            raise ValueError(
+                f"Expected a teacher of the same classes; this one knows {listed(others, most=8)}, too. Train it on "
+                "images of the same classes."
+            )
+        self.classifier, self.views = classifier, views
+        self.columns = [classifier.class_names.index(name) for name in class_names]
+        self.weights = weights_hash(classifier.network.state_dict())
+
+    def __call__(self, images: np.ndarray | Tensor) -> Float[np.ndarray, "n classes"]:
+        """Probabilities of the classes, as :func:`label` gives them."""
+        return np.ascontiguousarray(label(images, self.classifier, views=self.views)[:, self.columns])

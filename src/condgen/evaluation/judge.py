@@ -6,7 +6,7 @@ texture and sharpness. The judge is a function of the images, the settings and a
 the images, so that two evaluations of one data set share it.
 """
 
-__all__ = ["cache_folder", "check_judge", "load_judge", "train_judge"]
+__all__ = ["cache_folder", "check_judge", "load_judge", "named_classifier", "train_judge"]
 
 import hashlib
 import json
@@ -160,6 +160,23 @@ def shipped_judge(data: LabelledImages) -> Classifier | None:
         if right.mean() >= TRUSTED * judge.accuracy:
             return judge
     return None
+
+
+def named_classifier(name: str | Path) -> Classifier:
+    """The classifier in a file, or the judge that comes with condgen under a name, such as bloodmnist.
+
+    Raises:
+        FileNotFoundError: if there is neither.
+        ValueError: if the file is damaged, or no classifier.
+
+    Example:
+        >>> named_classifier("bloodmnist").image_shape
+        (3, 28, 28)
+    """
+    shipped = SHIPPED_JUDGES / f"{name}.safetensors"
+    if Path(name).name == str(name) and not Path(name).exists() and shipped.is_file():
+        return load_classifier(shipped)
+    return load_classifier(name)
 
 
 def cache_folder(cache: str | Path | None = None) -> Path:

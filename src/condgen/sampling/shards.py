@@ -36,6 +36,7 @@ def write_samples(
     start: int = 0,
     temperature: float = 1.0,
     shard: tuple[int, int] | None = None,
+    teacher: Any = None,
     progress: bool = False,
 ) -> Path:
     """Write one new image per label as they are drawn, in bounded memory.
@@ -53,6 +54,8 @@ def write_samples(
         shard: (k, n): the k-th of n parts of them, k from 1, for one of n workers that are called alike. Any of them
             may be stopped and called again; the last to end puts the parts together, byte for byte what one worker
             would have written.
+        teacher: images → probabilities of the classes (:class:`condgen.evaluation.classifier.Teacher`), which are
+            written to an npz file as `probabilities`, beside the labels.
         progress: show a progress bar.
 
     Returns:
@@ -71,6 +74,10 @@ def write_samples(
     check_writable(path.parent)
     first, last = (0, len(labels)) if shard is None else shard_range(len(labels), *shard)
     own, npz, settings = labels[first:last], path.suffix == ".npz", {"seed": seed, "temperature": temperature}
+    if teacher is not None:
+        if not npz:
+            raise ValueError(f"Expected a path ending in .npz for a teacher's probabilities; got {path}.")
+        settings["teacher"] = teacher.weights
     mark = marked(model, **settings) if npz else check_folder(path, model, labels, **settings)
     of_all = {**mark, "start": start, "labels": labels_hash(labels)}
     part = None if shard is None else Shard(path, *shard, of_all)
@@ -81,7 +88,7 @@ def write_samples(
     arrays = showing(arrays, len(own), progress)
     if npz:
         file, note = (part.file, part.mark) if part else (path, of_all)
-        write_npz(file, arrays, own.cpu().numpy(), model, image_shape(model, labels), note)
+        write_npz(file, arrays, own.cpu().numpy(), model, image_shape(model, labels), note, teacher)
     else:
         write_folder(path, arrays, own.cpu().numpy(), model, start + first, mark, part)
     return part.join_if_last(model, labels) if part else path
@@ -160,12 +167,10 @@ class Shard:
         """Make one of all parts, and remove them."""
         kept = {name: value for name, value in self.mark.items() if name not in ("parts", "complete")}
         if self.path.suffix == ".npz":
-            labels = []
-            for file in self.files:
-                with np.load(file, allow_pickle=False) as found:
-                    labels.append(found["labels"])
-            shape = image_shape(model, all_labels)
-            write_npz(self.path, joined(self.files, shape), np.concatenate(labels), model, shape, kept)
+            parts = [read_rest(file) for file in self.files]
+            rest = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+            labels, shape = rest.pop("labels"), image_shape(model, all_labels)
+            write_npz(self.path, joined(self.files, shape), labels, model, shape, kept, rest=rest)
         else:
             kept = {name: value for name, value in kept.items() if name not in ("start", "labels")}
             write_atomically(self.path / MARK, json.dumps({**kept, "complete": True}, indent=1).encode())
@@ -184,6 +189,12 @@ def note_of(file: Path) -> dict[str, Any] | None:
             return json.loads(archive.comment or "null")
     except (zipfile.BadZipFile, ValueError) as error:
         raise ValueError(f"{file} holds no samples ({error}). Delete it.") from error
+
+
+def read_rest(file: Path) -> dict[str, np.ndarray]:
+    """What is written of each image beside it."""
+    with np.load(file, allow_pickle=False) as found:
+        return {name: found[name] for name in ("labels", "probabilities") if name in found}
 
 
 def joined(files: Sequence[Path], shape: tuple[int, int, int]) -> Iterator[np.ndarray]:
@@ -250,8 +261,22 @@ def write_npz(
     model: Any,
     shape: tuple[int, int, int],
     mark: Mapping[str, Any],
+    teacher: Any = None,
+    rest: Mapping[str, np.ndarray] | None = None,
 ) -> None:
-    """Blocks of (images, height, width, channels) into one npz, block by block; the same bytes at any time."""
+    """Blocks of (images, height, width, channels) into one npz, block by block; the same bytes at any time.
+
+    Args:
+        path: of the file.
+        blocks: the images.
+        labels: of all of them.
+        model: which has drawn them.
+        shape: (height, width, channels).
+        mark: what they are.
+        teacher: gives probabilities for each block.
+        rest: other arrays that are written, when they are known already.
+    """
+    probabilities = []
     blocks = chain([first], blocks) if (first := next(blocks, None)) is not None else iter(())
     path.parent.mkdir(parents=True, exist_ok=True)
     header = {"descr": "|u1", "fortran_order": False, "shape": (len(labels), *shape)}
@@ -261,7 +286,10 @@ def write_npz(
             np.lib.format.write_array_header_1_0(images, header)  # type: ignore[arg-type]
             for block in blocks:
                 images.write(block.tobytes())
+                if teacher is not None:
+                    probabilities.append(teacher(np.moveaxis(block, -1, 1)))
         arrays = {"labels": labels, **({"class_names": np.array(model.class_names)} if model.class_names else {})}
+        arrays |= {"probabilities": np.concatenate(probabilities)} if probabilities else (rest or {})
         for name, array in arrays.items():
             with file.open(member(name), "w") as content:
                 np.lib.format.write_array(content, array, allow_pickle=False)  # type: ignore[arg-type]
