@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from condgen.models.saving import load, save
     from condgen.nn.pruning import trim
     from condgen.sampling.dataset import as_dataset
+    from condgen.sampling.variations import vary
     from condgen.training.fit import fit
     from condgen.training.fit_prior import fit_prior
     from condgen.training.history import History
@@ -68,6 +69,7 @@ __all__ = [
     "save",
     "train_classifier",
     "trim",
+    "vary",
 ]
 
 _HOMES = {
@@ -80,6 +82,7 @@ _HOMES = {
     "models.saving": ("load", "save"),
     "nn.pruning": ("trim",),
     "sampling.dataset": ("as_dataset",),
+    "sampling.variations": ("vary",),
     "training.fit": ("fit",),
     "training.fit_prior": ("fit_prior",),
     "training.history": ("History",),

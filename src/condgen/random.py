@@ -36,6 +36,7 @@ class Use(IntEnum):
     DEQUANTIZATION = 5
     DATA = 6
     AUGMENTATION = 7
+    VARIATION = 8
 
 
 def stream(use: Use, step: int = 0, level: int = 0) -> int:

@@ -181,6 +181,19 @@ class TestSample:
         expected = condgen.load(run).sample(labels, seed=5, start=2, temperature=0.5)
         assert np.array_equal(images.images, to_uint8(expected).numpy())
 
+    def test_a_teachers_probabilities(self, run, tmp_path, capsys):
+        cells = condgen.load_smears(200, size=16)
+        classifier = condgen.train_classifier(cells, epochs=1, width=4)
+        teacher, out = classifier.save(tmp_path / "teacher.safetensors"), tmp_path / "cells.npz"
+        options = ["--per-class", "3", "--teacher", str(teacher)]
+        assert main(["sample", str(run), *options, "--out", str(out)]) == 0
+        read = condgen.load_npz(out)
+        assert np.abs(read.factors["probabilities"] - condgen.label(read.images, classifier)).max() < 1e-5
+        assert main(["balance", str(run), "--teacher", str(teacher), "--out", str(tmp_path / "more.npz")]) == 0
+        assert condgen.load_npz(tmp_path / "more.npz").factors["probabilities"].shape[1] == 8
+        assert main(["sample", str(run), *options, "--out", str(tmp_path / "cells.png")]) == 1
+        assert "Expected an .npz file for --teacher" in capsys.readouterr().err
+
     @pytest.mark.parametrize("listed", ["[neutrophil,platelet,6,0]", '["neutrophil", "platelet", "6", 0]'])
     def test_labels_by_name_and_number(self, listed, run, tmp_path):
         assert main(["sample", str(run), "--labels", listed, "--out", str(tmp_path / "cells.npz")]) == 0

@@ -244,8 +244,10 @@ class TestTeacher:
     def test_a_balanced_set(self, cells, model, teacher, tmp_path):
         few = cells.subset(np.flatnonzero((cells.labels > 0) | (np.arange(len(cells)) < 40))).split()
         balanced, provenance = balance(few, model)
-        soft = with_probabilities(balanced, provenance, teacher)
-        write_balanced(soft, provenance, tmp_path / "cells.npz")
+        soft, provenance = with_probabilities(balanced, provenance, teacher)
+        table = write_balanced(soft, provenance, tmp_path / "cells.npz").read_text().splitlines()
+        assert table[0].endswith(",number,teacher")
+        assert [row.endswith(f",{teacher.weights}") for row in table[1:]] == provenance.synthetic.tolist()
         read = condgen.load_npz(tmp_path / "cells.npz")
         assert provenance.synthetic.any()
         made, real = (read.train.subset(np.flatnonzero(provenance.synthetic == kind)) for kind in (True, False))

@@ -48,6 +48,7 @@ class Provenance:
         names: of the classes.
         refused: class → how many samples were turned down: not believed by the judge, or near copies.
         drawn: class → how many were drawn in all.
+        teacher: hash of the weights of the classifier whose probabilities stand beside the labels; "" for none.
 
     Example:
         >>> import condgen
@@ -66,16 +67,18 @@ class Provenance:
     names: tuple[str, ...]
     refused: Mapping[str, int]
     drawn: Mapping[str, int]
+    teacher: str = ""
 
     def table(self) -> str:
         """A row an image, as CSV with a header."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(TABLE)
+        writer.writerow((*TABLE, "teacher") if self.teacher else TABLE)
         for place, (made, label, number) in enumerate(zip(self.synthetic, self.labels, self.number, strict=True)):
             name = self.names[label] if self.names else ""
             of = (self.weights, self.seed, number) if made else ("", "", "")
-            writer.writerow((place, "synthetic" if made else "real", label, name, *of))
+            by = (self.teacher if made else "",) if self.teacher else ()
+            writer.writerow((place, "synthetic" if made else "real", label, name, *of, *by))
         return text.getvalue()
 
     def __str__(self) -> str:
@@ -348,7 +351,7 @@ def balance(
     return balanced, balancer.provenance_
 
 
-def with_probabilities(data: LabelledImages, provenance: Provenance, teacher: Any) -> LabelledImages:
+def with_probabilities(data: LabelledImages, provenance: Provenance, teacher: Any) -> tuple[LabelledImages, Provenance]:
     """The same set with a probability of each class for every image, to train a classifier on.
 
     Of generated training images they are the teacher's; of real images all of it is on their label.
@@ -359,14 +362,15 @@ def with_probabilities(data: LabelledImages, provenance: Provenance, teacher: An
         teacher: images → probabilities; :class:`condgen.evaluation.classifier.Teacher`.
 
     Returns:
-        The set with `factors["probabilities"]`, float32 of shape (n, classes).
+        The set with `factors["probabilities"]`, float32 of shape (n, classes), and a table that names the teacher.
     """
     probabilities = np.eye(data.num_classes, dtype=np.float32)[data.labels]
     places = np.arange(len(data))[data.splits["train"]] if data.splits else np.arange(len(data))
     made = places[provenance.synthetic]
     if len(made):
         probabilities[made] = teacher(data.images[made])
-    return replace(data, factors={**data.factors, PROBABILITIES: probabilities})
+    soft = replace(data, factors={**data.factors, PROBABILITIES: probabilities})
+    return soft, replace(provenance, teacher=teacher.weights)
 
 
 def write_balanced(data: LabelledImages, provenance: Provenance, path: str | Path) -> Path:

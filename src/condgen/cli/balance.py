@@ -63,7 +63,8 @@ def balance(
     with working("drawing images for rare classes"):
         balanced, provenance = rebalance(labelled, model, wanted, seed=seed, judge=own, refuse_copies=refuse_copies)
     if teacher is not None:
-        balanced = with_probabilities(balanced, provenance, teacher_for(teacher, balanced.class_names))
+        known = teacher_for(teacher, balanced.class_names)
+        balanced, provenance = with_probabilities(balanced, provenance, known)
     with working(f"writing {out}"):
         table = write_balanced(balanced, provenance, out)
     say(f"{provenance}\nWrote {out}, and what each training image is to {table}.")

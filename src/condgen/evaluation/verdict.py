@@ -103,7 +103,10 @@ def judge_measures(
         >>> verdict.answer, verdict.findings[0].title
         ('no', 'Collapse')
     """
+    short = useful.plan.shortfall if useful is not None else ""
     findings = [finding for rule in RULES for finding in rule(measures)]
+    if short and known(measures, "synthetic_accuracy"):
+        findings.append(Finding("open", "synthetic_accuracy", "What a good classifier learns from them", short))
     if useful is not None:
         findings += gains(measures, useful)
     if latents is not None:
@@ -111,7 +114,7 @@ def judge_measures(
         findings.append(Finding(severity, "active_latents", "Latents", f"{latents.verdict}."))
     findings += [Finding("warn", "label_accuracy", "The judge itself is weak", text) for text in weaknesses]
     findings.sort(key=lambda finding: list(MARKS).index(finding.severity))  # stable: rules stand in order of importance
-    answer, headline = conclusion(measures, findings)
+    answer, headline = conclusion(measures, findings, "small classifier" if short else "classifier")
     return Verdict(answer, headline, tuple(findings))
 
 
@@ -307,15 +310,15 @@ RULES: tuple[Callable[[Measures], Iterator[Finding]], ...] = (
 )
 
 
-def conclusion(measures: Measures, findings: Sequence[Finding]) -> tuple[Answer, str]:
-    """The answer and its sentence."""
+def conclusion(measures: Measures, findings: Sequence[Finding], who: str = "classifier") -> tuple[Answer, str]:
+    """The answer and its sentence; `who` learns from the images."""
     bad = [finding for finding in findings if finding.severity == "bad" and finding.measure != "synthetic_accuracy"]
     faults = listed([finding.title.lower() for finding in bad], most=3)
     if known(measures, "synthetic_accuracy"):
         measure = measures["synthetic_accuracy"]
         share = of_floor(measure)[0]
         reached = (
-            f"a classifier trained on them alone reaches {measure.overall:.0%} on real images, one trained on real "
+            f"a {who} trained on them alone reaches {measure.overall:.0%} on real images, one trained on real "
             f"images {measure.floor or 1:.0%}"
         )
         if share >= AS_GOOD and not bad:

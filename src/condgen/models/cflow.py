@@ -58,6 +58,24 @@ class ConditionalFlow(Generator):
         """Labels and noise → images in [0, 1]."""
         return (CENTRE + SPREAD * self.flow.draw(self.condition(y), noise["z"])).clamp(0, 1)
 
+    def vary(
+        self,
+        x: Images,
+        y: Shaped[Tensor, "batch ..."],
+        noise: dict[str, Tensor],
+        strength: float,
+        background: Any = None,
+    ) -> Images:
+        """Images near x: noise is added to them, and the flow takes it away again (SDEdit).
+
+        Raises:
+            ValueError: for a background, which only maps of latents have.
+        """
+        if background is not None:
+            raise ValueError("Expected background=None for a flow of pixels, which has no map of latents.")
+        varied = self.flow.vary((x - CENTRE) / SPREAD, self.condition(y), noise["z"], strength)
+        return (CENTRE + SPREAD * varied).clamp(0, 1)
+
     def matching(self, x: Images, y: Shaped[Tensor, "batch ..."], noise: dict[str, Tensor]) -> Float[Tensor, " batch"]:
         """The squared error of the velocity at a random time, a mean over pixels."""
         c = self.condition(y, noise.get("label"))

@@ -3,7 +3,7 @@
 Shapes are written as a prior's `noise_shape`: (128,) is a vector, (8, 7, 7) a map, ((4,), (2, 4, 4)) are two levels.
 """
 
-__all__ = ["gathered", "latent_noise", "latent_shapes", "levels", "tempered"]
+__all__ = ["gathered", "latent_noise", "latent_shapes", "levels", "tempered", "with_border"]
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -75,3 +75,27 @@ def tempered(noise: Mapping[str, Tensor], temperature: float, choices: int = 0) 
         )
 
     return {name: scaled(values) if name[:1] == "z" else values for name, values in noise.items()}
+
+
+def with_border(z: Latent, other: Latent) -> Tensor:
+    """Maps of latents with the border of other maps: a seventh of each side, at least one place.
+
+    Args:
+        z: (batch, channels, height, width).
+        other: the same.
+
+    Raises:
+        ValueError: for latents that are no map of at least 3x3.
+
+    Example:
+        >>> found = with_border(torch.ones(1, 1, 7, 7), torch.zeros(1, 1, 7, 7))
+        >>> int(found.sum()), int(found[0, 0, 0].sum())
+        (25, 0)
+    """
+    if isinstance(z, tuple) or isinstance(other, tuple) or z.ndim != 4 or min(z.shape[2:]) < 3:
+        got = "several levels" if isinstance(z, tuple) else f"latents of shape {tuple(z.shape[1:])}"
+        raise ValueError(f"Expected a map of latents of at least 3x3 for a background; got {got}. Leave it out.")
+    down, across = (max(1, round(side / 7)) for side in z.shape[2:])
+    found = other.clone()
+    found[..., down:-down, across:-across] = z[..., down:-down, across:-across]
+    return found

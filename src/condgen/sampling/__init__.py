@@ -4,7 +4,8 @@ A function here takes any model with `sample` and `sample_blocks` (and, for what
 `decode`). Sample i of seed s is one image, in any batch, by any worker.
 
 * `grids`: images per class, reconstruction pairs, grey levels; `latents`: interpolation and label swap;
-* `dataset`: samples as a data set of PyTorch; `shards`: samples on disk, by any number of workers;
+* `variations`: new images near given ones; `dataset`: samples as a data set of PyTorch;
+* `shards`: samples on disk, by any number of workers;
 * `figures`: pictures of images and of a training.
 """
 
@@ -16,6 +17,7 @@ __all__ = [
     "per_class",
     "to_uint8",
     "transfer",
+    "vary",
     "write_samples",
 ]
 
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from condgen.sampling.grids import pairs, per_class, to_uint8
     from condgen.sampling.latents import interpolate, transfer
     from condgen.sampling.shards import write_samples
+    from condgen.sampling.variations import vary
 
 __getattr__, __dir__ = lazily(
     __name__,
@@ -36,5 +39,6 @@ __getattr__, __dir__ = lazily(
         "grids": ["pairs", "per_class", "to_uint8"],
         "latents": ["interpolate", "transfer"],
         "shards": ["write_samples"],
+        "variations": ["vary"],
     },
 )

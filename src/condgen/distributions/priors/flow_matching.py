@@ -4,6 +4,7 @@ __all__ = ["FlowMatching"]
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from statistics import NormalDist
 from typing import Any, ClassVar, Literal
 
@@ -17,6 +18,8 @@ from condgen.distributions.priors.standard import StandardNormal
 from condgen.nn.parts import Part
 from condgen.nn.velocities import MLPVelocity, ResNetVelocity
 from condgen.random import Use, normal, stream
+
+VARIED_STEPS = 6  # at least, of the way forward to a variation
 
 
 class FlowMatching(Part, registered="priors.FlowMatching"):
@@ -169,12 +172,42 @@ class FlowMatching(Part, registered="priors.FlowMatching"):
             z = self.step(z, k, c, component)
         return self.scale.restored(z)
 
+    def vary(self, z: Tensor, c: Tensor, noise: Tensor, strength: float) -> Float[Tensor, "batch *latent"]:
+        """Latents near z: back along the path towards a draw of the source, and forward along the field again.
+
+        The draw is of the component that most likely drew z, the way back as long as `strength` says, and the way
+        forward has at least six steps of the solver (SDEdit, in latents or in pixels).
+
+        Args:
+            z: latents.
+            c: their conditions.
+            noise: for a draw of the source, as for :meth:`draw`.
+            strength: share of the path, in [0, 1]: 0 gives z, and 1 a draw of its component.
+
+        References:
+            SDEdit: guided image synthesis and editing with stochastic differential equations (Meng et al., 2022),
+            https://arxiv.org/abs/2108.01073
+        """
+        component = self.components_of(z, c).to(z.device)
+        own, drawn = self.choices, self.source.draw
+        start = self.source.draw_of(component, noise[:, own:]) if own else drawn(c, noise)
+        steps, begin = max(self.steps, VARIED_STEPS), 1 - strength
+        at, _ = self.between(self.scale(start), self.scale(z), torch.full((), begin, dtype=z.dtype, device=z.device))
+        times = [begin + k * strength / steps for k in range(steps + 1)]
+        for t, after in pairwise(times):
+            at = self.advance(at, (t, after), strength / steps, c, component)
+        return self.scale.restored(at)
+
     def step(self, z: Tensor, k: int, c: Tensor, component: Tensor) -> Tensor:
         """The k-th of the solver's steps, in standardised coordinates."""
         dt = 1 / self.steps
-        slope = self.field(z, k * dt, c, component)
+        return self.advance(z, (k * dt, (k + 1) * dt), dt, c, component)
+
+    def advance(self, z: Tensor, times: tuple[float, float], dt: float, c: Tensor, component: Tensor) -> Tensor:
+        """A step of the solver from one time to another, dt later."""
+        slope = self.field(z, times[0], c, component)
         if self.solver == "heun":
-            slope = (slope + self.field(z + dt * slope, (k + 1) * dt, c, component)) / 2
+            slope = (slope + self.field(z + dt * slope, times[1], c, component)) / 2
         return z + dt * slope
 
     def field(self, z: Tensor, t: float, c: Tensor, component: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from condgen.distributions.priors.scale import ChannelScale, shape_of
+from condgen.distributions.priors.standard import turned_towards
 from condgen.nn.parts import Part
 from condgen.nn.threads import one_thread
 
@@ -197,6 +198,12 @@ class GaussianMixture(Part, registered="priors.GaussianMixture"):
         factor = self.factors()[component]
         z = self.means.flatten(0, 1)[component] + torch.bmm(factor, noise[..., None].to(factor))[..., 0]
         return self.scale.restored(z.unflatten(1, self.shape))
+
+    def vary(self, z: Tensor, c: Tensor, noise: Tensor, strength: float) -> Float[Tensor, "batch *latent"]:
+        """Latents near z, within the component that most likely drew each; see :func:`turned_towards`."""
+        component = self.assign(z, c)
+        centre = self.draw_of(component, torch.zeros_like(noise[:, 1:]))
+        return turned_towards(z, self.draw_of(component, noise[:, 1:]), centre, strength)
 
     def factors(self) -> Float[Tensor, "all dim dim"]:
         """The Cholesky factors of all components; unpacked once, until they change."""

@@ -2,6 +2,7 @@
 
 __all__ = ["LabelNormal", "Levels", "StandardNormal"]
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -41,6 +42,10 @@ class StandardNormal(Part, registered="priors.StandardNormal"):
     ) -> Float[Tensor, "batch *latent"]:
         """Latents: the noise itself."""
         return noise
+
+    def vary(self, z: Tensor, c: Tensor, noise: Tensor, strength: float) -> Float[Tensor, "batch *latent"]:
+        """Latents near z; see :func:`turned_towards`."""
+        return turned_towards(z, noise, torch.zeros_like(z), strength)
 
 
 class LabelNormal(Part, registered="priors.LabelNormal"):
@@ -84,6 +89,10 @@ class LabelNormal(Part, registered="priors.LabelNormal"):
         """Mean plus standard deviation of the condition times noise."""
         return self.gaussian.draw(self._of_each(c), noise)
 
+    def vary(self, z: Tensor, c: Tensor, noise: Tensor, strength: float) -> Float[Tensor, "batch *latent"]:
+        """Latents near z; see :func:`turned_towards`."""
+        return turned_towards(z, self.draw(c, noise), self(c).mean, strength)
+
     def _of_each(self, c: Tensor) -> Tensor:
         """Parameters of each latent; all positions of a latent map share those of their channel."""
         found = self.linear(c)
@@ -115,3 +124,24 @@ class Levels(Part, registered="priors.Levels"):
     def draw(self, c: Float[Tensor, "batch dim"], noise: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Z of each level."""
         return tuple(part.draw(c, own) for part, own in zip(self.parts, noise, strict=True))  # type: ignore[operator]
+
+
+def turned_towards(z: Tensor, other: Tensor, centre: Tensor, strength: float) -> Tensor:
+    r"""Latents part of the way from z to another draw of the same normal, which are draws of it themselves.
+
+    .. math:: \mu + (1 - s) (z - \mu) + \sqrt{1 - (1 - s)^2} \, (z' - \mu)
+
+    Args:
+        z: latents.
+        other: z', as many other draws.
+        centre: the normal's mean.
+        strength: s in [0, 1]: 0 gives z, and 1 the other draw.
+
+    Example:
+        >>> z, other = torch.randn(2, 100_000)
+        >>> found = turned_towards(z, other, torch.zeros(()), 0.5)
+        >>> abs(float(found.var()) - 1) < 0.02, abs(float((found * z).mean()) - 0.5) < 0.02
+        (True, True)
+    """
+    kept = 1 - strength
+    return centre + kept * (z - centre) + math.sqrt(1 - kept**2) * (other - centre)

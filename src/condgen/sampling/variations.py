@@ -1,0 +1,91 @@
+"""Variations: new images near given ones."""
+
+__all__ = ["vary"]
+
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from condgen.data.adapters import as_labelled
+from condgen.nn.parts import evaluating
+from condgen.random import Use, normals, stream, uniform
+
+BLOCK = 64  # images that are varied at once
+BACKGROUND_LEVEL = 255  # of the stream VARIATION; latents have those from 0
+
+
+def vary(
+    model: Any,
+    images: np.ndarray | Tensor,
+    labels: Any,
+    *,
+    strength: float = 0.5,
+    background: Any = None,
+    seed: int = 0,
+    start: int = 0,
+) -> Float[Tensor, "batch channels height width"]:
+    """New images near given ones, of the same labels: one for each, in order, in [0, 1].
+
+    A model that samples from a mixture or by flow matching moves the latents of an image within the component that most
+    likely drew it; flows and diffusion models of pixels add noise to the image and take it away again. Images need not
+    be among those that the model was trained on. For several variations of an image give it several times: variation k
+    has noise of its own.
+
+    Args:
+        model: with an encoder, or a flow of pixels.
+        images: (n, channels, height, width), uint8 or floats in [0, 1].
+        labels: one for each.
+        strength: how far to go, in [0, 1]: 0 gives what the model makes of the image itself (a reconstruction), and 1
+            another image of its component.
+        background: images, with labels of any class, from which the surroundings are taken: for each image a random one
+            of them, the border of whose map of latents takes the place of its own.
+        seed: of the noise, in [0, 2**64).
+        start: number of the first variation.
+
+    Raises:
+        ValueError: for a model that only draws (a GAN), a strength out of range, or images and labels that do not fit.
+
+    References:
+        SDEdit: guided image synthesis and editing with stochastic differential equations (Meng et al., 2022),
+        https://arxiv.org/abs/2108.01073
+
+    Example:
+        >>> import condgen
+        >>> cells = condgen.load_smears(100, size=16)
+        >>> model = condgen.conditional_vae(cells.image_shape, 8, latent=4, width=4)
+        >>> near = vary(model, cells.images[:3], cells.labels[:3], strength=0.3)
+        >>> near.shape, torch.equal(vary(model, cells.images[1:3], cells.labels[1:3], strength=0.3, start=1), near[1:])
+        (torch.Size([3, 3, 16, 16]), True)
+    """
+    if not hasattr(model, "vary"):
+        raise ValueError(
+            f"Expected a model that finds its way back from an image, a VAE, a flow or a diffusion model; got "
+            f"{type(model).__name__}, which only draws. Take its samples: model.sample(labels)."
+        )
+    if not 0 <= strength <= 1:
+        raise ValueError(f"Expected a strength from 0 to 1; got {strength}.")
+    x, y = model.pair(images, labels)
+    if not len(x):
+        raise ValueError("Expected at least one image; got none.")
+    others = None if background is None else as_labelled(background, "background")
+    found = []
+    with torch.no_grad(), evaluating(model):
+        for first in range(0, len(x), BLOCK):
+            part = slice(first, first + BLOCK)
+            index = torch.arange(start + first, start + first + len(x[part]), device=model.device)
+            noise = normals(model.sampling_noise_shapes, seed, index, Use.VARIATION, dtype=model.dtype)
+            behind = None
+            if others is not None:
+                places = background_of(index.cpu(), len(others), seed)
+                behind = model.pair(others.images[places], others.labels[places])
+            found.append(model.vary(x[part], y[part], noise, strength, behind))
+    return torch.cat(found)
+
+
+def background_of(index: Int64[Tensor, " n"], others: int, seed: int) -> Int64[np.ndarray, " n"]:
+    """Which of so many other images gives each variation its background; a function of seed and number."""
+    u = uniform(seed, index, stream(Use.VARIATION, level=BACKGROUND_LEVEL), ())
+    return (u * others).long().numpy()
