@@ -194,6 +194,40 @@ class TestSample:
         assert main(["sample", str(run), *options, "--out", str(tmp_path / "cells.png")]) == 1
         assert "Expected an .npz file for --teacher" in capsys.readouterr().err
 
+    def test_variations_of_given_images(self, run, tmp_path, capsys):
+        cells = condgen.load_smears(40, size=16)
+        np.savez(tmp_path / "some.npz", images=np.moveaxis(cells.images, 1, -1), labels=cells.labels)
+        options = ["--images", str(tmp_path / "some.npz"), "--per-image", "3", "--strength", "0.4", "--seed", "2"]
+        out = tmp_path / "varied.npz"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            assert main(["vary", str(run), *options, "--out", str(out)]) == 0
+            given_ = condgen.load_npz(tmp_path / "some.npz")  # all of them: the file has no splits
+        model, number = condgen.load(run), np.repeat(np.arange(len(given_)), 3)
+        given_ = given_.ordered(model.class_names)
+        expected = condgen.vary(model, given_.images[number], given_.labels[number], strength=0.4, seed=2)
+        with np.load(out) as found:
+            apart = np.moveaxis(found["images"], -1, 1).astype(int) - to_uint8(expected).numpy()
+            assert np.abs(apart).max() <= 1
+            assert np.array_equal(found["labels"], given_.labels[number])
+        with (tmp_path / "varied.provenance.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        assert [int(row["of"]) for row in rows] == number.tolist()
+        assert {(row["kind"], row["strength"], row["seed"]) for row in rows} == {("variation", "0.4", "2")}
+        assert {row["of_set"] for row in rows} == {given_.fingerprint}
+        splits = {
+            f"{name}_{what}": array
+            for name in ("train", "test")
+            for what, array in zip(("images", "labels"), (np.moveaxis(cells.images, 1, -1), cells.labels), strict=True)
+        }
+        np.savez(tmp_path / "split.npz", **splits)
+        few = ["--images", str(tmp_path / "split.npz"), "--per-image", "1", "--out", str(tmp_path / "part.npz")]
+        assert main(["vary", str(run), *few]) == 0
+        assert len(condgen.load_npz(tmp_path / "part.npz")) == len(cells)  # the training images alone
+        few = ["--images", "smears", "--out", str(tmp_path / "x.txt")]
+        assert main(["vary", str(run), *few]) == 1
+        assert "an .npz file or a .png grid" in capsys.readouterr().err
+
     @pytest.mark.parametrize("listed", ["[neutrophil,platelet,6,0]", '["neutrophil", "platelet", "6", 0]'])
     def test_labels_by_name_and_number(self, listed, run, tmp_path):
         assert main(["sample", str(run), "--labels", listed, "--out", str(tmp_path / "cells.npz")]) == 0

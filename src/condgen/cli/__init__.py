@@ -17,6 +17,7 @@ __all__ = [
     "reconstruct",
     "sample",
     "train",
+    "vary",
 ]
 
 import inspect
@@ -40,10 +41,11 @@ from condgen.cli.reconstruct import reconstruct
 from condgen.cli.sample import sample
 from condgen.cli.shared import CLOCK
 from condgen.cli.train import train
+from condgen.cli.vary import vary
 
 COMMANDS: dict[str, Any] = {
     command.__name__: bounded(command)
-    for command in (demo, train, sample, reconstruct, evaluate, compare, balance, explore, export, benchmark)
+    for command in (demo, train, sample, vary, reconstruct, evaluate, compare, balance, explore, export, benchmark)
 }
 OPTIONS.update(name for command in COMMANDS.values() for name in inspect.signature(command).parameters)
 for command in COMMANDS.values():

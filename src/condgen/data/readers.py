@@ -13,9 +13,11 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from condgen.data.folders import load_folder
+import numpy as np
+
+from condgen.data.folders import load_folder, split_folders
 from condgen.data.images import LabelledImages
-from condgen.data.npz import load_npz
+from condgen.data.npz import load_npz, split_arrays
 from condgen.data.smears import load_smears
 from condgen.io.progress import working
 
@@ -55,6 +57,25 @@ def load_data(source: str | Path, size: int = 28, n: int = 5000, seed: int = 0) 
         f'Expected "smears", a MedMNIST flag ({", ".join(medmnist_flags())}), a path ending in .npz, '
         f"or a folder with one subfolder per class; got {str(source)!r}."
     )
+
+
+def in_splits(source: str | Path) -> bool:
+    """Whether data come in splits of their own, and are not split when they are read.
+
+    Args:
+        source: as :func:`load_data` takes it.
+
+    Example:
+        >>> in_splits("bloodmnist"), in_splits("smears")
+        (True, True)
+    """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return bool(split_folders(path))
+    if path.is_file():
+        with np.load(path, allow_pickle=False) as file:
+            return "train" in split_arrays(file.files)
+    return True
 
 
 def load_medmnist(flag: str, size: int = 28, root: str | Path | None = None, download: bool = True) -> LabelledImages:

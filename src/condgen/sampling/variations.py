@@ -1,15 +1,22 @@
 """Variations: new images near given ones."""
 
-__all__ = ["vary"]
+__all__ = ["vary", "write_variations"]
 
+import csv
+import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from condgen.data.adapters import as_labelled
+from condgen.data.images import LabelledImages
+from condgen.io.archives import weights_hash
+from condgen.io.atomic import replacing, write_atomically
+from condgen.io.progress import working
 from condgen.nn.parts import evaluating
 from condgen.random import Use, normals, stream, uniform
 
@@ -26,6 +33,7 @@ def vary(
     background: Any = None,
     seed: int = 0,
     start: int = 0,
+    progress: bool = False,
 ) -> Float[Tensor, "batch channels height width"]:
     """New images near given ones, of the same labels: one for each, in order, in [0, 1].
 
@@ -44,6 +52,7 @@ def vary(
             of them, the border of whose map of latents takes the place of its own.
         seed: of the noise, in [0, 2**64).
         start: number of the first variation.
+        progress: tell how far it is.
 
     Raises:
         ValueError: for a model that only draws (a GAN), a strength out of range, or images and labels that do not fit.
@@ -72,7 +81,7 @@ def vary(
         raise ValueError("Expected at least one image; got none.")
     others = None if background is None else as_labelled(background, "background")
     found = []
-    with torch.no_grad(), evaluating(model):
+    with torch.no_grad(), evaluating(model), working("varying images", len(x), progress) as advance:
         for first in range(0, len(x), BLOCK):
             part = slice(first, first + BLOCK)
             index = torch.arange(start + first, start + first + len(x[part]), device=model.device)
@@ -82,6 +91,7 @@ def vary(
                 places = background_of(index.cpu(), len(others), seed)
                 behind = model.pair(others.images[places], others.labels[places])
             found.append(model.vary(x[part], y[part], noise, strength, behind))
+            advance(len(index))
     return torch.cat(found)
 
 
@@ -89,3 +99,57 @@ def background_of(index: Int64[Tensor, " n"], others: int, seed: int) -> Int64[n
     """Which of so many other images gives each variation its background; a function of seed and number."""
     u = uniform(seed, index, stream(Use.VARIATION, level=BACKGROUND_LEVEL), ())
     return (u * others).long().numpy()
+
+
+def write_variations(
+    model: Any,
+    made: UInt8[np.ndarray, "n channels height width"],
+    given: LabelledImages,
+    number: Int64[np.ndarray, " n"],
+    path: str | Path,
+    *,
+    strength: float,
+    seed: int,
+) -> Path:
+    """Write variations to an npz file that `load_npz` reads, and beside it a table of which image each comes from.
+
+    Args:
+        model: that made them.
+        made: the variations, numbered from 0.
+        given: the images that were varied.
+        number: of the image among them that each comes from.
+        path: of the file.
+        strength: how far each went.
+        seed: of the variations.
+
+    Returns:
+        The table's path: `NAME.provenance.csv`.
+
+    Raises:
+        OSError: if nothing can be written there.
+
+    Example:
+        >>> import condgen, tempfile
+        >>> cells = condgen.load_smears(20, size=16).train
+        >>> model = condgen.conditional_vae(cells.image_shape, 8, latent=4, width=4)
+        >>> made, number = (255 * vary(model, cells.images, cells.labels)).byte().numpy(), np.arange(len(cells))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     table = write_variations(model, made, cells, number, Path(folder) / "near.npz", strength=0.5, seed=0)
+        ...     table.name, len(table.read_text().splitlines()) == 1 + len(cells)
+        ('near.provenance.csv', True)
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    labels = given.labels[number]
+    arrays = {"images": np.moveaxis(made, 1, -1), "labels": labels, "class_names": np.array(given.class_names)}
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+    text, weights = io.StringIO(), weights_hash(model.state_dict())
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("place", "kind", "label", "class", "of", "of_set", "strength", "weights", "seed", "number"))
+    for place, (label, of) in enumerate(zip(labels.tolist(), number.tolist(), strict=True)):
+        name = given.class_names[label]
+        writer.writerow((place, "variation", label, name, of, given.fingerprint, strength, weights, seed, place))
+    table = path.with_suffix(".provenance.csv")
+    write_atomically(table, text.getvalue().encode())
+    return table

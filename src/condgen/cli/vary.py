@@ -1,0 +1,85 @@
+"""Vary: new images near given ones."""
+
+__all__ = ["vary"]
+
+from pathlib import Path
+
+from condgen.cli.shared import Accelerator, on, say
+from condgen.io.atomic import check_writable
+from condgen.io.places import weights_file
+
+
+def vary(
+    run: Path,
+    images: str | None = None,
+    out: Path | None = None,
+    per_image: int = 5,
+    strength: float = 0.5,
+    background: str | None = None,
+    seed: int = 0,
+    accelerator: Accelerator = "auto",
+) -> None:
+    """Draw new images near given ones, of the same class; a table says which image each comes from.
+
+    Args:
+        run: folder of a trained model, or the name of one that comes with condgen: bloodmnist.
+        images: what to vary: a folder with one subfolder per class, an .npz file, or a name, as --data of train. If
+            they come in splits, the training images are taken.
+        out: an .npz file (images and labels), or a .png grid with a row for each image, the image itself (as the model
+            sees it) first; by default varied.npz in the run.
+        per_image: variations of every image.
+        strength: how far to go: 0 is what the model makes of the image itself, 1 another image of its kind.
+        background: images from which the surroundings are taken, of any class, as --images; needs a model with a map of
+            latents.
+        seed: of the variations.
+        accelerator: where to draw.
+    """
+    weights_file(run)
+    if images is None:
+        raise ValueError("Expected --images: a folder with one subfolder per class, an .npz file, or a name.")
+    if per_image < 1:
+        raise ValueError(f"Expected --per-image of 1 or more; got {per_image}.")
+
+    import numpy as np
+
+    from condgen.data.images import LabelledImages
+    from condgen.data.readers import in_splits, load_data
+    from condgen.models.saving import load
+    from condgen.sampling.figures import check_png, save_grid
+    from condgen.sampling.grids import to_uint8
+    from condgen.sampling.variations import vary as varied
+    from condgen.sampling.variations import write_variations
+
+    model, out = on(accelerator, load(run)), out or (run if run.exists() else Path()) / "varied.npz"
+    check_writable(out.parent)
+    size = (model.image_shape or (0, 28, 28))[1]
+
+    def read(source: str) -> LabelledImages:
+        found = load_data(source, size=size).ordered(model.class_names)
+        return found.train if in_splits(source) else found
+
+    given, behind = read(images), None if background is None else read(background)
+    picture = out.suffix.lower() == ".png"
+    if picture:
+        check_png(out, len(given), 1 + per_image, given.image_shape)
+    elif out.suffix != ".npz":
+        raise ValueError(f"Expected --out as an .npz file or a .png grid; got {out}.")
+    number = np.repeat(np.arange(len(given)), per_image)
+    made = varied(
+        model,
+        given.images[number],
+        given.labels[number],
+        strength=strength,
+        background=behind,
+        seed=seed,
+        progress=True,
+    ).cpu()
+    if picture:
+        import torch
+
+        rows = torch.cat([model.images(given.images).cpu()[:, None], made.unflatten(0, (-1, per_image))], 1)
+        save_grid(rows, out, [str(given.class_names[label]) for label in given.labels])
+        say(f"Wrote {len(made)} variations of {len(given)} images to {out}.")
+        return
+    table = write_variations(model, to_uint8(made).numpy(), given, number, out, strength=strength, seed=seed)
+    say(f"Wrote {len(made)} variations of {len(given)} images to {out}, and which is of which image to {table}.")
