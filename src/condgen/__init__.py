@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from condgen.data.readers import load_data, load_folder, load_medmnist, load_npz
     from condgen.data.smears import load_smears
     from condgen.evaluation import Evaluation, evaluate
-    from condgen.evaluation.classifier import Classifier, label, load_classifier, train_classifier
+    from condgen.evaluation.classifier import Classifier, load_classifier, train_classifier
+    from condgen.evaluation.teacher import label
     from condgen.models.cflow import ConditionalFlow, conditional_flow
     from condgen.models.cgan import ConditionalGAN, conditional_gan
     from condgen.models.cvae import ConditionalVAE, conditional_vae
@@ -88,7 +89,8 @@ _HOMES = {
     "training.history": ("History",),
     "training.settings": ("Hardware", "Training"),
     "evaluation": ("Evaluation", "evaluate"),
-    "evaluation.classifier": ("Classifier", "label", "load_classifier", "train_classifier"),
+    "evaluation.classifier": ("Classifier", "load_classifier", "train_classifier"),
+    "evaluation.teacher": ("label",),
     "apps.balance": ("Balancer", "balance"),
 }
 

@@ -14,9 +14,10 @@ from condgen.apps.balance import balance, with_probabilities, write_balanced
 from condgen.data.augmentation import turned
 from condgen.data.images import PROBABILITIES, LabelledImages
 from condgen.evaluation import classifier as module
-from condgen.evaluation.classifier import Teacher, scores_of
+from condgen.evaluation.classifier import scores_of
 from condgen.evaluation.classifier_training import augmented, mixed_cross_entropy, rectangle
 from condgen.evaluation.settings import ClassifierTraining
+from condgen.evaluation.teacher import Teacher
 from condgen.sampling.grids import to_uint8
 from condgen.sampling.shards import write_samples
 

@@ -359,10 +359,20 @@ def with_probabilities(data: LabelledImages, provenance: Provenance, teacher: An
     Args:
         data: from :func:`balance`.
         provenance: from the same call.
-        teacher: images → probabilities; :class:`condgen.evaluation.classifier.Teacher`.
+        teacher: images → probabilities; :class:`condgen.evaluation.teacher.Teacher`.
 
     Returns:
         The set with `factors["probabilities"]`, float32 of shape (n, classes), and a table that names the teacher.
+
+    Example:
+        >>> import condgen
+        >>> from condgen.evaluation.teacher import Teacher
+        >>> cells = condgen.load_smears(60, size=16)
+        >>> model = condgen.conditional_vae(cells.image_shape, 8, latent=4, width=4)
+        >>> teacher = Teacher(condgen.train_classifier(cells, epochs=1, width=4), cells.class_names)
+        >>> soft, provenance = with_probabilities(*balance(cells, model), teacher)
+        >>> soft.train.factors["probabilities"].shape[1], len(provenance.teacher)
+        (8, 64)
     """
     probabilities = np.eye(data.num_classes, dtype=np.float32)[data.labels]
     places = np.arange(len(data))[data.splits["train"]] if data.splits else np.arange(len(data))

@@ -38,6 +38,80 @@ footer {display: none !important}
 """
 
 
+class Answers:
+    """What the page shows when something on it is pressed, moved or picked.
+
+    Args:
+        explorer: of the model.
+    """
+
+    def __init__(self, explorer: Explorer) -> None:
+        self.explorer, self.names = explorer, list(explorer.names)
+        self.folder = tempfile.TemporaryDirectory(prefix="condgen_")  # gone with the page
+        explorer.draw(0, 16)  # what is done once is done before anybody waits
+        type(self).picked.__annotations__["event"] = gradio().SelectData
+
+    @said
+    def draw(self, name: str, count: float, seed: float) -> tuple[Any, ...]:
+        """Cells of a class, the first of them picked."""
+        label, wanted, of = self.names.index(name), whole(count, "count"), whole(seed, "seed")
+        drawn = {"label": label, "count": wanted, "seed": of}
+        cells = shown(self.explorer.draw(label, wanted, of))
+        return gradio().update(value=cells, selected_index=None), drawn, *self.pick(drawn, 0)
+
+    def pick(self, drawn: Any, index: int) -> tuple[Any, ...]:
+        """A cell, as itself and as every class, with all sliders in the middle."""
+        cell = Cell(drawn["label"], drawn["seed"], int(index))
+        every = shown(self.explorer.as_every_class(cell), self.names)
+        text = f"Cell {index + 1} of class {self.names[cell.label]} (sample {index} of seed {cell.seed})"
+        anew = shown(self.explorer.drawn_as_every_class(cell), self.names)
+        still = [0.0] * len(self.explorer.knobs)
+        return cell, text, enlarged(self.explorer.moved(cell, ()), 224), every, anew, *still
+
+    def picked(self, drawn: Any, event: Any) -> tuple[Any, ...]:
+        """The cell that was pressed."""
+        return self.pick(drawn, event.index)
+
+    @said
+    def move(self, cell: Cell, *amounts: float) -> Any:
+        """The cell, moved along the directions of the sliders."""
+        return enlarged(self.explorer.moved(cell, amounts), 224)
+
+    @said
+    def hold(self, cell: Cell) -> tuple[Any, ...]:
+        """A cell that is to be an end of the way."""
+        return cell, enlarged(self.explorer.moved(cell, ()))
+
+    @said
+    def walk(self, first: Cell | None, second: Cell | None) -> Any:
+        """Cells on the way from one to the other."""
+        if first is None or second is None:
+            raise ValueError("Pick a cell and press 'Take as first', another one and press 'Take as second'.")
+        return shown(self.explorer.between(first, second))
+
+    @said
+    def look(self, file: str | None, name: str | None) -> tuple[Any, ...]:
+        """A picture of one's own, as the model sees it and drawn back."""
+        if not file:
+            raise ValueError("Choose a picture first.")
+        found = self.explorer.look_at(file, self.names.index(name) if name in self.names else None)
+        images = [enlarged(found.image), enlarged(found.reconstruction)]
+        pictures = list(zip(images, ("as the model sees it", "drawn back"), strict=True))
+        return pictures, enlarged(found.latent, 84), "\n\n".join(found.sentences)
+
+    @said
+    def save(self, drawn: Any) -> Any:
+        """Files of the cells that are shown."""
+        saved = self.explorer.save(self.folder.name, drawn["label"], drawn["count"], drawn["seed"])
+        return gradio().update(value=[str(file) for file in saved], visible=True)
+
+
+def shown(images: Pictures, captions: Sequence[str] = ()) -> list[Any]:
+    """Pictures as a gallery takes them."""
+    pictures = [enlarged(image) for image in images]
+    return list(zip(pictures, captions, strict=True)) if len(captions) else pictures
+
+
 def page(explorer: Explorer, title: str = "condgen") -> Any:
     """The page as a `gradio.Blocks`, not yet served; see :func:`explore`.
 
@@ -47,64 +121,9 @@ def page(explorer: Explorer, title: str = "condgen") -> Any:
     Example:
         >>> # blocks = page(Explorer(condgen.load("bloodmnist"))); blocks.launch()
     """
-    gr = gradio()
-    names, knobs = list(explorer.names), explorer.knobs
-    explorer.draw(0, 16)  # what is done once is done before anybody waits
-    folder = tempfile.TemporaryDirectory(prefix="condgen_")  # gone with the page
-
-    def shown(images: Pictures, captions: Sequence[str] = ()) -> list[Any]:
-        pictures = [enlarged(image) for image in images]
-        return list(zip(pictures, captions, strict=True)) if len(captions) else pictures
-
-    def cell_of(drawn: Any, index: int) -> Cell:
-        return Cell(drawn["label"], drawn["seed"], int(index))
-
-    @said
-    def draw(name: str, count: float, seed: float) -> tuple[Any, ...]:
-        drawn = {"label": names.index(name), "count": whole(count, "count"), "seed": whole(seed, "seed")}
-        cells = shown(explorer.draw(drawn["label"], drawn["count"], drawn["seed"]))
-        return gr.update(value=cells, selected_index=None), drawn, *pick(drawn, 0)
-
-    def pick(drawn: Any, index: int) -> tuple[Any, ...]:
-        cell = cell_of(drawn, index)
-        every = shown(explorer.as_every_class(cell), names)
-        text = f"Cell {index + 1} of class {names[cell.label]} (sample {index} of seed {cell.seed})"
-        anew = shown(explorer.drawn_as_every_class(cell), names)
-        return cell, text, enlarged(explorer.moved(cell, ()), 224), every, anew, *[0.0] * len(knobs)
-
-    def picked(drawn: Any, event: Any) -> tuple[Any, ...]:
-        return pick(drawn, event.index)
-
-    picked.__annotations__["event"] = gr.SelectData
-
-    @said
-    def move(cell: Cell, *amounts: float) -> Any:
-        return enlarged(explorer.moved(cell, amounts), 224)
-
-    @said
-    def hold(cell: Cell) -> tuple[Any, ...]:
-        return cell, enlarged(explorer.moved(cell, ()))
-
-    @said
-    def walk(first: Cell | None, second: Cell | None) -> Any:
-        if first is None or second is None:
-            raise ValueError("Pick a cell and press 'Take as first', another one and press 'Take as second'.")
-        return shown(explorer.between(first, second))
-
-    @said
-    def look(file: str | None, name: str | None) -> tuple[Any, ...]:
-        if not file:
-            raise ValueError("Choose a picture first.")
-        found = explorer.look_at(file, names.index(name) if name in names else None)
-        images = [enlarged(found.image), enlarged(found.reconstruction)]
-        pictures = list(zip(images, ("as the model sees it", "drawn back"), strict=True))
-        return pictures, enlarged(found.latent, 84), "\n\n".join(found.sentences)
-
-    @said
-    def save(drawn: Any) -> Any:
-        saved = explorer.save(folder.name, drawn["label"], drawn["count"], drawn["seed"])
-        return gr.update(value=[str(file) for file in saved], visible=True)
-
+    # Longer than a function should be: the layout, from top to bottom, as it is seen.
+    gr, answers = gradio(), Answers(explorer)
+    names, knobs = answers.names, explorer.knobs
     small: dict[str, Any] = {
         "columns": 8,
         "height": "auto",
@@ -159,17 +178,17 @@ def page(explorer: Explorer, title: str = "condgen") -> Any:
                     elem_id="code",
                     buttons=[],
                 )
-                look_button.click(look, [upload, truth], [back, code, verdict])
+                look_button.click(answers.look, [upload, truth], [back, code, verdict])
         chosen = [cell, about, one, every, anew, *sliders]
-        draw_button.click(draw, [kind, count, seed], [cells, drawn, *chosen])
-        blocks.load(draw, [kind, count, seed], [cells, drawn, *chosen])
-        cells.select(picked, [drawn], chosen)
+        draw_button.click(answers.draw, [kind, count, seed], [cells, drawn, *chosen])
+        blocks.load(answers.draw, [kind, count, seed], [cells, drawn, *chosen])
+        cells.select(answers.picked, [drawn], chosen)
         for slider in sliders:
-            slider.change(move, [cell, *sliders], one, show_progress="hidden", trigger_mode="always_last")
-        first_button.click(hold, cell, [first, one_end])
-        second_button.click(hold, cell, [second, other_end])
-        walk_button.click(walk, [first, second], way)
-        save_button.click(save, drawn, files)
+            slider.change(answers.move, [cell, *sliders], one, show_progress="hidden", trigger_mode="always_last")
+        first_button.click(answers.hold, cell, [first, one_end])
+        second_button.click(answers.hold, cell, [second, other_end])
+        walk_button.click(answers.walk, [first, second], way)
+        save_button.click(answers.save, drawn, files)
     return blocks
 
 

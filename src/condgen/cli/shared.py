@@ -135,8 +135,8 @@ def teacher_for(name: str, class_names: Sequence[str]) -> Any:
         FileNotFoundError: if there is none.
         ValueError: if it is no classifier, or one of other classes.
     """
-    from condgen.evaluation.classifier import Teacher
     from condgen.evaluation.judge import named_classifier
+    from condgen.evaluation.teacher import Teacher
 
     return Teacher(named_classifier(name), class_names)
 

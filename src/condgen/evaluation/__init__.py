@@ -8,6 +8,7 @@ floor on held-out real images, and intervals. Networks that look at images here 
 - :mod:`condgen.evaluation.statistics`: means, intervals, half-samples
 - :mod:`condgen.evaluation.comparison`: value, floor and intervals of any function of two sets
 - :mod:`condgen.evaluation.classifier`: a classifier, its training (`classifier_training`, `settings`) and its network
+- :mod:`condgen.evaluation.teacher`: a classifier's probabilities as labels
 - :mod:`condgen.evaluation.judge`: the classifier in whose features images are measured, and where it is kept
 - :mod:`condgen.evaluation.fidelity`: distances, variety, sharpness, truth to the label
 - :mod:`condgen.evaluation.reconstruction`, :mod:`condgen.evaluation.likelihood`, :mod:`condgen.evaluation.latents`

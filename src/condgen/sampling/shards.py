@@ -54,7 +54,7 @@ def write_samples(
         shard: (k, n): the k-th of n parts of them, k from 1, for one of n workers that are called alike. Any of them
             may be stopped and called again; the last to end puts the parts together, byte for byte what one worker
             would have written.
-        teacher: images → probabilities of the classes (:class:`condgen.evaluation.classifier.Teacher`), which are
+        teacher: images → probabilities of the classes (:class:`condgen.evaluation.teacher.Teacher`), which are
             written to an npz file as `probabilities`, beside the labels.
         progress: show a progress bar.
 

@@ -13,8 +13,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.distributions import Distribution
 
-from condgen.distributions.priors.scale import ChannelScale, shape_of
-from condgen.distributions.priors.standard import turned_towards
+from condgen.distributions.priors.scale import ChannelScale, shape_of, turned_towards
 from condgen.nn.parts import Part
 from condgen.nn.threads import one_thread
 

@@ -1,4 +1,4 @@
-"""Standardised latents, and the shape of z."""
+"""Standardised latents, the shape of z, and latents between two draws of a normal."""
 
 __all__ = []
 
@@ -58,3 +58,24 @@ class ChannelScale(nn.Module):
 def shape_of(latent: int | Sequence[int]) -> tuple[int, ...]:
     """The shape of z from a number of latents, or from itself."""
     return (latent,) if isinstance(latent, int) else tuple(latent)
+
+
+def turned_towards(z: Tensor, other: Tensor, centre: Tensor, strength: float) -> Tensor:
+    r"""Latents part of the way from z to another draw of the same normal, which are draws of it themselves.
+
+    .. math:: \mu + (1 - s) (z - \mu) + \sqrt{1 - (1 - s)^2} \, (z' - \mu)
+
+    Args:
+        z: latents.
+        other: z', as many other draws.
+        centre: the normal's mean.
+        strength: s in [0, 1]: 0 gives z, and 1 the other draw.
+
+    Example:
+        >>> z, other = torch.randn(2, 100_000)
+        >>> found = turned_towards(z, other, torch.zeros(()), 0.5)
+        >>> abs(float(found.var()) - 1) < 0.02, abs(float((found * z).mean()) - 0.5) < 0.02
+        (True, True)
+    """
+    kept = 1 - strength
+    return centre + kept * (z - centre) + math.sqrt(1 - kept**2) * (other - centre)

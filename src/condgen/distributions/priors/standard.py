@@ -2,7 +2,6 @@
 
 __all__ = ["LabelNormal", "Levels", "StandardNormal"]
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -10,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
-from condgen.distributions.priors.scale import shape_of
+from condgen.distributions.priors.scale import shape_of, turned_towards
 from condgen.distributions.reparameterizers import Gaussian
 from condgen.nn.parts import Part
 
@@ -124,24 +123,3 @@ class Levels(Part, registered="priors.Levels"):
     def draw(self, c: Float[Tensor, "batch dim"], noise: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Z of each level."""
         return tuple(part.draw(c, own) for part, own in zip(self.parts, noise, strict=True))  # type: ignore[operator]
-
-
-def turned_towards(z: Tensor, other: Tensor, centre: Tensor, strength: float) -> Tensor:
-    r"""Latents part of the way from z to another draw of the same normal, which are draws of it themselves.
-
-    .. math:: \mu + (1 - s) (z - \mu) + \sqrt{1 - (1 - s)^2} \, (z' - \mu)
-
-    Args:
-        z: latents.
-        other: z', as many other draws.
-        centre: the normal's mean.
-        strength: s in [0, 1]: 0 gives z, and 1 the other draw.
-
-    Example:
-        >>> z, other = torch.randn(2, 100_000)
-        >>> found = turned_towards(z, other, torch.zeros(()), 0.5)
-        >>> abs(float(found.var()) - 1) < 0.02, abs(float((found * z).mean()) - 0.5) < 0.02
-        (True, True)
-    """
-    kept = 1 - strength
-    return centre + kept * (z - centre) + math.sqrt(1 - kept**2) * (other - centre)
