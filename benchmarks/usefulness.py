@@ -119,6 +119,9 @@ def main() -> None:
     parser.add_argument("model", nargs="?", default="bloodmnist")
     parser.add_argument("--data", default="bloodmnist")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument(
+        "--arms", nargs="*", default=[*REAL, *GENERATED], choices=[*REAL, *GENERATED], help="some of them"
+    )
     parser.add_argument("--steps", type=int, help="updates of each classifier, instead of those that converge")
     parser.add_argument("--work", type=Path, default=Path("runs/usefulness"), help="folder of generated images")
     parser.add_argument("--out", type=Path, help="a name without ending, for .md and .json")
@@ -128,7 +131,7 @@ def main() -> None:
     runs = json.loads(kept.read_text())["runs"] if kept and kept.exists() else []
     command = f"python benchmarks/usefulness.py {options.model} --seeds {options.seeds} --out {options.out}"
     for seed in range(options.seeds):
-        for arm in REAL | GENERATED:
+        for arm in options.arms:
             if any((run["arm"], run["seed"]) == (arm, seed) for run in runs):
                 continue
             runs.append(run(options, data, arm, seed))

@@ -21,7 +21,7 @@ def export(run: Path, out: Path | None = None, to: Literal["onnx", "torch-export
             draw and encode as graphs, and export.json, which says what they take. hub (needs huggingface_hub):
             weights, config.json and a card written from the run and its evaluation.
     """
-    weights_file(run)
+    folder = weights_file(run).parent
 
     from condgen.apps.export import export as export_model
     from condgen.models.saving import load
@@ -31,7 +31,7 @@ def export(run: Path, out: Path | None = None, to: Literal["onnx", "torch-export
         from condgen.apps.hub import Pretrained
 
         check_writable(out)
-        Pretrained(model, run if run.exists() else None).save_pretrained(out)
+        Pretrained(model, folder).save_pretrained(out)
     else:
         with working(f"exporting the model as {to} graphs"):
             export_model(model, out, to)
