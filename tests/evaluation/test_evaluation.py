@@ -307,7 +307,11 @@ class TestModels:
     def test_no_repetition_and_no_cap_without_a_word(self, cells, judge, fresh, monkeypatch):
         from condgen.evaluation import usefulness
 
-        monkeypatch.setitem(usefulness.PLANS, "quick", usefulness.StudyPlan(seeds=1, steps=4, width=4, cuts=(20,)))
+        monkeypatch.setitem(
+            usefulness.PLANS,
+            "quick",
+            usefulness.StudyPlan(seeds=1, steps=4, batch_size=32, width=4, cuts=(20,), cutmix=False),
+        )
         few = whole(fresh.subset(fresh.stratified(0.1)))
         said = evaluate(few, cells, judge=judge, usefulness="quick", measure=("usefulness",)).details["warnings"]
         assert any("they repeat" in text for text in said)
@@ -321,7 +325,9 @@ class TestModels:
     def test_usefulness_of_a_perfect_generator(self, cells, judge, monkeypatch):
         from condgen.evaluation import usefulness
 
-        monkeypatch.setitem(usefulness.PLANS, "quick", usefulness.StudyPlan(seeds=2, steps=50, width=8, cuts=(20,)))
+        monkeypatch.setitem(
+            usefulness.PLANS, "quick", usefulness.StudyPlan(seeds=2, steps=50, batch_size=32, width=8, cuts=(20,))
+        )
         perfect = whole(smears(2000, 9))
         found = evaluate(perfect, cells, judge=judge, usefulness="quick")
         assert found["synthetic_accuracy"].overall > 0.8 * found["synthetic_accuracy"].floor

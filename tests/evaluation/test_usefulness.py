@@ -132,8 +132,8 @@ class TestChoice:
             return real(*arguments, **options)
 
         monkeypatch.setattr(module, "fit_classifier", spy)
-        usefulness(drawer(fresh), cells, plan=StudyPlan(seeds=2, steps=3, width=4, cuts=(10,)), seed=4)
-        assert sorted(set(seen)) == [(3, 128, 4), (3, 128, 5)]
+        usefulness(drawer(fresh), cells, plan=StudyPlan(seeds=2, steps=3, batch_size=32, width=4, cuts=(10,)), seed=4)
+        assert sorted(set(seen)) == [(3, 32, 4), (3, 32, 5)]
         assert len(seen) == 18
 
 
@@ -165,7 +165,7 @@ class TestFigures:
 
 
 class TestCache:
-    PLAN = StudyPlan(seeds=1, steps=3, width=4, cuts=(10,))
+    PLAN = StudyPlan(seeds=1, steps=3, batch_size=32, width=4, cuts=(10,))
 
     def test_real_arms_are_trained_once(self, cells, fresh, tmp_path, monkeypatch):
         first = usefulness(drawer(fresh), cells, plan=self.PLAN, cache=tmp_path)
