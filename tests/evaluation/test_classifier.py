@@ -121,7 +121,8 @@ class TestTraining:
         found = condgen.train_classifier(cells.train, **TINY)
         assert found.counts == cells.train.class_counts
         assert found.fingerprint == cells.content_hash("train")
-        assert (found.accuracy, found.still_falling) == (0.0, None)
+        assert (found.accuracy, found.still_falling) == (None, None)
+        assert repr(found).endswith("images; not validated")
         given_ = condgen.train_classifier(cells.train, validation=cells.validation, **TINY)
         assert given_.accuracy == condgen.train_classifier(cells, **TINY).accuracy
         assert list(given_.validation_losses) == [2, 3]

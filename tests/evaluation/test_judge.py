@@ -291,6 +291,12 @@ def test_a_loss_that_is_not_finite_stops_training():
 # The judge
 
 
+def test_a_judge_learns_the_labels_whatever_a_teacher_says(smears, judge):
+    soft = np.full((len(smears), 8), 1 / 8, np.float32)
+    other = train_judge(replace(smears, factors={"probabilities": soft}), **TINY)
+    assert equal_weights(weights_of(judge.network), weights_of(other.network))
+
+
 def test_the_judge_learns_smears():
     smears = condgen.load_smears(600, size=16, balance="equal")
     judge = train_judge(smears, epochs=8, width=12)

@@ -47,6 +47,8 @@ class TestBits:
             assert torch.equal(image, whole[k])
             assert label == labels[k]
         assert isinstance(label, int)
+        cells[0][0].zero_()  # what is changed is a copy
+        assert torch.equal(cells[0][0], whole[0])
 
     def test_every_epoch_has_other_images_and_none_twice(self, model):
         cells, labels = condgen.as_dataset(model, per_class=30), np.repeat(range(3), 30)

@@ -51,6 +51,9 @@ def vary(
     from condgen.sampling.variations import write_variations
 
     model, out = on(accelerator, load(run)), out or (run if run.exists() else Path()) / "varied.npz"
+    picture = out.suffix.lower() == ".png"
+    if not picture and out.suffix != ".npz":
+        raise ValueError(f"Expected --out as an .npz file or a .png grid; got {out}.")
     check_writable(out.parent)
     size = (model.image_shape or (0, 28, 28))[1]
 
@@ -59,11 +62,8 @@ def vary(
         return found.train if in_splits(source) else found
 
     given, behind = read(images), None if background is None else read(background)
-    picture = out.suffix.lower() == ".png"
     if picture:
         check_png(out, len(given), 1 + per_image, given.image_shape)
-    elif out.suffix != ".npz":
-        raise ValueError(f"Expected --out as an .npz file or a .png grid; got {out}.")
     number = np.repeat(np.arange(len(given)), per_image)
     made = varied(
         model,

@@ -101,7 +101,7 @@ class Classifier:
         fingerprint: of the training images; see :meth:`condgen.LabelledImages.content_hash`.
         seed: of its weights and its training.
         epochs: passes over the training images.
-        accuracy: share of validation images it recognises, in [0, 1]; 0 where there were none.
+        accuracy: share of validation images it recognises, in [0, 1]; None where there were none.
         recalls: the same per class; None for a class without validation images.
         counts: training images per class.
         validation_counts: validation images per class.
@@ -121,7 +121,7 @@ class Classifier:
     fingerprint: str
     seed: int
     epochs: float
-    accuracy: float
+    accuracy: float | None
     recalls: Mapping[str, float | None]
     counts: Mapping[str, int]
     validation_counts: Mapping[str, int]
@@ -244,7 +244,7 @@ class Classifier:
             return listed([f"{name} ({figure})" for name, figure in figures.items()], most=8)
 
         sentences = []
-        if self.accuracy < WEAK_ACCURACY:
+        if self.accuracy is not None and self.accuracy < WEAK_ACCURACY:
             sentences.append(
                 f"The judge recognises only {self.accuracy:.0%} of real validation images: what it says is rough."
             )
@@ -279,10 +279,8 @@ class Classifier:
         return write_archive(path, "classifier", {**about, "validation_losses": losses}, self.network.state_dict())
 
     def __repr__(self) -> str:
-        return (
-            f"{type(self).__name__} of {len(self.class_names)} classes of {self.image_shape} images; accuracy on "
-            f"validation images {self.accuracy:.1%}"
-        )
+        found = "not validated" if self.accuracy is None else f"accuracy on validation images {self.accuracy:.1%}"
+        return f"{type(self).__name__} of {len(self.class_names)} classes of {self.image_shape} images; {found}"
 
 
 def train_classifier(
@@ -305,7 +303,7 @@ def train_classifier(
         validation: other images to tell how well it does.
         states: where the state of the training is kept every minute; from one that is there it goes on.
         progress: tell how far it is.
-        what: what is being trained, for that.
+        what: what to call it when telling how far it is.
         **changes: single settings of :class:`ClassifierTraining`.
 
     Returns:
@@ -341,7 +339,7 @@ def train_classifier(
     counts = images.class_counts
     known = dict.fromkeys(names, 0) if held_out is None else held_out.class_counts
     epochs, content = steps * batch_size / len(images), images.content_hash()
-    blank = Classifier(network, names, content, how.seed, epochs, 0.0, {}, counts, known, asdict(how))
+    blank = Classifier(network, names, content, how.seed, epochs, None, {}, counts, known, asdict(how))
     soft = images.factors.get(PROBABILITIES)
     targets = images.labels if soft is None else np.asarray(soft, np.float32)
     with working(f"training {what}", steps, progress) as advance:
@@ -407,7 +405,7 @@ def load_classifier(path: str | Path) -> Classifier:
             raise ValueError(
                 f"it has format {about['format']}, and this condgen reads up to {FORMAT} (upgrade condgen)"
             )
-        if not 0 <= about["accuracy"] <= 1:
+        if about["accuracy"] is not None and not 0 <= about["accuracy"] <= 1:
             raise ValueError(f"its accuracy is {about['accuracy']}")
         names = tuple(about["class_names"])
         if len(names) != about["arguments"]["num_classes"]:

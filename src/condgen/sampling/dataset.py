@@ -4,6 +4,7 @@ __all__ = ["GeneratedImages", "as_dataset"]
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -62,7 +63,7 @@ class GeneratedImages(Dataset):
         if not -len(self) <= k < len(self):
             raise IndexError(f"Expected a number from 0 to {len(self) - 1}; got {k}.")
         k = int(k) % len(self)
-        return self.block(k // BLOCK)[k % BLOCK], int(self.labels[k])
+        return self.block(k // BLOCK)[k % BLOCK].clone(), int(self.labels[k])
 
     def set_epoch(self, epoch: int) -> None:
         """Take other images of the same classes from now on: sample k + epoch * len(self) stands at place k.
@@ -145,7 +146,7 @@ def as_dataset(
             raise ValueError(f"Expected classes among {', '.join(names)}; got {', '.join(unknown)}.")
         counts = [per_class.get(name, 0) for name in names]
     else:
-        counts = [per_class] * len(names) if isinstance(per_class, int) else list(per_class)
+        counts = [int(per_class)] * len(names) if isinstance(per_class, Integral) else list(per_class)
     if len(counts) != len(names) or min(counts) < 0:
         raise ValueError(f"Expected a number of 0 or more for each of {len(names)} classes; got {counts}.")
     labels = torch.arange(len(names)).repeat_interleave(torch.tensor(counts, dtype=torch.int64))
