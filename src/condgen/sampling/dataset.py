@@ -4,7 +4,6 @@ __all__ = ["GeneratedImages", "as_dataset"]
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -146,7 +145,7 @@ def as_dataset(
             raise ValueError(f"Expected classes among {', '.join(names)}; got {', '.join(unknown)}.")
         counts = [per_class.get(name, 0) for name in names]
     else:
-        counts = [int(per_class)] * len(names) if isinstance(per_class, Integral) else list(per_class)
+        counts = list(per_class) if isinstance(per_class, Sequence) else [int(per_class)] * len(names)
     if len(counts) != len(names) or min(counts) < 0:
         raise ValueError(f"Expected a number of 0 or more for each of {len(names)} classes; got {counts}.")
     labels = torch.arange(len(names)).repeat_interleave(torch.tensor(counts, dtype=torch.int64))
