@@ -90,6 +90,8 @@ def test_the_command_line(run, tmp_path, capsys):
 
 
 def test_the_card_of_the_model_that_comes_with_condgen_has_its_evaluation(tmp_path):
+    from condgen.cli import main
+
     assert main(["export", "bloodmnist", "--to", "hub", "--out", str(tmp_path)]) == 0
     card = (tmp_path / "README.md").read_text()
     assert "| FID |" in card  # an evaluation of other weights would have been refused

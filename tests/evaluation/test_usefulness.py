@@ -373,12 +373,16 @@ class TestMeasures:
         assert found.floor == pytest.approx(0.35)
         assert "'real, 2 c'" in found.meaning
 
-    def test_one_seed_has_no_interval(self, states):
+    def test_one_seed_has_an_interval_over_images_and_none_of_a_gain(self, states):
         data = labelled((6, 5, 4), (2, 2, 2), (2, 2, 2))
         found = usefulness_measures(
             usefulness(draw, data, plan=StudyPlan(seeds=1, steps=4, batch_size=2, width=4, cuts=(2,)))
         )
-        assert all(measure.interval is None for measure in found.values())
+        assert all(measure.interval is None for name, measure in found.items() if name.endswith("gain"))
+        accuracy = found["synthetic_accuracy"]
+        low, high = accuracy.interval
+        assert low <= accuracy.overall <= high
+        assert "over test images alone" in accuracy.meaning
 
     def test_a_name_for_every_class(self, states):
         result = usefulness(draw, labelled((6, 5, 4), (2, 2, 2), (2, 2, 2)), plan=SHORT)

@@ -184,9 +184,38 @@ def test_too_much_variety_and_some_memory():
     assert not titles(judge_measures({**good(), "membership_auc": unsure}), "warn")
 
 
-@pytest.mark.parametrize(("accuracy", "answer"), [(0.96, "yes"), (0.88, "not yet"), (0.80, "no")])
+@pytest.mark.parametrize(("accuracy", "answer"), [(0.96, "yes"), (0.93, "not yet"), (0.80, "no")])
 def test_what_classifiers_reach_decides(accuracy, answer):
     assert judge_measures({**good(), "synthetic_accuracy": measure(accuracy, 0.97)}).answer == answer
+
+
+@pytest.mark.parametrize(
+    ("interval", "severity", "words"),
+    [
+        ((0.90, 0.94), "warn", "are not yet good enough"),
+        ((0.88, 0.98), "open", "is uncertain"),
+        ((0.80, 0.86), "bad", "are not good enough"),
+    ],
+)
+def test_a_classifier_learns_less_only_where_the_whole_interval_says_so(interval, severity, words):
+    less = measure(sum(interval) / 2, 0.97, interval=interval)
+    verdict = judge_measures({**good(), "synthetic_accuracy": less})
+    assert words in verdict.headline
+    assert "Training on these images alone" in titles(verdict, severity)
+
+
+@pytest.mark.parametrize(
+    ("interval", "severity", "title"),
+    [
+        ((2.5, 5.5), "open", "Too few images to tell them from real ones"),
+        ((3.5, 4.5), "warn", "Unlike real images as a set"),
+        ((8.0, 16.0), "warn", "Unlike real images as a set"),
+        ((11.0, 13.0), "bad", "Unlike real images as a set"),
+    ],
+)
+def test_an_fid_is_off_only_where_the_whole_interval_is(interval, severity, title):
+    fid = measure(sum(interval) / 2, 1.0, "lower", interval=interval)
+    assert title in titles(judge_measures({**good(), "fid": fid}), severity)
 
 
 def test_lists():

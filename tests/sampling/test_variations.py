@@ -176,3 +176,14 @@ class TestBackground:
         model, data = trained(latent=4)
         with pytest.raises(ValueError, match="a map of latents of at least 3x3"):
             condgen.vary(model, data.images[:2], data.labels[:2], background=data)
+
+
+def test_samplers_without_a_way_back():
+    model, data = trained()
+
+    class OneWay(torch.nn.Module):
+        noise_shape = (2, 6, 6)
+
+    model.sampler = OneWay()
+    with pytest.raises(ValueError, match=r"a normal, a mixture or flow matching; OneWay has no way back"):
+        condgen.vary(model, data.images[:2], data.labels[:2])

@@ -69,7 +69,7 @@ def fit_classifier(
         >>> dark_or_light = torch.randint(0, 2, (64,), generator=torch.Generator().manual_seed(0))
         >>> images = (200 * dark_or_light[:, None, None, None]).expand(64, 1, 8, 8).to(torch.uint8)
         >>> network = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
-        >>> fit_classifier(network, images, dark_or_light, ClassifierTraining(steps=40, batch_size=16))
+        >>> fit_classifier(network, images, dark_or_light, ClassifierTraining(steps=300, batch_size=16))
         >>> bool((network.eval()(images / 255).argmax(1) == dark_or_light).all())
         True
     """

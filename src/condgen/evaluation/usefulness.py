@@ -352,12 +352,17 @@ def over_seeds(
         **described: what else the measure says.
     """
     n, classes = len(values[""]), {name: own for name, own in values.items() if name}
-    said = " From one seed, without an interval."
+    alone = n == 1 and low == 0 and bool(spreads)  # of a gain one seed says nothing
+    said = (
+        " From one seed, with an interval over test images alone." if alone else " From one seed, without an interval."
+    )
     if n > 1:
         said = f" Mean over {n} seeds, with an interval over seeds and test images."
 
     def interval(name: str) -> Interval | None:
-        return widened(student(values[name]), spreads.get(name, 0.0), low, 1.0)
+        value = mean(values[name])
+        over = (value, value) if alone and value is not None and name in spreads else student(values[name])
+        return widened(over, spreads.get(name, 0.0), low, 1.0)
 
     return Measure(
         overall=mean(values[""]),

@@ -33,7 +33,7 @@ BLURRED, SOFT, NOISY = 0.5, 0.8, 1.5  # of the fine detail of real images
 FAR, OFF = 10.0, 3.0  # times the floor
 UNLIKE, MISSING = 0.5, 0.5  # of what held-out real images reach
 WIDER = 1.5  # intervals of single classes: three spreads instead of two
-AS_GOOD, NEARLY = 0.95, 0.85  # of the accuracy after training on real images
+AS_GOOD, NEARLY = 0.98, 0.9  # of the accuracy after training on real images
 MARKS = {"bad": "✗", "warn": "!", "open": "?", "good": "✓"}  # worst first
 
 
@@ -243,11 +243,13 @@ def likeness(measures: Measures) -> Iterator[Finding]:
     """Distance of the whole set from real images: FID against its floor; KID, whose floor is about 0, beyond it."""
     if known(measures, "fid") and measures["fid"].floor:
         fid, floor = measures["fid"].overall or 0.0, measures["fid"].floor
-        times = fid / floor
+        times, least, _ = of_floor(measures["fid"])
         ratio = f"{times:,.0f}" if times > 10 else f"{times:.1f}"
         text = f"FID {fid:.3g}, {ratio} times that of held-out real images ({floor:.3g})."
-        if times > OFF:
-            yield Finding("bad" if times > FAR else "warn", "fid", "Unlike real images as a set", text)
+        if least > OFF:
+            yield Finding("bad" if least > FAR else "warn", "fid", "Unlike real images as a set", text)
+        elif times > OFF:
+            yield Finding("open", "fid", "Too few images to tell them from real ones", text)
         else:
             yield Finding("good", "fid", "Like real images as a set", text)
     elif known(measures, "kid") and (excess := measures["kid"].excess) is not None:
@@ -274,13 +276,21 @@ def alone(measures: Measures) -> Iterator[Finding]:
     """What a classifier learns from the images alone."""
     if known(measures, "synthetic_accuracy"):
         measure = measures["synthetic_accuracy"]
-        share = of_floor(measure)[0]
-        severity: Severity = "good" if share >= AS_GOOD else "warn" if share >= NEARLY else "bad"
         text = (
             f"trained on these images alone, a classifier reaches {measure.overall:.1%} on real ones; trained on real "
             f"images {measure.floor or 1:.1%}."
         )
-        yield Finding(severity, "synthetic_accuracy", "Training on these images alone", text)
+        yield Finding(taught(measure), "synthetic_accuracy", "Training on these images alone", text)
+
+
+def taught(measure: Measure) -> Severity:
+    """Whether a classifier learns as much as from real images; less only where the whole interval lies below."""
+    share, _, most = of_floor(measure)
+    if most < NEARLY:
+        return "bad"
+    if most < AS_GOOD:
+        return "warn"
+    return "good" if share >= AS_GOOD else "open"
 
 
 def gains(measures: Measures, useful: Usefulness) -> Iterator[Finding]:
@@ -316,16 +326,21 @@ def conclusion(measures: Measures, findings: Sequence[Finding], who: str = "clas
     faults = listed([finding.title.lower() for finding in bad], most=3)
     if known(measures, "synthetic_accuracy"):
         measure = measures["synthetic_accuracy"]
-        share = of_floor(measure)[0]
+        severity = taught(measure)
         reached = (
             f"a {who} trained on them alone reaches {measure.overall:.0%} on real images, one trained on real "
             f"images {measure.floor or 1:.0%}"
         )
-        if share >= AS_GOOD and not bad:
+        if severity == "good" and not bad:
             return "yes", f"These images are good enough to train on: {reached}."
-        if share >= AS_GOOD:
+        if severity == "good":
             return "not yet", f"Useful, but not to be trusted yet ({faults}): {reached}."
-        if share >= NEARLY:
+        if severity == "open":
+            return (
+                "not yet",
+                f"Whether these images are good enough to train on is uncertain: {reached}.",
+            )
+        if severity == "warn":
             return "not yet", f"These images are not yet good enough to train on: {reached}."
         return "no", f"These images are not good enough to train on: {reached}."
     unmeasured = "whether a classifier learns from them was not measured"

@@ -30,7 +30,7 @@ from condgen.losses.elbo import (
     label_log_likelihood,
 )
 from condgen.models.generator import Generator, Images, Labels, shape
-from condgen.models.latents import Latent, gathered, latent_noise, latent_shapes, levels, with_border
+from condgen.models.latents import Latent, gathered, latent_noise, latent_shapes, levels
 from condgen.nn.conditioners import OneHot, Unconditional
 from condgen.nn.decoders import DeconvDecoder, ResNetDecoder
 from condgen.nn.encoders import ConvEncoder, ResNetEncoder
@@ -163,37 +163,6 @@ class ConditionalVAE(Generator):
         """Labels and noise → images in [0, 1], the mean of p(x | z, c) at z drawn from the sampler, or the prior."""
         c = self.condition(y)
         return self.decode_from(self.source.draw(c, latent_noise(noise)), c).mean
-
-    def vary(
-        self,
-        x: Images,
-        y: Shaped[Tensor, "batch ..."],
-        noise: dict[str, Tensor],
-        strength: float,
-        background: tuple[Images, Shaped[Tensor, "batch ..."]] | None = None,
-    ) -> Images:
-        """Images near x: their latents moved within what samples are drawn from, and decoded under their labels.
-
-        Args:
-            x: images in [0, 1].
-            y: their labels.
-            noise: standard normal, one tensor for every name in `sampling_noise_shapes`.
-            strength: how far latents move, in [0, 1].
-            background: as many other images with their labels; the border of their maps of latents takes the place of
-                that of x.
-
-        Raises:
-            ValueError: for latents that cannot be moved so, or a background without a map of latents.
-        """
-        if not hasattr(self.source, "vary"):
-            raise ValueError(
-                f"Expected samples to be drawn from a normal, a mixture or flow matching; {type(self.source).__name__} "
-                "has no way back from an image. Fit another one: condgen.fit_prior(model, data, GaussianMixture(...))."
-            )
-        z, c = gathered([q.mean for q in levels(self.posterior(x, y))]), self.condition(y)
-        if background is not None:
-            z = with_border(z, gathered([q.mean for q in levels(self.posterior(*background))]))
-        return self.decode_from(self.source.vary(z, c, latent_noise(noise), strength), c).mean
 
     @property
     def source(self) -> Any:

@@ -4,6 +4,7 @@ __all__ = ["vary", "write_variations"]
 
 import csv
 import io
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ from condgen.data.images import LabelledImages
 from condgen.io.archives import weights_hash
 from condgen.io.atomic import replacing, write_atomically
 from condgen.io.progress import working
+from condgen.models.latents import gathered, latent_noise, levels, with_border
 from condgen.nn.parts import evaluating
 from condgen.random import Use, normals, stream, uniform
+from condgen.sampling.grids import Images
 
 BLOCK = 64  # images that are varied at once
 BACKGROUND_LEVEL = 255  # of the stream VARIATION; latents have those from 0
@@ -69,7 +72,7 @@ def vary(
         >>> near.shape, torch.equal(vary(model, cells.images[1:3], cells.labels[1:3], strength=0.3, start=1), near[1:])
         (torch.Size([3, 3, 16, 16]), True)
     """
-    if not hasattr(model, "vary"):
+    if not hasattr(model, "vary") and not hasattr(model, "posterior"):
         raise ValueError(
             f"Expected a model that finds its way back from an image, a VAE, a flow or a diffusion model; got "
             f"{type(model).__name__}, which only draws. Take its samples: model.sample(labels)."
@@ -90,9 +93,43 @@ def vary(
             if others is not None:
                 places = background_of(index.cpu(), len(others), seed)
                 behind = model.pair(others.images[places], others.labels[places])
-            found.append(model.vary(x[part], y[part], noise, strength, behind))
+            varied = model.vary if hasattr(model, "vary") else partial(vary_latents, model)
+            found.append(varied(x[part], y[part], noise, strength, behind))
             advance(len(index))
     return torch.cat(found)
+
+
+def vary_latents(
+    model: Any,
+    x: Images,
+    y: Tensor,
+    noise: dict[str, Tensor],
+    strength: float,
+    background: tuple[Images, Tensor] | None,
+) -> Images:
+    """Images near x: their latents moved within what samples are drawn from, and decoded under their labels.
+
+    Args:
+        model: a VAE.
+        x: images in [0, 1].
+        y: their labels.
+        noise: standard normal, one tensor for every name in `sampling_noise_shapes`.
+        strength: how far latents move, in [0, 1].
+        background: as many other images with their labels; the border of their maps of latents takes the place of that
+            of x.
+
+    Raises:
+        ValueError: for latents that cannot be moved so, or a background without a map of latents.
+    """
+    if not hasattr(model.source, "vary"):
+        raise ValueError(
+            f"Expected samples to be drawn from a normal, a mixture or flow matching; {type(model.source).__name__} "
+            "has no way back from an image. Fit another one: condgen.fit_prior(model, data, GaussianMixture(...))."
+        )
+    z, c = gathered([q.mean for q in levels(model.posterior(x, y))]), model.condition(y)
+    if background is not None:
+        z = with_border(z, gathered([q.mean for q in levels(model.posterior(*background))]))
+    return model.decode_from(model.source.vary(z, c, latent_noise(noise), strength), c).mean
 
 
 def background_of(index: Int64[Tensor, " n"], others: int, seed: int) -> Int64[np.ndarray, " n"]:
