@@ -55,7 +55,7 @@ def generated(name: str, data: Any, seed: int, times: int, folder: Path) -> cond
 
 def run(options: argparse.Namespace, data: Any, arm: str, seed: int) -> dict[str, Any]:
     """One classifier: what it does on validation and test images."""
-    folder, started = options.work, time.perf_counter()
+    folder = options.work
     teacher = folder / f"teacher_{seed}.safetensors"
     images, settings = data.train, REAL.get(arm, {})
     if arm in GENERATED:

@@ -181,6 +181,20 @@ class TestSample:
         expected = condgen.load(run).sample(labels, seed=5, start=2, temperature=0.5)
         assert np.array_equal(images.images, to_uint8(expected).numpy())
 
+    def test_data_that_have_moved(self, grey, tmp_path, capsys):
+        first, then = tmp_path / "cells.npz", tmp_path / "moved.npz"
+        first.write_bytes((grey / "cells.npz").read_bytes())
+        short = ["--width", "4", "--latent", "4", "--epochs", "1", "--accelerator", "cpu"]
+        assert main(["train", "--data", str(first), *short, "--out", str(tmp_path / "run")]) == 0
+        first.rename(then)
+        show = ["reconstruct", str(tmp_path / "run"), "--count", "1"]
+        assert main(show) == 1
+        assert (
+            f"{first}, which {tmp_path / 'run'} was trained on, is no longer there. Pass --data"
+            in capsys.readouterr().err
+        )
+        assert main([*show, "--data", str(then)]) == 0
+
     def test_a_teachers_probabilities(self, run, tmp_path, capsys):
         cells = condgen.load_smears(200, size=16)
         classifier = condgen.train_classifier(cells, epochs=1, width=4)

@@ -352,7 +352,7 @@ def balance(
 
 
 def with_probabilities(data: LabelledImages, provenance: Provenance, teacher: Any) -> tuple[LabelledImages, Provenance]:
-    """The same set with a probability of each class for every image, to train a classifier on.
+    """Add a teacher's probabilities of the classes to a balanced set, for a classifier to learn instead of the labels.
 
     Of generated training images they are the teacher's; of real images all of it is on their label.
 

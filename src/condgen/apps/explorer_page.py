@@ -101,7 +101,7 @@ class Answers:
 
     @said
     def save(self, drawn: Any) -> Any:
-        """Files of the cells that are shown."""
+        """Write the cells that the page shows to a PNG and an npz file, and offer both for download."""
         saved = self.explorer.save(self.folder.name, drawn["label"], drawn["count"], drawn["seed"])
         return gradio().update(value=[str(file) for file in saved], visible=True)
 

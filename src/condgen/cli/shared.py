@@ -71,7 +71,8 @@ def load_run_data(run: Path, data: str | None) -> "LabelledImages":
     about = about_run(run)
     if "data" not in about and data is None:
         raise ValueError(f"{run / 'run.json'} does not tell what data the run was trained on. Pass --data.")
-    if data is None and is_path(about["data"]) and not Path(about["data"]).exists():
+    recorded = Path(about.get("data", ""))  # a file or a folder is recorded by its absolute path, others by their names
+    if data is None and recorded.is_absolute() and not recorded.exists():
         raise ValueError(
             f"{about['data']}, which {run} was trained on, is no longer there. Pass --data with the place it is at now."
         )
@@ -88,11 +89,6 @@ def load_run_data(run: Path, data: str | None) -> "LabelledImages":
         )
     warnings.warn(f"{data} is not what {run} was trained on; some of its images may have been.", stacklevel=2)
     return labelled
-
-
-def is_path(data: str) -> bool:
-    """Whether data are a file or a folder, and not a name such as smears or bloodmnist."""
-    return Path(data).is_absolute()
 
 
 def data_for(run: Path, data: str | None) -> "LabelledImages":

@@ -28,6 +28,7 @@ from condgen.io.archives import read_archive, write_archive
 from condgen.io.progress import working
 from condgen.nn.parts import evaluating
 from condgen.training.checkpoints import Checkpoints
+from condgen.training.fit import class_weights
 from condgen.training.settings import changed
 
 FORMAT = 3  # of the file
@@ -293,7 +294,7 @@ def train_classifier(
     what: str = "a classifier",
     **changes: Any,
 ) -> Classifier:
-    """Train a classifier on labelled images: a small residual network, to convergence.
+    """Train a small residual network to tell the classes of labelled images apart, until it has converged.
 
     Args:
         data: images with one class label each. Of a set with splits the `train` part is learnt, and the `validation`
@@ -348,7 +349,7 @@ def train_classifier(
             images.images,
             targets,
             how,
-            weights=1 / np.bincount(images.labels)[images.labels] if how.balance else None,
+            weights=class_weights(images) if how.balance else None,
             milestones=() if states is not None or held_out is None else sorted({max(1, steps * 9 // 10), steps}),
             on_milestone=look,
             on_step=advance,

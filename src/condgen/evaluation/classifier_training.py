@@ -200,7 +200,7 @@ def go_on(
 
 
 def as_tensors(images: Tensor | np.ndarray, labels: Tensor | np.ndarray) -> tuple[Tensor, Tensor]:
-    """Images as they are, classes as int64 or probabilities as float32; a memory map is only ever read."""
+    """Training images and targets as tensors, classes int64 and probabilities float32; memory maps are not copied."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
         images, labels = torch.as_tensor(images), torch.as_tensor(labels)

@@ -127,7 +127,7 @@ class ResidualBlock(Part):
         self.around = nn.Identity() if same else nn.Conv2d(inputs, outputs, 1, stride, bias=False)
 
     def forward(self, h: Float[Tensor, "batch inputs rows columns"]) -> Float[Tensor, "batch outputs _ _"]:
-        """Convolve and add."""
+        """Feature maps through both convolutions, added to the maps that came in."""
         return F.relu(self.around(h) + self.inner(h))
 
 
@@ -178,7 +178,7 @@ def network_features(
 
 
 def check_features(features: Any, n: int) -> None:
-    """Raise unless these are features of n images."""
+    """Raise unless a network returned one finite row of floats for each of n images."""
     if not isinstance(features, Tensor):
         got = type(features).__name__
     elif features.ndim != 2 or len(features) != n or not features.is_floating_point():
@@ -194,6 +194,6 @@ def check_features(features: Any, n: int) -> None:
 
 
 def in_batches(images: np.ndarray | Tensor, batch_size: int) -> Iterator[Float[Tensor, "batch channels height width"]]:
-    """Images in [0, 1], some at a time; one empty batch where there are none."""
+    """Batches of images as floats in [0, 1], in order; for no images one batch that is empty."""
     for start in range(0, max(len(images), 1), batch_size):
         yield image_tensor(images[start : start + batch_size])

@@ -342,10 +342,10 @@ def over_seeds(
     low: float,
     **described: Any,
 ) -> Measure:
-    """Means over seeds, overall ("") and per class, with intervals.
+    """A measure from one value per seed: means, overall and for each class, with 95 % intervals.
 
     Args:
-        values: name → value of each seed.
+        values: name of a class, or "" for the overall figure → value of each seed.
         ceiling: name → what real images reach.
         spreads: name → standard deviation over test images.
         low: the least that a value can be; the most is 1.

@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from condgen.data.images import LabelledImages
+from condgen.models.generator import BLOCK
 from condgen.sampling.grids import class_names, to_uint8
 
-BLOCK = 64  # samples that a model draws at once
 KEPT = 2**28  # bytes of images that stay in memory
 
 
@@ -117,7 +117,7 @@ def as_dataset(
     seed: int = 0,
     temperature: float = 1.0,
 ) -> GeneratedImages:
-    """Generated images as a data set of PyTorch: a float tensor in [0, 1] and a class number for each.
+    """A PyTorch data set of images that a model draws as they are read; each item is (image in [0, 1], class number).
 
     Args:
         model: of any family, with class labels.

@@ -38,7 +38,9 @@ def vary(
     start: int = 0,
     progress: bool = False,
 ) -> Float[Tensor, "batch channels height width"]:
-    """New images near given ones, of the same labels: one for each, in order, in [0, 1].
+    """Draw a new image near each of the given ones, with the same label.
+
+    The result is in [0, 1], in the order of the images.
 
     A model that samples from a mixture or by flow matching moves the latents of an image within the component that most
     likely drew it; flows and diffusion models of pixels add noise to the image and take it away again. Images need not
@@ -107,7 +109,7 @@ def vary_latents(
     strength: float,
     background: tuple[Images, Tensor] | None,
 ) -> Images:
-    """Images near x: their latents moved within what samples are drawn from, and decoded under their labels.
+    """Variations by a VAE: the latents of images are moved within the prior that samples come from, and decoded again.
 
     Args:
         model: a VAE.
