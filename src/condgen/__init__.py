@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from condgen.nn.pruning import trim
     from condgen.sampling.dataset import as_dataset
     from condgen.sampling.variations import vary
+    from condgen.training.distil import distil
     from condgen.training.fit import fit
     from condgen.training.fit_prior import fit_prior
     from condgen.training.history import History
@@ -55,6 +56,7 @@ __all__ = [
     "conditional_flow",
     "conditional_gan",
     "conditional_vae",
+    "distil",
     "evaluate",
     "fit",
     "fit_prior",
@@ -84,6 +86,7 @@ _HOMES = {
     "nn.pruning": ("trim",),
     "sampling.dataset": ("as_dataset",),
     "sampling.variations": ("vary",),
+    "training.distil": ("distil",),
     "training.fit": ("fit",),
     "training.fit_prior": ("fit_prior",),
     "training.history": ("History",),

@@ -37,6 +37,7 @@ class Use(IntEnum):
     DATA = 6
     AUGMENTATION = 7
     VARIATION = 8
+    DISTILLATION = 9
 
 
 def stream(use: Use, step: int = 0, level: int = 0) -> int:

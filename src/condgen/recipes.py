@@ -35,6 +35,8 @@ from condgen.nn.encoders import ConvEncoder
 from condgen.nn.layers import halvings
 from condgen.training.budget import Budget, budget_of
 from condgen.training.checkpoints import Checkpoints
+from condgen.training.distil import USUAL as STUDENT_TRAINING
+from condgen.training.distil import distil
 from condgen.training.fit import Stage, fit_as_stage
 from condgen.training.fit_prior import USUAL as PRIOR
 from condgen.training.fit_prior import fit_prior
@@ -142,6 +144,7 @@ FLOW_MATCHING = Training(
     ema=0.9995,
 )  # how a velocity field of latents is trained
 SAMPLER_STATE = "sampler_state"  # folder of the sampler's checkpoints in the folder of a run
+STUDENT = Path("student")  # folder in that one, of what is distilled from it
 
 
 @dataclass(frozen=True)
@@ -269,18 +272,48 @@ class Recipe:
             return model, history  # the first process goes on alone
         if out is not None:
             model = load_like(out, model).to(model.device)
-        if prior is not None and not (resume and model.sampler is not None):
-            folder = None if out is None else Path(out) / SAMPLER_STATE
-            if overwrite and folder is not None:
-                Checkpoints(folder).clear()
-            turns = learns_turns(own.training.augment)
-            chosen = own.prior_training(budget)
-            fit_prior(
-                model, data, prior, chosen, symmetries=turns, hardware=where, checkpoints=folder, progress=progress
-            )
+        if overwrite and out is not None:
+            for kept in (STUDENT / "pairs", STUDENT, Path()):
+                Checkpoints(Path(out) / SAMPLER_STATE / kept).clear()
+        if prior is not None:
+            done = bool(resume) and model.sampler is not None
+            where_to = {"hardware": where, "progress": progress}
+            own.fit_sampler(model, data, None if done else prior, out, budget, work.prior_share, **where_to)
+        return model, history
+
+    def fit_sampler(
+        self,
+        model: Any,
+        data: LabelledImages,
+        prior: nn.Module | None,
+        out: str | Path | None,
+        budget: Budget | None,
+        share: float,
+        **shared: Any,
+    ) -> None:
+        """Fit what a trained model samples from, and distil it, if the recipe says so; saved after each.
+
+        Args:
+            model: to be fitted in place.
+            data: what it was trained on.
+            prior: that is fitted; None if the model has its fitted one.
+            out: folder of the run.
+            budget: what is left of it.
+            share: of it, for the prior.
+            **shared: `hardware` and `progress`.
+        """
+        folder = None if out is None else Path(out) / SAMPLER_STATE
+        if prior is not None:
+            chosen, turns = self.prior_training(budget and budget.part(share)), learns_turns(self.training.augment)
+            fit_prior(model, data, prior, chosen, symmetries=turns, checkpoints=folder, **shared)
             if out is not None:
                 save(model, out)
-        return model, history
+        if self.distils and model.sampler.student is None:
+            chosen = self.student_training(budget)
+            distil(model, data, self.sampler, chosen, checkpoints=folder and folder / STUDENT, **shared)
+            model.sampler.steps, model.sampler.guidance = self.sampler.steps, self.sampler.guidance
+            if out is not None:
+                save(model, out)
 
     def loss_for(self, model: Any) -> nn.Module | None:
         """The loss of a VAE: the ELBO, or with a discriminator beside it; None for models with a loss of their own.
@@ -318,10 +351,23 @@ class Recipe:
             return mixture
         return FlowMatching(latent, dim, mixture, steps=own.steps, guidance=own.guidance)
 
+    @property
+    def distils(self) -> bool:
+        """Whether flow matching is distilled into a network of one step."""
+        return self.loss is not None and self.sampler.sampler == "flow_matching" and self.sampler.distil_pairs > 0
+
     def prior_training(self, budget: Budget | None) -> Training:
         """How the prior is trained."""
         usual = FLOW_MATCHING if self.sampler.sampler == "flow_matching" else PRIOR
-        passes = {"epochs": None if budget else self.sampler.sampler_epochs, "minutes": budget}
+        return self.of_stage(usual, self.sampler.sampler_epochs, budget)
+
+    def student_training(self, budget: Budget | None) -> Training:
+        """How the network of one step is trained."""
+        return self.of_stage(STUDENT_TRAINING, self.sampler.distil_epochs, budget)
+
+    def of_stage(self, usual: Training, epochs: int, budget: Budget | None) -> Training:
+        """The usual training of a later stage, with its passes or the rest of the budget."""
+        passes = {"epochs": None if budget else epochs, "minutes": budget}
         (own,) = changed(usual, **passes, seed=self.training.seed, precision=self.training.precision)
         return own
 

@@ -236,9 +236,15 @@ class Sampler(Checked):
         components: components of the mixture for each class.
         em: steps of expectation-maximisation after the mixture's k-means.
         sampler_epochs: passes over the latents, where the sampler is trained.
-        steps: steps from the mixture to a sample, in flow matching.
+        steps: steps from the mixture to a sample, in flow matching. One step is drawn by a distilled network, if there
+            is one.
         guidance: classifier-free guidance of flow matching. Above 0, samples fit their labels better and cost twice as
             much.
+        distil_pairs: draws of the mixture, each with the sample that flow matching makes of it, from which a network is
+            distilled that makes it in one step; 0 for none.
+        distil_epochs: passes over these pairs.
+        teacher_steps: steps of flow matching to the sample of such a pair.
+        teacher_guidance: guidance of flow matching for the sample of such a pair.
 
     Example:
         >>> Sampler("mixture").components
@@ -251,6 +257,10 @@ class Sampler(Checked):
     sampler_epochs: int = setting(20, 1, 10**6)
     steps: int = setting(2, 1, 1000)
     guidance: float = setting(0.0, 0, 10**6)
+    distil_pairs: int = setting(0, 0, 10**9)
+    distil_epochs: int = setting(8, 1, 10**6)
+    teacher_steps: int = setting(4, 1, 1000)
+    teacher_guidance: float = setting(0.4, 0, 10**6)
 
 
 def changed(*settings: Any, **changes: Any) -> tuple[Any, ...]:

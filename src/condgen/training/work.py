@@ -30,23 +30,31 @@ class Work:
         training: of training the model, all passes.
         encoding: of encoding the images and fitting a mixture to their latents.
         flow: of training a flow of latents, all passes.
+        student: of distilling it into a network of one step.
     """
 
     per_image: float
     training: float
     encoding: float
     flow: float
+    student: float = 0.0
 
     def later(self, batch_size: int) -> float:
         """What follows the training of the model, in steps of it."""
-        return (self.encoding + self.flow) / (self.per_image * batch_size)
+        return (self.encoding + self.flow + self.student) / (self.per_image * batch_size)
 
     @property
     def first_share(self) -> float:
         """The share of a budget for training the model; the rest is for its prior."""
         if not self.encoding + self.flow:
             return 1.0
-        return min(MOST_FIRST, self.training / (self.training + self.encoding + self.flow))
+        return min(MOST_FIRST, self.training / (self.training + self.encoding + self.flow + self.student))
+
+    @property
+    def prior_share(self) -> float:
+        """The share of what is then left for fitting the prior; the rest is for distilling it."""
+        prior = self.encoding + self.flow
+        return prior / (prior + self.student) if self.student else 1.0
 
 
 def work_of(
@@ -65,7 +73,7 @@ def work_of(
     images = data.train if data.splits else data
     example = tensors(images.subset(slice(0, 1)), torch.device("cpu"))
     forward = forward_work(model, model.objective(), example)
-    n, encoding, flow = len(images), 0.0, 0.0
+    n, encoding, flow, student = len(images), 0.0, 0.0, 0.0
     if prior is not None:
         latents = n * (symmetries(*data.image_shape[1:]) if learns_turns(training.augment) else 1)
         mixture = getattr(prior, "source", prior)
@@ -78,11 +86,14 @@ def work_of(
             own, labels = loss_of(prior, c)
             each = forward_work(prior, own, (z, labels), nn.Identity())
             flow = 3.0 * latents * each * sampler.sampler_epochs
+            if sampler.sampler == "flow_matching":
+                evaluations = 2 * sampler.teacher_steps * (2 if sampler.teacher_guidance else 1)  # of Heun's method
+                student = sampler.distil_pairs * each * (evaluations + 3.0 * sampler.distil_epochs)
     critic = 1.0
     if loss is not None and loss.has_discriminator:
         critic += CRITIC * (1 - loss.discriminator_start)
     whole = 3.0 * forward * critic * n * (training.epochs or EPOCHS)
-    return Work(3.0 * forward, whole, encoding, FLOW_COST * flow)
+    return Work(3.0 * forward, whole, encoding, FLOW_COST * flow, FLOW_COST * student)
 
 
 def forward_work(model: Any, loss: Any, example: tuple[Tensor, Any], prepare: Any = None) -> int:

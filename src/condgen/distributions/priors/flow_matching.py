@@ -37,6 +37,9 @@ class FlowMatching(Part, registered="priors.FlowMatching"):
     Drawing is deterministic given the source's draw. :func:`condgen.fit_prior` fits the source, pairs latents with
     components and trains the field.
 
+    A distilled network, the student, can take the whole way in one step: :math:`z_1 = z_0 + s(z_0, 0, c, k)`. It is
+    what `steps=1` uses, where there is one; more steps follow the field. :func:`condgen.distil` trains it.
+
     Args:
         latent: number of latents, or the shape of z.
         condition_dim: width of c.
@@ -50,6 +53,7 @@ class FlowMatching(Part, registered="priors.FlowMatching"):
         path: from source to latent in training, "straight" or "cosine".
         density: whether `prior(c)` gives a distribution; its `log_prob` follows the samples' way backwards from every
             component of the class, with the change of volume, and takes long.
+        student: a velocity network that was distilled from this flow, for `steps=1`.
 
     Raises:
         ValueError: for numbers out of range.
@@ -79,6 +83,7 @@ class FlowMatching(Part, registered="priors.FlowMatching"):
         drop: float = 0.1,
         density: bool = False,
         path: Literal["straight", "cosine"] = "straight",
+        student: nn.Module | None = None,
     ) -> None:
         super().__init__()
         if steps < 1 or solver not in ("heun", "euler") or guidance < 0 or not 0 <= drop < 1:
@@ -99,6 +104,7 @@ class FlowMatching(Part, registered="priors.FlowMatching"):
         self.velocity: Any = velocity or MLPVelocity(math.prod(self.shape), condition_dim, components)
         self.steps, self.solver, self.guidance = steps, solver, guidance
         self.drop, self.density, self.path = drop, density, path
+        self.student: Any = student
         self.scale = ChannelScale(self.shape)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -106,7 +112,7 @@ class FlowMatching(Part, registered="priors.FlowMatching"):
         if name == "guidance" and "drop" in self.__dict__:
             check_guidance(value, self.drop)
         super().__setattr__(name, value)
-        if name in ("steps", "solver", "guidance", "density") and "arguments" in self.__dict__:
+        if name in ("steps", "solver", "guidance", "density", "student") and "arguments" in self.__dict__:
             self.arguments[name] = value
 
     @torch.no_grad()
@@ -162,15 +168,19 @@ class FlowMatching(Part, registered="priors.FlowMatching"):
         self, c: Float[Tensor, "batch dim"], noise: Float[Tensor, "batch *numbers"]
     ) -> Float[Tensor, "batch *latent"]:
         """A draw of the source, carried along the field."""
+        z, component = self.start(c, noise)
+        for k in range(self.steps):
+            z = self.step(z, k, c, component)
+        return self.scale.restored(z)
+
+    def start(self, c: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """A draw of the source in standardised coordinates, and the component it is of."""
         if self.choices:
             component = self.source.choose(c, noise[:, 0])
             z = self.source.draw_of(component, noise[:, self.choices :])
         else:
             z, component = self.source.draw(c, noise), torch.zeros(c.shape[0], dtype=torch.int64, device=c.device)
-        z = self.scale(z)
-        for k in range(self.steps):
-            z = self.step(z, k, c, component)
-        return self.scale.restored(z)
+        return self.scale(z), component
 
     def vary(self, z: Tensor, c: Tensor, noise: Tensor, strength: float) -> Float[Tensor, "batch *latent"]:
         """Latents near z: back along the path towards a draw of the source, and forward along the field again.
@@ -199,7 +209,18 @@ class FlowMatching(Part, registered="priors.FlowMatching"):
         return self.scale.restored(at)
 
     def step(self, z: Tensor, k: int, c: Tensor, component: Tensor) -> Tensor:
-        """The k-th of the solver's steps, in standardised coordinates."""
+        """The k-th of the solver's steps, or the student's only one, in standardised coordinates.
+
+        Raises:
+            ValueError: if the student's step is to be guided.
+        """
+        if self.steps == 1 and self.student is not None:
+            if self.guidance:
+                raise ValueError(
+                    f"Expected guidance=0 with steps=1: one step is drawn by a distilled network, which learnt from "
+                    f"guided samples; got guidance={self.guidance}. Take more steps to guide them, such as steps=2."
+                )
+            return one_step(self.student, z, c, component)
         dt = 1 / self.steps
         return self.advance(z, (k * dt, (k + 1) * dt), dt, c, component)
 
@@ -228,6 +249,12 @@ class FlowMatching(Part, registered="priors.FlowMatching"):
         if not self.density:
             raise NotImplementedError("A flow's density takes long; build FlowMatching(density=True) for it.")
         return Carried(self, c)
+
+
+def one_step(student: Any, z: Tensor, c: Tensor, component: Tensor) -> Tensor:
+    """Where a student carries draws of the source, in standardised coordinates."""
+    zeros = z.new_zeros(z.shape[:1])
+    return z + student(z, zeros, c, component, zeros)
 
 
 def check_guidance(guidance: float, drop: float) -> None:
