@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 import condgen
-from condgen.apps.balance import write_balanced
+from condgen.apps.provenance import write_balanced
 from condgen.evaluation.judge import load_judge
 from condgen.sampling.figures import class_grid
 

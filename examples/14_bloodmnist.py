@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 import condgen
-from condgen.apps.balance import write_balanced
+from condgen.apps.provenance import write_balanced
 from condgen.evaluation.arms import StudyPlan
 from condgen.evaluation.sources import drawing
 from condgen.evaluation.training_sets import cut_class

@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import condgen
-from condgen.apps.balance import Balancer, balance, wanted, write_balanced
+from condgen.apps.balance import Balancer, balance, wanted
+from condgen.apps.provenance import write_balanced
 from condgen.cli import main
 from condgen.data.images import LabelledImages
 from condgen.sampling.grids import to_uint8
+from condgen.training.fit import class_weights
 
 NAMES = ("round", "lobed", "dark")
 
@@ -97,7 +99,7 @@ class TestBalancer:
         assert images.dtype == np.uint8
 
     def test_every_sample_can_be_drawn_again_from_what_is_written_down(self, model, cells):
-        balancer = Balancer(model, seed=4)
+        balancer = Balancer(model, seed=4, method="sample")
         images, labels = balancer.fit_resample(cells.images, cells.labels)
         kept = balancer.provenance_
         assert kept.synthetic.sum() == len(images) - len(cells)
@@ -127,12 +129,6 @@ class TestBalancer:
         assert (seen == 1).all()
         assert "turned down" in str(balancer.provenance_)
         assert len(images) == 160
-
-    def test_of_a_class_with_few_real_images_it_says_what_did_better(self, model):
-        labels = np.repeat([0, 1, 2], [102, 100, 101])
-        many = LabelledImages(np.zeros((303, 1, 8, 8), np.uint8), labels, NAMES)
-        assert "lobed: 100 real images or fewer" in str(balance(many, model)[1])
-        assert "or fewer" not in str(balance(many, model, strategy={"dark": 103})[1])
 
     def test_where_none_is_believed_the_least_doubtful_fill_up(self, model, cells):
         class Never(Sure):
@@ -187,6 +183,80 @@ class TestBalancer:
             Balancer(model, {"oval": 9}).fit_resample(cells.images, cells.labels)
 
 
+class TestVariations:
+    @pytest.mark.parametrize("latent", [4, (2, 4, 4)])
+    def test_each_can_be_made_again_from_what_is_written_down(self, latent, cells):
+        """With the surroundings of other images where the model has maps of latents."""
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model = condgen.conditional_vae((1, 8, 8), 3, latent=latent, width=4).eval()
+        model.class_names = NAMES
+        balancer = Balancer(model, seed=4, method="vary", strength=0.6)
+        images, labels = balancer.fit_resample(cells.images, cells.labels)
+        kept = balancer.provenance_
+        assert np.array_equal(kept.varied, kept.synthetic)
+        around = None if latent == 4 else (cells.images, cells.labels)
+        for place in np.flatnonzero(kept.synthetic)[::7]:
+            of, start = int(kept.of[place]), int(kept.number[place])
+            assert cells.labels[of] == labels[place]
+            asked = {"strength": 0.6, "background": around, "seed": 4, "start": start}
+            again = condgen.vary(model, cells.images[[of]], [labels[place]], **asked)
+            assert np.array_equal(to_uint8(again)[0].numpy(), images[place])
+        made = images[len(cells) :].reshape(-1, 64)
+        assert len(np.unique(made, axis=0)) == len(made)
+
+    def test_every_image_of_a_class_is_varied_equally_often(self, model, cells):
+        balancer = Balancer(model, {"lobed": 60}, method="vary")
+        balancer.fit_resample(cells.images, cells.labels)
+        of = balancer.provenance_.of
+        assert np.array_equal(np.bincount(of[of >= 0], minlength=120), np.where(cells.labels == 1, 2, 0))
+
+    def test_by_itself_it_varies_classes_with_few_images(self, model):
+        labels = np.repeat([0, 1, 2], [103, 100, 101])
+        many = LabelledImages(np.zeros((304, 1, 8, 8), np.uint8), labels, NAMES)
+        provenance = balance(many, model)[1]
+        assert provenance.labels[provenance.varied].tolist() == [1, 1, 1]
+        assert "lobed: 3 variations\n  dark: 2" in str(provenance)
+        assert not balance(many, model, method="sample")[1].varied.any()
+        assert balance(many, model, method="vary")[1].varied.sum() == 5
+        table = list(csv.DictReader(provenance.table().splitlines()))
+        assert [row["kind"] for row in table[304:]] == ["variation"] * 3 + ["synthetic"] * 2
+        assert {row["strength"] for row in table[304:307]} == {"0.3"}
+        assert all(labels[int(row["of"])] == 1 for row in table[304:307])
+        assert {row["of"] for row in table[307:]} == {""}
+
+    def test_what_only_draws_is_sampled(self, cells):
+        model = condgen.conditional_gan((1, 8, 8), 3)
+        model.class_names = NAMES
+        assert not balance(cells, model)[1].varied.any()
+        with pytest.raises(ValueError, match=r"ConditionalGAN only draws\. Pass method='sample'"):
+            balance(cells, model, method="vary")
+
+    def test_a_class_without_images_is_sampled_or_refused(self, model, cells):
+        kept = cells.labels != 1
+        asked = {"sampling_strategy": {"lobed": 5}}
+        balancer = Balancer(model, **asked)
+        balancer.fit_resample(cells.images[kept], cells.labels[kept])
+        assert not balancer.provenance_.varied.any()
+        with pytest.raises(ValueError, match="got none of lobed"):
+            Balancer(model, **asked, method="vary").fit_resample(cells.images[kept], cells.labels[kept])
+
+    @pytest.mark.parametrize("wrong", [{"method": "copy"}, {"strength": 1.5}])
+    def test_another_method(self, model, cells, wrong, unchecked):
+        with pytest.raises(ValueError, match="method as auto, sample or vary, and a strength from 0 to 1"):
+            balance(cells, model, **wrong)
+
+    def test_half_of_what_is_learnt_of_a_class_is_real(self, model, cells):
+        """Where classes are drawn equally often; of a class without generated images all of it."""
+        balanced = balance(cells, model)[0].train
+        weights, made = class_weights(balanced).numpy(), balanced.factors["synthetic"]
+        for k in range(3):
+            assert weights[balanced.labels == k].sum() == pytest.approx(1)
+            real = weights[(balanced.labels == k) & ~made].sum()
+            assert real == pytest.approx(0.5 if (made & (balanced.labels == k)).any() else 1)
+        assert not balance(cells, model)[0].test.factors["synthetic"].any()
+
+
 class TestSets:
     def test_only_training_images_gain(self, model, cells):
         balanced, provenance = balance(cells, model, seed=2)
@@ -216,7 +286,9 @@ class TestSets:
             assert np.array_equal(getattr(again, part).images, getattr(balanced, part).images)
             assert np.array_equal(getattr(again, part).labels, getattr(balanced, part).labels)
         rows = list(csv.DictReader(table.read_text().splitlines()))
-        assert [row["kind"] for row in rows] == ["synthetic" if made else "real" for made in provenance.synthetic]
+        assert [row["kind"] for row in rows] == ["variation" if made else "real" for made in provenance.synthetic]
+        assert np.array_equal(again.train.factors["synthetic"], provenance.synthetic)
+        assert not again.test.factors["synthetic"].any()
         assert {row["class"] for row in rows} == set(NAMES)
         with np.load(tmp_path / "cells.npz") as file:
             assert file["train_labels"].shape == (len(balanced.train), 1)

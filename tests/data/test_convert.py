@@ -173,7 +173,7 @@ class TestFolders:
         model.class_names = names
         balanced, provenance = condgen.balance(images, model, {"zebra": 12})
         path = tmp_path / f"set{ending}"
-        from condgen.apps.balance import write_balanced
+        from condgen.apps.provenance import write_balanced
 
         write_balanced(balanced, provenance, path)
         again = condgen.load_data(path, size=8)
@@ -184,7 +184,7 @@ class TestFolders:
         assert not (tmp_path / "x").exists()
 
     def test_more_than_256_classes(self, tmp_path):
-        from condgen.apps.balance import Provenance, write_balanced
+        from condgen.apps.provenance import Provenance, write_balanced
 
         n = 300
         images = LabelledImages(np.zeros((n, 1, 8, 8), np.uint8), np.arange(n))

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, f1_score, log_loss, precision_score, recall_score
 
 import condgen
-from condgen.apps.balance import balance, with_probabilities, write_balanced
+from condgen.apps.balance import balance
+from condgen.apps.provenance import with_probabilities, write_balanced
 from condgen.data.augmentation import turned
 from condgen.data.images import PROBABILITIES, LabelledImages
 from condgen.evaluation import classifier as module

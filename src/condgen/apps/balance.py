@@ -1,96 +1,35 @@
 """Rebalancing: fill rare classes up with generated images, as imbalanced-learn's users know it.
 
-Real images stay as they are and come first. Of every generated one it is written down what it is: nobody is ever to
-mistake it for a patient's.
+Real images stay as they are and come first. Of a class with many images new ones are samples; of one with few they are
+variations of those that there are.
 """
 
-__all__ = ["Balancer", "Provenance", "balance", "with_probabilities", "write_balanced"]
+__all__ = ["Balancer", "balance"]
 
-import csv
-import io
 import math
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Bool, Int64, UInt8
+from jaxtyping import Int64, UInt8
 
+from condgen.apps.provenance import Provenance
 from condgen.apps.resampling import Classes, Pixels
-from condgen.data.images import PROBABILITIES, LabelledImages, class_number
+from condgen.data.images import SYNTHETIC, LabelledImages, class_number
 from condgen.evaluation.copies import near_copies
 from condgen.io.archives import weights_hash
-from condgen.io.atomic import check_writable, replacing, write_atomically
-from condgen.io.names import folder_names, write_classes
 from condgen.sampling.grids import class_names, num_classes, to_uint8
+from condgen.sampling.variations import can_vary, has_surroundings, vary
 
 Strategy = Literal["auto", "minority", "not minority", "not majority", "all"]
 Wanted = Strategy | float | Mapping[Any, int] | Callable[[Any], Mapping[Any, int]]
 CLASS_SHARE = 2**40  # numbers of samples that each class has to itself
-FEW = 100  # real images up to which drawing them more often taught classifiers more (docs/balancing.md)
-PARAMETERS = ("model", "sampling_strategy", "seed", "random_state", "judge", "data")
+FEW = 100  # real images of a class up to which variations of them taught classifiers more than samples did
+STRENGTH = 0.3  # of variations
+PARAMETERS = ("model", "sampling_strategy", "seed", "random_state", "judge", "data", "method", "strength")
 ROUNDS = 8  # in which what was turned down is drawn again
-TABLE = ("place", "kind", "label", "class", "weights", "seed", "number")
-
-
-@dataclass(frozen=True, eq=False)
-class Provenance:
-    """What each image of a balanced set is.
-
-    Attributes:
-        synthetic: whether it was generated.
-        labels: its class.
-        number: of the sample; -1 for a real image. `model.sample([label], seed=seed, start=number)` draws it again.
-        seed: of the samples.
-        weights: hash of the model's weights.
-        names: of the classes.
-        refused: class → how many samples were turned down: not believed by the judge, or near copies.
-        drawn: class → how many were drawn in all.
-        teacher: hash of the weights of the classifier whose probabilities stand beside the labels; "" for none.
-
-    Example:
-        >>> import condgen
-        >>> cells = condgen.load_smears(60, size=16)
-        >>> model = condgen.conditional_vae(cells.image_shape, 8, latent=4, width=4)
-        >>> table = balance(cells, model)[1].table()
-        >>> table.splitlines()[:2]
-        ['place,kind,label,class,weights,seed,number', '0,real,...']
-    """
-
-    synthetic: Bool[np.ndarray, " images"]
-    labels: Int64[np.ndarray, " images"]
-    number: Int64[np.ndarray, " images"]
-    seed: int
-    weights: str
-    names: tuple[str, ...]
-    refused: Mapping[str, int]
-    drawn: Mapping[str, int]
-    teacher: str = ""
-
-    def table(self) -> str:
-        """A row an image, as CSV with a header."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow((*TABLE, "teacher") if self.teacher else TABLE)
-        for place, (made, label, number) in enumerate(zip(self.synthetic, self.labels, self.number, strict=True)):
-            name = self.names[label] if self.names else ""
-            of = (self.weights, self.seed, number) if made else ("", "", "")
-            by = (self.teacher if made else "",) if self.teacher else ()
-            writer.writerow((place, "synthetic" if made else "real", label, name, *of, *by))
-        return text.getvalue()
-
-    def __str__(self) -> str:
-        made = {name: int((self.labels[self.synthetic] == k).sum()) for k, name in enumerate(self.names)}
-        lines = [f"{int(self.synthetic.sum()):,} generated images beside {int((~self.synthetic).sum()):,} real ones:"]
-        for name, count in made.items():
-            turned = self.refused.get(name, 0) / max(self.drawn.get(name, 0), 1)
-            lines.append(f"  {name}: {count:,}" + (f" ({turned:.0%} of the drawn ones turned down)" if turned else ""))
-        real = np.bincount(self.labels[~self.synthetic], minlength=len(self.names))
-        if few := [name for name, n in zip(self.names, real, strict=True) if made[name] and n <= FEW]:
-            lines.append(f"{', '.join(few)}: {FEW} real images or fewer. Try drawing them more often beside this.")
-        return "\n".join(lines)
+Method = Literal["auto", "sample", "vary"]
 
 
 class Balancer:
@@ -107,10 +46,16 @@ class Balancer:
             does not take for their class are drawn again, eight times at most.
         data: real images with splits: near copies of its training images (up to flips, turns, small shifts and
             brightness) are drawn again too.
+        method: "sample" draws new images of a class; "vary" draws them near its real images, each of which is varied
+            equally often, with the surroundings of others where the model has maps of latents
+            (:func:`condgen.vary`); "auto" varies classes of at most 100 real images, where the model can, and samples
+            the others.
+        strength: how far variations go, in [0, 1].
 
     Attributes:
         provenance_: after `fit_resample`, what each image is.
         sampling_strategy_: class number → generated images.
+        varied_: class number → places of its real images, for the classes whose images are varied.
         seed_: the seed of the samples that were drawn.
 
     References:
@@ -134,9 +79,11 @@ class Balancer:
         random_state: Any = None,
         judge: Any = None,
         data: LabelledImages | None = None,
+        method: Method = "auto",
+        strength: float = STRENGTH,
     ) -> None:
         self.model, self.sampling_strategy, self.judge, self.data = model, sampling_strategy, judge, data
-        self.seed, self.random_state = seed, random_state
+        self.seed, self.random_state, self.method, self.strength = seed, random_state, method, strength
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """The arguments, for scikit-learn."""
@@ -163,7 +110,8 @@ class Balancer:
             X and y of the same kinds, types, ranges and layouts; the first n rows are those given.
 
         Raises:
-            ValueError: if images, labels or counts do not fit, or a class would have to shrink.
+            ValueError: if images, labels or counts do not fit, a class would have to shrink, or the model has no way
+                to vary an image.
         """
         self.seed_ = seed_of(self.seed, self.random_state)
         pixels, classes = Pixels.of(X, tuple(self.model.image_shape)), Classes.of(y, self.number_of)
@@ -174,7 +122,9 @@ class Balancer:
         strategy: Any = self.sampling_strategy
         self.sampling_strategy_ = wanted(strategy, counts, labels, self.number_of)
         made = np.repeat(list(self.sampling_strategy_), list(self.sampling_strategy_.values())).astype(np.int64)
-        images, number, refused, drawn = self.draw()
+        self.varied_ = self.varied(labels, counts)
+        images, number, refused, drawn = self.draw(pixels.uint8() if self.varied_ else None, labels)
+        of = [self.origin(label, n) for label, n in zip(made.tolist(), number.tolist(), strict=True)]
         self.provenance_ = Provenance(
             np.r_[np.zeros(len(labels), bool), np.ones(len(images), bool)],
             np.r_[labels, made],
@@ -184,6 +134,8 @@ class Balancer:
             tuple(class_names(self.model)),
             refused,
             drawn,
+            of=np.r_[np.full(len(labels), -1), np.array(of, np.int64)],
+            strength=self.strength,
         )
         return pixels.followed_by(images), classes.followed_by(made, class_names(self.model))
 
@@ -198,23 +150,66 @@ class Balancer:
             raise ValueError(f"Expected classes in [0, {num_classes(self.model)}); got {label}.")
         return int(label)
 
-    def draw(self) -> tuple[UInt8[np.ndarray, "n ..."], Int64[np.ndarray, " n"], dict[str, int], dict[str, int]]:
+    def varied(self, labels: Int64[np.ndarray, " n"], counts: Int64[np.ndarray, " classes"]) -> dict[int, np.ndarray]:
+        """The classes whose images are varied, with the places of these.
+
+        Raises:
+            ValueError: for another method, a model that cannot vary, or a class without an image.
+        """
+        if self.method not in ("auto", "sample", "vary") or not 0 <= self.strength <= 1:
+            raise ValueError(
+                "Expected method as auto, sample or vary, and a strength from 0 to 1; got "
+                f"{self.method!r} and {self.strength}."
+            )
+        if self.method == "vary" and not can_vary(self.model):
+            raise ValueError(
+                f"Expected a model that can vary images; {type(self.model).__name__} only draws. Pass method='sample'."
+            )
+        asked = self.sampling_strategy_ if self.method == "vary" else [k for k in self.sampling_strategy_ if counts[k]]
+        if self.method == "sample" or not can_vary(self.model):
+            return {}
+        if empty := [class_names(self.model)[k] for k in asked if not counts[k]]:
+            raise ValueError(f"Expected images of every class to vary; got none of {', '.join(empty)}.")
+        return {k: np.flatnonzero(labels == k) for k in asked if self.method == "vary" or counts[k] <= FEW}
+
+    def origin(self, label: int, number: int) -> int:
+        """The place of the real image that a generated one is a variation of; -1 for a sample."""
+        own = self.varied_.get(label)
+        return -1 if own is None else int(own[(number - label * CLASS_SHARE) % len(own)])
+
+    def draw(
+        self, real: UInt8[np.ndarray, "m ..."] | None, labels: Int64[np.ndarray, " m"]
+    ) -> tuple[UInt8[np.ndarray, "n ..."], Int64[np.ndarray, " n"], dict[str, int], dict[str, int]]:
         """Images of every class that is to be filled up, their numbers, and how many were turned down and drawn."""
         names, parts, numbers = class_names(self.model), [], []
         refused, drawn = {}, {}
         for label, count in self.sampling_strategy_.items():
-            images, own, refused[names[label]], drawn[names[label]] = self.of_class(label, count)
+            images, own, refused[names[label]], drawn[names[label]] = self.of_class(label, count, real, labels)
             parts.append(images)
             numbers.append(own)
         empty = np.zeros((0, *self.model.image_shape), np.uint8)
         return np.concatenate([empty, *parts]), np.concatenate([np.zeros(0, np.int64), *numbers]), refused, drawn
 
-    def of_class(self, label: int, count: int) -> tuple[np.ndarray, np.ndarray, int, int]:
+    def numbered(
+        self, label: int, numbers: range, real: UInt8[np.ndarray, "m ..."] | None, labels: Int64[np.ndarray, " m"]
+    ) -> UInt8[np.ndarray, "n ..."]:
+        """The samples or variations of these numbers."""
+        chosen: dict[str, Any] = {"seed": self.seed_, "start": numbers.start}
+        if real is None or label not in self.varied_:
+            return to_uint8(self.model.sample([label] * len(numbers), **chosen)).cpu().numpy()
+        of = [self.origin(label, number) for number in numbers]
+        around = (real, labels) if has_surroundings(self.model) else None
+        made = vary(self.model, real[of], labels[of], strength=self.strength, background=around, **chosen)
+        return to_uint8(made).cpu().numpy()
+
+    def of_class(
+        self, label: int, count: int, real: UInt8[np.ndarray, "m ..."] | None, labels: Int64[np.ndarray, " m"]
+    ) -> tuple[np.ndarray, np.ndarray, int, int]:
         """So many images of a class that nothing speaks against, in the order of their numbers."""
         first, good, bad = label * CLASS_SHARE, [], []
         size, drawn = count, 0
         for _ in range(ROUNDS if self.judge is not None or self.data is not None else 1):
-            images = to_uint8(self.model.sample([label] * size, seed=self.seed_, start=first + drawn)).cpu().numpy()
+            images = self.numbered(label, range(first + drawn, first + drawn + size), real, labels)
             doubt = self.doubt(images, label)
             found = [(doubt[k], first + drawn + k, image) for k, image in enumerate(images)]
             good += [one for one in found if one[0] < 1]
@@ -227,7 +222,7 @@ class Balancer:
         refused, missing = len(bad), count - len(good)
         if missing > 0:
             warnings.warn(
-                f"After {drawn:,} samples of {class_names(self.model)[label]!r} {missing:,} of {count:,} are still "
+                f"After {drawn:,} images of {class_names(self.model)[label]!r} {missing:,} of {count:,} are still "
                 "such as the judge does not believe or that are near copies; the least doubtful of these fill it up.",
                 stacklevel=4,
             )
@@ -303,6 +298,8 @@ def balance(
     seed: int = 0,
     judge: Any = None,
     refuse_copies: bool = False,
+    method: Method = "auto",
+    strength: float = STRENGTH,
 ) -> tuple[LabelledImages, Provenance]:
     """A set whose training images are balanced; validation and test images stay as they are.
 
@@ -313,9 +310,13 @@ def balance(
         seed: of the samples.
         judge: see :class:`Balancer`.
         refuse_copies: draw near copies of training images again; needs a validation split.
+        method: whether new images are samples or variations of the real ones; see :class:`Balancer`.
+        strength: how far variations go, in [0, 1].
 
     Returns:
-        The set, real training images first, and what each of its training images is.
+        The set, real training images first, and what each of its training images is. `factors["synthetic"]` says it,
+        too: :func:`condgen.train_classifier` with `balance=True` draws half of the images of a class from the real
+        ones.
 
     Raises:
         ValueError: for labels that are no classes, or classes that the model does not know.
@@ -332,7 +333,8 @@ def balance(
         raise ValueError(f"Expected class labels to balance; {data.name!r} has {data.kind} ones.")
     data = data.ordered(getattr(model, "class_names", ()))
     train = data.train if data.splits else data
-    balancer = Balancer(model, strategy, seed=seed, judge=judge, data=data if refuse_copies else None)
+    near = data if refuse_copies else None
+    balancer = Balancer(model, strategy, seed=seed, judge=judge, data=near, method=method, strength=strength)
     images, labels = balancer.fit_resample(train.images, train.labels)
     parts = [(images, labels)]
     splits = {"train": slice(0, len(images))} if data.splits else {}
@@ -346,105 +348,7 @@ def balance(
         np.concatenate([own for _, own in parts]),
         data.class_names,
         splits,
+        {SYNTHETIC: np.pad(balancer.provenance_.synthetic, (0, sum(len(own) for own, _ in parts[1:])))},
         name=f"{data.name} balanced",
     )
     return balanced, balancer.provenance_
-
-
-def with_probabilities(data: LabelledImages, provenance: Provenance, teacher: Any) -> tuple[LabelledImages, Provenance]:
-    """Add a teacher's probabilities of the classes to a balanced set, for a classifier to learn instead of the labels.
-
-    Of generated training images they are the teacher's; of real images all of it is on their label.
-
-    Args:
-        data: from :func:`balance`.
-        provenance: from the same call.
-        teacher: images → probabilities; :class:`condgen.evaluation.teacher.Teacher`.
-
-    Returns:
-        The set with `factors["probabilities"]`, float32 of shape (n, classes), and a table that names the teacher.
-
-    Example:
-        >>> import condgen
-        >>> from condgen.evaluation.teacher import Teacher
-        >>> cells = condgen.load_smears(60, size=16)
-        >>> model = condgen.conditional_vae(cells.image_shape, 8, latent=4, width=4)
-        >>> teacher = Teacher(condgen.train_classifier(cells, epochs=1, width=4), cells.class_names)
-        >>> soft, provenance = with_probabilities(*balance(cells, model), teacher)
-        >>> soft.train.factors["probabilities"].shape[1], len(provenance.teacher)
-        (8, 64)
-    """
-    probabilities = np.eye(data.num_classes, dtype=np.float32)[data.labels]
-    places = np.arange(len(data))[data.splits["train"]] if data.splits else np.arange(len(data))
-    made = places[provenance.synthetic]
-    if len(made):
-        probabilities[made] = teacher(data.images[made])
-    soft = replace(data, factors={**data.factors, PROBABILITIES: probabilities})
-    return soft, replace(provenance, teacher=teacher.weights)
-
-
-def write_balanced(data: LabelledImages, provenance: Provenance, path: str | Path) -> Path:
-    """Write a balanced set, and beside it a table of which training image is what.
-
-    Args:
-        data: from :func:`balance`.
-        provenance: from the same call.
-        path: an `.npz` file in MedMNIST's layout, which the `medmnist` package loads under the name of its own file
-            (though its `len()` insists on the official number of images), or a folder with a subfolder for each split
-            and class. The table is `NAME.provenance.csv`, or `provenance.csv` in the folder; the names of generated
-            files begin with "synthetic".
-
-    Returns:
-        The table's path.
-
-    Raises:
-        ValueError: if the folder holds other files.
-        OSError: if nothing can be written there.
-
-    Example:
-        >>> import condgen, tempfile
-        >>> cells = condgen.load_smears(60, size=16)
-        >>> model = condgen.conditional_vae(cells.image_shape, 8, latent=4, width=4)
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     table = write_balanced(*balance(cells, model), Path(folder) / "cells.npz")
-        ...     condgen.load_npz(Path(folder) / "cells.npz").train.class_counts["platelet"] > 0, table.name
-        (True, 'cells.provenance.csv')
-    """
-    path = Path(path)
-    check_writable(path.parent)
-    table = path.with_suffix(".provenance.csv") if path.suffix == ".npz" else path / "provenance.csv"
-    splits = {name: getattr(data, name) for name in data.splits} or {"train": data}
-    if path.suffix == ".npz":
-        path.parent.mkdir(parents=True, exist_ok=True)
-        arrays: dict[str, np.ndarray] = {"class_names": np.array(data.class_names)}
-        for name, part in splits.items():
-            short = {"validation": "val"}.get(name, name)
-            images = np.moveaxis(part.images, 1, -1)
-            arrays[f"{short}_images"] = images[..., 0] if images.shape[-1] == 1 else images
-            kind = np.uint8 if data.num_classes <= 256 else np.int64  # MedMNIST's own, where it suffices
-            arrays[f"{short}_labels"] = part.labels[:, None].astype(kind)
-            if name == "train" and PROBABILITIES in part.factors:
-                arrays["train_probabilities"] = part.factors[PROBABILITIES]
-        with replacing(path) as temporary, temporary.open("wb") as file:
-            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-    else:
-        if path.exists() and any(path.iterdir()):
-            raise ValueError(f"{path} holds other files. Choose another folder.")
-        for name, part in splits.items():
-            write_images(part, provenance.synthetic if name == "train" else np.zeros(len(part), bool), path / name)
-        write_classes(path, data.class_names)
-    write_atomically(table, provenance.table().encode())
-    return table
-
-
-def write_images(part: LabelledImages, synthetic: Bool[np.ndarray, " n"], folder: Path) -> None:
-    """One PNG an image, in a subfolder for each class; generated ones say so in their names."""
-    from PIL import Image
-
-    names = folder_names(part.class_names)
-    for name in names:
-        (folder / name).mkdir(parents=True, exist_ok=True)
-    for place, (image, label) in enumerate(zip(part.images, part.labels, strict=True)):
-        kind = "synthetic" if synthetic[place] else "real"
-        array = image[0] if len(image) == 1 else np.moveaxis(image, 0, -1)
-        Image.fromarray(array).save(folder / names[label] / f"{kind}-{place:06d}.png")

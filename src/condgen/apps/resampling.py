@@ -56,6 +56,12 @@ class Pixels:
             )
         return cls(given, array, shape, last, 1.0 if array.dtype.kind == "f" and high <= 1 else 255.0)
 
+    def uint8(self) -> UInt8[np.ndarray, "n channels height width"]:
+        """The given images as grey levels, channels first."""
+        channels, height, width = self.shape
+        array = self.array.reshape(-1, *((height, width, channels) if self.last else self.shape))
+        return np.rint((np.moveaxis(array, -1, 1) if self.last else array) * (255 / self.top)).astype(np.uint8)
+
     def followed_by(self, images: UInt8[np.ndarray, "n ..."]) -> Any:
         """The given images, then these, all of one kind."""
         own = np.moveaxis(images, 1, 3) if self.last else images

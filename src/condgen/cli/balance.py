@@ -20,6 +20,8 @@ def balance(
     judge: bool = False,
     refuse_copies: bool = False,
     teacher: str | None = None,
+    method: Literal["auto", "sample", "vary"] = "auto",
+    strength: float = 0.3,
     seed: int = 0,
     accelerator: Accelerator = "auto",
 ) -> None:
@@ -38,13 +40,16 @@ def balance(
         refuse_copies: draw near copies of training images again.
         teacher: a classifier's file (of condgen.train_classifier), or bloodmnist for the one that comes with condgen;
             its probabilities of the classes of each generated image are written to the .npz file beside the labels.
+        method: sample draws new images of a class; vary draws them near its real images; auto varies classes of at most
+            100 real images, where the model can, and samples the others.
+        strength: how far variations go, from 0 (the image itself, as the model sees it) to 1.
         seed: of the samples.
         accelerator: where to draw.
     """
     weights_file(run)
 
     from condgen.apps.balance import balance as rebalance
-    from condgen.apps.balance import with_probabilities, write_balanced
+    from condgen.apps.provenance import with_probabilities, write_balanced
     from condgen.evaluation.judge import load_judge
     from condgen.models.saving import load
 
@@ -61,7 +66,8 @@ def balance(
     wanted = counted(counts) if counts is not None else strategy
     say(f"Drawing what {labelled.name} lacks.")
     with working("drawing images for rare classes"):
-        balanced, provenance = rebalance(labelled, model, wanted, seed=seed, judge=own, refuse_copies=refuse_copies)
+        chosen = {"judge": own, "refuse_copies": refuse_copies, "method": method, "strength": strength}
+        balanced, provenance = rebalance(labelled, model, wanted, seed=seed, **chosen)
     if teacher is not None:
         known = teacher_for(teacher, balanced.class_names)
         balanced, provenance = with_probabilities(balanced, provenance, known)

@@ -23,6 +23,7 @@ from condgen.random import permutation
 
 SPLITS = ("train", "validation", "test")
 PROBABILITIES = "probabilities"  # the factor that holds a teacher's probability of each class
+SYNTHETIC = "synthetic"  # the factor that says which images of a balanced set were generated
 CHUNK = 4096  # images hashed at a time
 
 
@@ -40,7 +41,8 @@ class LabelledImages:
             called by their values: "class 0", "class 1", and so on, or the text.
         splits: name → slice or indices. The named ones are views where given as slices.
         factors: further columns about each image, such as the drawn factors of built-in images, or a teacher's
-            probability of each class (`probabilities`, of shape (images, classes)).
+            probability of each class (`probabilities`, of shape (images, classes)), or whether it was generated
+            (`synthetic`).
         name: what to call the set in messages and files.
         kind: what the labels are, "class", "multi-label" or "continuous"; by default what their type and shape say.
 

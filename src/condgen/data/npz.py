@@ -10,10 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, Shaped
+from jaxtyping import Bool, Float, Shaped
 
 from condgen.data.convert import uint8_images
-from condgen.data.images import PROBABILITIES, LabelledImages, check_memory
+from condgen.data.images import PROBABILITIES, SYNTHETIC, LabelledImages, check_memory
 
 SPLIT_NAMES = {
     **{"train": "train", "training": "train"},
@@ -62,10 +62,12 @@ def load_npz(path: str | Path, class_names: Sequence[str] = ()) -> LabelledImage
         with np.load(path, allow_pickle=False) as file:
             images, labels, splits = read_arrays(file, split_arrays(file.files))
             names = tuple(class_names) or class_names_in(file)
-            soft = probabilities_in(file, splits, len(images))
+            soft, made = probabilities_in(file, splits, len(images)), synthetic_in(file, splits, len(images))
         whole = LabelledImages(images, labels, names, splits, name=path.stem)
         if soft is not None:
             whole = with_probabilities(whole, soft)
+        if made is not None:
+            whole = replace(whole, factors={**whole.factors, SYNTHETIC: made})
         return with_every_class(whole if "train" in splits else whole.split())
 
 
@@ -167,6 +169,21 @@ def probabilities_in(
             whole[place] = part
             return whole
     return None
+
+
+def synthetic_in(
+    file: "np.lib.npyio.NpzFile", splits: Mapping[str, slice], images: int
+) -> Bool[np.ndarray, " images"] | None:
+    """Which images were generated, where the file says so of its training images."""
+    name = "train_synthetic"
+    if name not in file or "train" not in splits:
+        return None
+    part, count = array(file, name), len(range(images)[splits["train"]])
+    if part.shape != (count,) or part.dtype.kind != "b":
+        raise ValueError(f"Expected {name} of shape ({count},), true or false; got {part.dtype} of {part.shape}.")
+    whole = np.zeros(images, bool)
+    whole[splits["train"]] = part
+    return whole
 
 
 def with_probabilities(data: LabelledImages, soft: Float[np.ndarray, "images classes"]) -> LabelledImages:

@@ -1,6 +1,6 @@
 """Variations: new images near given ones."""
 
-__all__ = ["vary", "write_variations"]
+__all__ = ["can_vary", "has_surroundings", "vary", "write_variations"]
 
 import csv
 import io
@@ -99,6 +99,29 @@ def vary(
             found.append(varied(x[part], y[part], noise, strength, behind))
             advance(len(index))
     return torch.cat(found)
+
+
+def can_vary(model: Any) -> bool:
+    """Whether a model finds its way back from an image: a VAE with a prior that moves latents, or a flow of pixels.
+
+    Example:
+        >>> import condgen
+        >>> can_vary(condgen.conditional_vae((1, 8, 8), 2)), can_vary(condgen.conditional_gan((1, 8, 8), 2))
+        (True, False)
+    """
+    return hasattr(model, "vary") or (hasattr(model, "posterior") and hasattr(model.source, "vary"))
+
+
+def has_surroundings(model: Any) -> bool:
+    """Whether variations by a model can have the surroundings of other images: it has a map of latents of 3x3 or more.
+
+    Example:
+        >>> import condgen
+        >>> has_surroundings(condgen.conditional_vae((1, 8, 8), 2, latent=(2, 4, 4)))
+        True
+    """
+    shape: Any = getattr(getattr(model, "prior", None), "noise_shape", ())
+    return len(shape) == 3 and isinstance(shape[0], int) and min(shape[1:]) >= 3
 
 
 def vary_latents(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from condgen.data.adapters import as_labelled
-from condgen.data.images import LabelledImages, default_names, shortened
+from condgen.data.images import SYNTHETIC, LabelledImages, default_names, shortened
 from condgen.losses.phases import selection_of
 from condgen.models.generator import Generator
 from condgen.models.saving import load_like
@@ -255,15 +255,20 @@ def finished_run(model: Generator, out: Path, history: History) -> History:
 
 
 def class_weights(data: LabelledImages) -> Tensor:
-    """The weight of each image that gives every class the same share.
+    """The weight of each image that gives every class the same share, and half of it to its real images.
+
+    Half, where the set says which of its images were generated (`factors["synthetic"]`), of classes that have both.
 
     Raises:
         ValueError: for labels that are no classes.
     """
     if data.kind != "class":
         raise ValueError(f"Expected class labels to balance by; {data.name!r} has {data.kind} ones.")
-    labels = torch.as_tensor(data.labels)
-    return 1 / torch.bincount(labels)[labels].double()
+    labels, made = torch.as_tensor(data.labels), torch.as_tensor(data.factors.get(SYNTHETIC, data.labels * 0)).bool()
+    group = 2 * labels + made
+    counts = torch.bincount(group, minlength=2 * data.num_classes)
+    kinds = (counts > 0).view(-1, 2).sum(1)  # of images that a class has: real, generated
+    return 1 / (counts[group] * kinds[labels]).double()
 
 
 def resolve_splits(
