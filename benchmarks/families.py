@@ -33,8 +33,8 @@ from condgen.evaluation.classifier_training import fit_classifier
 from condgen.evaluation.judge import load_judge
 from condgen.evaluation.network import ResidualClassifier
 from condgen.evaluation.settings import ClassifierTraining
+from condgen.io.pictures import save_grid
 from condgen.recipes import RECIPES
-from condgen.sampling.figures import save_grid
 from condgen.sampling.grids import per_class, to_uint8
 from condgen.training.callbacks import LambdaCallback
 from condgen.training.work import work_of

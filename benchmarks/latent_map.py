@@ -17,8 +17,8 @@ import torch
 import condgen
 from condgen.distributions.likelihoods import Laplace
 from condgen.distributions.priors.mixture import GaussianMixture
+from condgen.io.pictures import save_grid
 from condgen.recipes import RECIPES
-from condgen.sampling.figures import save_grid
 from condgen.sampling.grids import per_class
 
 

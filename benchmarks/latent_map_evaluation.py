@@ -13,7 +13,7 @@ import torch
 
 import condgen
 from condgen import recipes
-from condgen.sampling.figures import save_grid
+from condgen.io.pictures import save_grid
 from condgen.sampling.grids import per_class
 
 MEASURES = (

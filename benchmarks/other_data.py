@@ -18,8 +18,8 @@ import condgen
 from condgen.apps.timing import machine
 from condgen.data.images import LabelledImages
 from condgen.evaluation.judge import load_judge
+from condgen.io.pictures import save_grid
 from condgen.recipes import RECIPES
-from condgen.sampling.figures import save_grid
 from condgen.sampling.grids import per_class, to_uint8
 
 

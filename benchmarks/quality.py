@@ -27,7 +27,7 @@ from condgen.evaluation.classifier import Classifier
 from condgen.evaluation.copies import near_copies
 from condgen.evaluation.fidelity import diversity, fidelity, label_truth, relative_sharpness, repeats
 from condgen.evaluation.judge import load_judge
-from condgen.sampling.figures import save_grid
+from condgen.io.pictures import save_grid
 from condgen.sampling.grids import per_class, to_uint8
 
 COLUMNS = (

@@ -18,8 +18,8 @@ from pathlib import Path
 import torch
 
 import condgen
+from condgen.io.pictures import save_grid
 from condgen.random import Use, normals
-from condgen.sampling.figures import save_grid
 from condgen.sampling.grids import per_class
 
 COMPONENTS = (1, 8)

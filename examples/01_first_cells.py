@@ -8,7 +8,7 @@ Train a conditional VAE on built-in blood smears and draw ten new cells of every
 import sys
 
 import condgen
-from condgen.sampling.figures import class_grid
+from condgen.io.pictures import class_grid
 from condgen.sampling.grids import per_class
 
 SMOKE = "--smoke" in sys.argv

@@ -14,8 +14,8 @@ from torch import nn
 
 import condgen
 from condgen.distributions import likelihoods, priors, reparameterizers
+from condgen.io.pictures import class_grid
 from condgen.nn import conditioners, layers
-from condgen.sampling.figures import class_grid
 from condgen.sampling.grids import per_class
 
 SMOKE = "--smoke" in sys.argv

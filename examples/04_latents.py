@@ -10,7 +10,7 @@ import sys
 import torch
 
 import condgen
-from condgen.sampling.figures import class_grid
+from condgen.io.pictures import class_grid
 from condgen.sampling.grids import pairs
 from condgen.sampling.latents import interpolate, transfer
 

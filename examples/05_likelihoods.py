@@ -12,7 +12,7 @@ import torch
 
 import condgen
 from condgen.distributions import likelihoods
-from condgen.sampling.figures import class_grid
+from condgen.io.pictures import class_grid
 
 SMOKE = "--smoke" in sys.argv
 IMAGES, EPOCHS, SAMPLES = (200, 1, 2) if SMOKE else (6000, 15, 64)

@@ -12,9 +12,9 @@ import torch
 
 import condgen
 from condgen.data.batches import batches
+from condgen.io.pictures import class_grid
 from condgen.losses.elbo import ELBO, LinearWarmup
 from condgen.random import Use, normals
-from condgen.sampling.figures import class_grid
 from condgen.sampling.grids import per_class
 
 SMOKE = "--smoke" in sys.argv

@@ -20,9 +20,9 @@ from condgen.data.augmentation import Augmentation
 from condgen.distributions.likelihoods import Laplace
 from condgen.distributions.priors.mixture import GaussianMixture
 from condgen.distributions.priors.normalizing_flow import Flow
+from condgen.io.pictures import class_grid
 from condgen.losses.elbo import ELBO
 from condgen.losses.phases import Phase
-from condgen.sampling.figures import class_grid
 from condgen.sampling.grids import per_class
 
 SMOKE = "--smoke" in sys.argv

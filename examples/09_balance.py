@@ -16,7 +16,7 @@ import torch
 import condgen
 from condgen.apps.provenance import write_balanced
 from condgen.evaluation.judge import load_judge
-from condgen.sampling.figures import class_grid
+from condgen.io.pictures import class_grid
 
 SMOKE = "--smoke" in sys.argv
 IMAGES, SIZE, EPOCHS = (300, 16, 1) if SMOKE else (3000, 28, 20)

@@ -18,7 +18,7 @@ import torch
 import condgen
 from condgen.apps.export import export
 from condgen.apps.hub import Pretrained
-from condgen.sampling.figures import class_grid
+from condgen.io.pictures import class_grid
 
 SMOKE = "--smoke" in sys.argv
 IMAGES, SIZE, EPOCHS = (200, 16, 1) if SMOKE else (6000, 28, 20)

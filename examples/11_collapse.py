@@ -12,8 +12,8 @@ import torch
 
 import condgen
 from condgen.evaluation.latents import latent_health
+from condgen.io.pictures import class_grid
 from condgen.losses.elbo import ELBO, LinearWarmup
-from condgen.sampling.figures import class_grid
 from condgen.sampling.grids import per_class
 
 SMOKE = "--smoke" in sys.argv

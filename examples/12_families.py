@@ -11,7 +11,7 @@ import sys
 import torch
 
 import condgen
-from condgen.sampling.figures import class_grid
+from condgen.io.pictures import class_grid
 from condgen.sampling.grids import per_class
 
 SMOKE = "--smoke" in sys.argv

@@ -20,8 +20,8 @@ from condgen.evaluation.arms import StudyPlan
 from condgen.evaluation.sources import drawing
 from condgen.evaluation.training_sets import cut_class
 from condgen.evaluation.usefulness import usefulness
+from condgen.io.pictures import class_grid
 from condgen.recipes import RECIPES
-from condgen.sampling.figures import class_grid
 from condgen.sampling.grids import per_class
 
 SMOKE = "--smoke" in sys.argv

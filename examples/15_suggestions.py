@@ -15,7 +15,7 @@ import torch
 import condgen
 from condgen.data.augmentation import Augmentation
 from condgen.evaluation.judge import load_judge
-from condgen.sampling.figures import class_grid
+from condgen.io.pictures import class_grid
 from condgen.sampling.grids import per_class
 
 SMOKE = "--smoke" in sys.argv

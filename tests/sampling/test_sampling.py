@@ -15,10 +15,10 @@ from PIL import Image
 from torch import nn
 
 import condgen
+from condgen.io.pictures import class_grid, image_rows, save_grid, write_figure
 from condgen.models.generator import BLOCK
 from condgen.nn import conditioners
 from condgen.sampling import latents, shards
-from condgen.sampling.figures import class_grid, curves, image_rows, save_grid, write_figure
 from condgen.sampling.grids import class_names, pairs, per_class, to_uint8
 from condgen.sampling.latents import interpolate, transfer
 from condgen.sampling.shards import write_samples
@@ -410,7 +410,7 @@ class TestFigures:
             {"epoch": k, **{f"{split}_{term}": -k for split in splits for term in ("elbo", "log_likelihood", "kl")}}
             for k in (1, 2, 3)
         ]
-        figure = curves(History(rows))
+        figure = History(rows).plot()
         assert [axes.get_title() for axes in figure.axes] == ["ELBO", "log-likelihood", "KL"]
         for axes in figure.axes:
             assert [line.get_label() for line in axes.lines] == list(splits)
@@ -429,7 +429,7 @@ class TestFigures:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             save_grid(torch.zeros(1, 1, 1, 8, 8), tmp_path / "grid.png", ["a"], "b")
-            curves(History([{"epoch": 1, "train_elbo": 1.0, "train_log_likelihood": 1.0, "train_kl": 1.0}]))
+            History([{"epoch": 1, "train_elbo": 1.0, "train_log_likelihood": 1.0, "train_kl": 1.0}]).plot()
             assert (mpl.rcParams.copy(), "matplotlib.pyplot" in sys.modules) == before
 
 

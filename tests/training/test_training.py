@@ -696,7 +696,7 @@ class TestOwnObjective:
         history = fit(small(), toy(), validation=toy(8), epochs=3, objective=self.Plain(), out=tmp_path)
         assert history["train_loss"][-1] < history["train_loss"][0]
         assert "validation: loss 0." in capsys.readouterr().err
-        titles = [axes.get_title() for axes in condgen.sampling.figures.curves(history).axes]
+        titles = [axes.get_title() for axes in history.plot().axes]
         assert titles == ["loss", "error"]
 
 

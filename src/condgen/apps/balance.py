@@ -16,10 +16,13 @@ from jaxtyping import Int64, UInt8
 
 from condgen.apps.provenance import Provenance
 from condgen.apps.resampling import Classes, Pixels
-from condgen.data.images import SYNTHETIC, LabelledImages, class_number
+from condgen.data.adapters import as_labelled
+from condgen.data.images import SYNTHETIC, LabelledImages
+from condgen.data.names import class_number
 from condgen.evaluation.copies import near_copies
 from condgen.io.archives import weights_hash
-from condgen.sampling.grids import class_names, num_classes, to_uint8
+from condgen.io.pictures import to_uint8
+from condgen.models.classes import class_names, num_classes
 from condgen.sampling.variations import can_vary, has_surroundings, vary
 
 Strategy = Literal["auto", "minority", "not minority", "not majority", "all"]
@@ -291,7 +294,7 @@ def wanted(
 
 
 def balance(
-    data: LabelledImages,
+    data: Any,
     model: Any,
     strategy: Wanted = "auto",
     *,
@@ -304,7 +307,8 @@ def balance(
     """A set whose training images are balanced; validation and test images stay as they are.
 
     Args:
-        data: real images with class labels; a set without splits is balanced as a whole.
+        data: real images with class labels, whatever :func:`condgen.fit` takes; a set without splits is balanced as a
+            whole.
         model: trained on the same classes; names decide which is which.
         strategy: see :class:`Balancer`.
         seed: of the samples.
@@ -329,6 +333,7 @@ def balance(
         >>> len(set(balanced.train.class_counts.values())), balanced.test.class_counts == cells.test.class_counts
         (1, True)
     """
+    data = as_labelled(data)
     if data.kind != "class":
         raise ValueError(f"Expected class labels to balance; {data.name!r} has {data.kind} ones.")
     data = data.ordered(getattr(model, "class_names", ()))

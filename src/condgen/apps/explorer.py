@@ -19,11 +19,11 @@ from torch import Tensor
 
 from condgen.evaluation.classifier import Classifier
 from condgen.io.names import folder_names
+from condgen.io.pictures import save_grid, to_uint8
+from condgen.models.classes import class_names
 from condgen.models.latents import latent_noise
 from condgen.nn.parts import evaluating
 from condgen.random import Use, normals
-from condgen.sampling.figures import save_grid
-from condgen.sampling.grids import class_names, to_uint8
 from condgen.sampling.latents import decoded, interpolate
 from condgen.sampling.shards import write_samples
 

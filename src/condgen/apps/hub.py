@@ -15,8 +15,8 @@ import condgen
 from condgen.evaluation import read_evaluation
 from condgen.io.archives import weights_hash
 from condgen.io.atomic import read_json, write_atomically
+from condgen.models.classes import class_names
 from condgen.models.saving import WEIGHTS, load, save
-from condgen.sampling.grids import class_names
 
 try:
     from huggingface_hub import ModelCard, ModelHubMixin, hf_hub_download

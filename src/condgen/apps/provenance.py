@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Int64
 
-from condgen.data.images import PROBABILITIES, SYNTHETIC, LabelledImages
-from condgen.io.atomic import check_writable, replacing, write_atomically
+from condgen.data.images import PROBABILITIES, LabelledImages
+from condgen.data.npz import write_npz
+from condgen.io.atomic import check_writable, write_atomically
 from condgen.io.names import folder_names, write_classes
 
 TABLE = ("place", "kind", "label", "class", "weights", "seed", "number")
@@ -155,19 +156,7 @@ def write_balanced(data: LabelledImages, provenance: Provenance, path: str | Pat
     table = path.with_suffix(".provenance.csv") if path.suffix == ".npz" else path / "provenance.csv"
     splits = {name: getattr(data, name) for name in data.splits} or {"train": data}
     if path.suffix == ".npz":
-        path.parent.mkdir(parents=True, exist_ok=True)
-        arrays: dict[str, np.ndarray] = {"class_names": np.array(data.class_names)}
-        for name, part in splits.items():
-            short = {"validation": "val"}.get(name, name)
-            images = np.moveaxis(part.images, 1, -1)
-            arrays[f"{short}_images"] = images[..., 0] if images.shape[-1] == 1 else images
-            kind = np.uint8 if data.num_classes <= 256 else np.int64  # MedMNIST's own, where it suffices
-            arrays[f"{short}_labels"] = part.labels[:, None].astype(kind)
-            if name == "train":
-                known = [factor for factor in (PROBABILITIES, SYNTHETIC) if factor in part.factors]
-                arrays |= {f"train_{factor}": part.factors[factor] for factor in known}
-        with replacing(path) as temporary, temporary.open("wb") as file:
-            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+        write_npz(replace(data, splits=data.splits or {"train": slice(0, len(data))}), path)
     else:
         if path.exists() and any(path.iterdir()):
             raise ValueError(f"{path} holds other files. Choose another folder.")

@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         warnings.showwarning = lambda message, *_: print(f"condgen: warning: {one_line(str(message))}", file=sys.stderr)
         try:
             words = spelled_out([argument for argument in arguments if argument != "--debug"]) or ["--help"]
-            parser = parser_for(COMMANDS, command, condgen.__version__)
+            parser = parser_for(COMMANDS, command, condgen.__version__, everything="--help-all" in arguments)
             parsed = parser.instantiate(parser.parse_args(words))
             options = vars(parsed[parsed.subcommand])
             options.pop("config", None)

@@ -76,6 +76,12 @@ def balance(
     say(f"{provenance}\nWrote {out}, and what each training image is to {table}.")
 
 
+balance.examples = (  # type: ignore[attr-defined]
+    "condgen balance runs/mine --out balanced.npz",
+    "condgen balance runs/mine --counts [platelet=3000] --out balanced.npz",
+)
+
+
 def counted(counts: Sequence[str]) -> dict[str, int]:
     """Class → count, of class=count.
 

@@ -61,7 +61,7 @@ def benchmark(
     from condgen.apps.benchmarking import benchmark as time_variants
     from condgen.apps.benchmarking import cells, grid, markdown, plot
     from condgen.apps.timing import machine
-    from condgen.sampling.figures import write_figure
+    from condgen.io.pictures import write_figure
 
     if out is not None:
         check_writable(out.parent)
@@ -91,6 +91,11 @@ def benchmark(
         write_atomically(out.with_suffix(".json"), json.dumps(content, indent=1).encode())
         write_figure(plot(results), out.with_suffix(".png"))
         say(f"Wrote {out.with_suffix('.md')}, .json and .png.")
+
+
+benchmark.examples = (  # type: ignore[attr-defined]
+    "condgen benchmark --quick",
+)
 
 
 benchmark.settings = (OwnNetworks,)  # type: ignore[attr-defined]

@@ -40,6 +40,11 @@ def compare(runs: list[Path], out: Path | None = None) -> None:
         say(f"Wrote {out}.")
 
 
+compare.examples = (  # type: ignore[attr-defined]
+    "condgen compare runs/one runs/other --out compared.html",
+)
+
+
 def outdated(run: Path, evaluation: Mapping[str, Any]) -> bool:
     """Whether an evaluation is of other weights than the model beside it has now."""
     from condgen.models.saving import WEIGHTS, read_config

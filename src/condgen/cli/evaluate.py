@@ -102,6 +102,12 @@ def evaluate(
     say(f"{result.verdict}\nWrote {page} and {page.with_suffix('.json')}.")
 
 
+evaluate.examples = (  # type: ignore[attr-defined]
+    "condgen evaluate runs/mine",
+    "condgen evaluate bloodmnist --quick",
+)
+
+
 evaluate.settings = (JudgeSettings,)  # type: ignore[attr-defined]
 
 

@@ -38,3 +38,8 @@ def explore(
         place = beside(data or about_run(run)["data"])
         own = load_judge(labelled.ordered(model.class_names), cache=place, progress=True)
     open_page(model, own, port=port, title=f"condgen: {run.name}", inbrowser=inbrowser, say=say)
+
+
+explore.examples = (  # type: ignore[attr-defined]
+    "condgen explore bloodmnist",
+)

@@ -36,3 +36,8 @@ def export(run: Path, out: Path | None = None, to: Literal["onnx", "torch-export
         with working(f"exporting the model as {to} graphs"):
             export_model(model, out, to)
     say(f"Wrote {out}.")
+
+
+export.examples = (  # type: ignore[attr-defined]
+    "condgen export runs/mine --to onnx --out exported",
+)

@@ -2,12 +2,15 @@
 
 __all__ = ["OPTIONS", "Parser", "bounded", "one_line", "parser_for", "spelled_out", "usage"]
 
+import difflib
 import inspect
 import json
 import math
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from argparse import SUPPRESS
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields
 from functools import wraps
 from itertools import pairwise
 from typing import Any, NoReturn
@@ -42,6 +45,7 @@ def spelled_out(arguments: Sequence[str]) -> list[str]:
         ['sample', 'run', '--labels', '["neutrophil", 6]']
     """
     words: list[str] = []
+    arguments = ["--help" if argument == "--help-all" else argument for argument in arguments]
     for word, after in pairwise([*map(dashed, arguments), "--"]):
         words.append(word)
         if word in SWITCHES and (after.startswith("--") or after.lower() not in ("true", "false")):
@@ -83,14 +87,24 @@ class Parser(ArgumentParser):
         print(f"condgen: {one_line(usage(message))} See {self.command} --help.", file=sys.stderr)
         sys.exit(2)
 
+    def _get_option_tuples(self, option_string: str) -> list[Any]:
+        """No option is meant by its beginning: a word that is mistyped is an error, not another option."""
+        return []
+
 
 def usage(message: str) -> str:
     r"""What the parser says of an option, in a sentence.
 
     Example:
+        >>> usage("unrecognized arguments: --epoch 3")
+        'There is no option --epoch. Did you mean --epochs?'
         >>> usage("Parser key \"n\":\n  Expected a <class 'int'>. Got value: many")
         "Expected a value of type int for --n; got 'many'."
     """
+    if unknown := re.search(r"unrecognized arguments: (--\w+)", message):
+        return f"There is no option {unknown[1].replace('_', '-')}.{nearest(unknown[1][2:], OPTIONS, '--')}"
+    if wrong := re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message):
+        return f"There is no command {wrong[1]!r}.{nearest(wrong[1], re.findall(r'[a-z]+', wrong[2]))}"
     if missing := re.search(r"arguments are required: (?:\w+\.)*(\w+)", message):
         return f"Expected {missing[1].upper()}; got nothing in its place."
     option = re.search(r"[Pp]arser key \"(?:\w+\.)*(\w+)\"", message)
@@ -100,6 +114,17 @@ def usage(message: str) -> str:
         return f"{f'--{option[1]}: ' if option else ''}{message}".rstrip(".") + "."
     kind = f"one of {wanted[1]}" if wanted[1] else f"a value of type {wanted[2]}"
     return f"Expected {kind} for --{option[1].replace('_', '-')}; got {given[1] or given[2]!r}."
+
+
+def nearest(word: str, known: Iterable[str], before: str = "") -> str:
+    """A question that names what was probably meant; nothing where nothing is near.
+
+    Example:
+        >>> nearest("trian", ["train", "sample"])
+        ' Did you mean train?'
+    """
+    near = difflib.get_close_matches(word, sorted(known), 1, 0.7)
+    return f" Did you mean {before}{near[0].replace('_', '-')}?" if near else ""
 
 
 def one_line(message: str) -> str:
@@ -119,7 +144,9 @@ def one_line(message: str) -> str:
     return message if len(message) <= LONGEST else f"{message[: LONGEST - end - 3]} … {message[-end:]}"
 
 
-def parser_for(commands: Mapping[str, Callable[..., None]], command: str, version: str) -> ArgumentParser:
+def parser_for(
+    commands: Mapping[str, Callable[..., None]], command: str, version: str, everything: bool = True
+) -> ArgumentParser:
     """The parser of all commands: options from their arguments, and from the settings that they take.
 
     Args:
@@ -127,6 +154,7 @@ def parser_for(commands: Mapping[str, Callable[..., None]], command: str, versio
             which becomes an option.
         command: the one that was asked for, for messages.
         version: of condgen.
+        everything: whether help shows all options, or only those that `shown` of the command names among its settings.
     """
     kind = type("Parser", (Parser,), {"command": f"condgen {command}" if command in commands else "condgen"})
     parser = kind(
@@ -135,23 +163,46 @@ def parser_for(commands: Mapping[str, Callable[..., None]], command: str, versio
         formatter_class=Formatter,
         description="Conditional generative models for small labelled image sets. Start with: condgen demo",
         epilog="--debug shows where an error came from; --config FILE reads a command's options from YAML.",
+        usage="condgen COMMAND [--OPTION VALUE ...]",
     )
     chosen = parser.add_subcommands(required=True)
     for name, function in commands.items():
-        text = inspect.cleandoc(function.__doc__ or "").split("\n\n")[0]
-        own = kind(description=text, formatter_class=Formatter, epilog=getattr(function, "epilog", None))
+        text = " ".join(inspect.cleandoc(function.__doc__ or "").split("\n\n")[0].split())
+        needed = (p for p in inspect.signature(function).parameters.values() if p.default is p.empty)
+        first = [p.name.upper() for p in needed if p.name != "given"]
+        examples = "".join(f"\n    {line}" for line in getattr(function, "examples", ()))
+        own = kind(
+            description=f"{text}{examples and f'{chr(10)}{chr(10)}Examples:{examples}'}",
+            formatter_class=Formatter,
+            usage=" ".join(["condgen", name, *first, "[--OPTION VALUE ...]"]),
+            epilog=None if everything or not hasattr(function, "shown") else "All options: --help-all.",
+        )
         own.add_argument("--config", action="config", help="A YAML file with options of this command.")
         settings = getattr(function, "settings", ())
         skip: set[str | int] = {"given"} if settings else set()
         own.add_function_arguments(function, as_group=False, as_positional=True, fail_untyped=True, skip=skip)
         for group in settings:
             add_settings(own, group)
+        if not everything and hasattr(function, "shown"):
+            known = {entry.name for group in settings for entry in fields(group)}
+            hide(own, known - set(function.shown))  # type: ignore[attr-defined]
         chosen.add_subcommand(name, own, help=text)
     return parser
 
 
+def hide(parser: Any, names: set[str]) -> None:
+    """Leave options out of the help; they can be given all the same."""
+    for action in parser._actions:
+        if action.dest.split(".")[0] in names:
+            action.help = SUPPRESS
+
+
 class Formatter(DefaultHelpFormatter):
-    """Help whose types and defaults are words rather than Python."""
+    """Help whose types and defaults are words rather than Python, and whose examples keep their lines."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        said, *examples = text.split("\n\n")
+        return "\n\n".join([super()._fill_text(said, width, indent), *examples])
 
     def _get_help_string(self, action: Any) -> str:
         text = super()._get_help_string(action)

@@ -34,8 +34,8 @@ def reconstruct(
 
     import torch
 
+    from condgen.io.pictures import check_png, save_grid
     from condgen.models.saving import load
-    from condgen.sampling.figures import check_png, save_grid
     from condgen.sampling.grids import pairs
 
     model, out = on(accelerator, load(run)), out or run / "reconstructions.png"
@@ -64,3 +64,8 @@ def reconstruct(
         names += [name, "reconstructed"]
     save_grid(torch.stack(rows), out, names)
     say(f"Wrote {len(rows) // 2 * count} pairs to {out}.")
+
+
+reconstruct.examples = (  # type: ignore[attr-defined]
+    "condgen reconstruct runs/mine --out pairs.png",
+)

@@ -54,9 +54,9 @@ def sample(
     import torch
 
     from condgen.distributions.priors.flow_matching import FlowMatching
+    from condgen.io.pictures import check_png, save_grid
+    from condgen.models.classes import class_names, num_classes
     from condgen.models.saving import load
-    from condgen.sampling.figures import check_png, save_grid
-    from condgen.sampling.grids import class_names, num_classes
     from condgen.sampling.shards import write_samples
 
     model, out = on(accelerator, load(run)), out or (run if run.exists() else Path()) / "drawn.png"
@@ -94,6 +94,12 @@ def sample(
     say(f"Wrote {len(wanted)} images to {out}." if part is None else f"Wrote part {shard} of {out}.")
 
 
+sample.examples = (  # type: ignore[attr-defined]
+    "condgen sample bloodmnist --per-class 10 --out cells.png",
+    "condgen sample runs/mine --labels neutrophil basophil --out two.png",
+)
+
+
 def continuous(model: "Generator") -> bool:
     """Whether the model's labels are no classes though they have one column."""
     from condgen.nn.conditioners import Continuous, MultiLabel, without_dropout
@@ -103,7 +109,7 @@ def continuous(model: "Generator") -> bool:
 
 def label_number(model: "Generator", label: Any) -> Any:
     """The number of a class, by its name, the beginning of it, or its number; several labels are themselves."""
-    from condgen.data.images import class_number
+    from condgen.data.names import class_number
     from condgen.nn.conditioners import without_dropout
 
     classes = getattr(without_dropout(model.conditioner), "num_classes", None)

@@ -98,23 +98,29 @@ def train(
 
 
 train.settings = TRAIN  # type: ignore[attr-defined]
-train.epilog = (  # type: ignore[attr-defined]
-    "Examples:  condgen train --data bloodmnist --recipe sharp --out runs/sharp    condgen train --data FOLDER "
-    "--recipe fast --minutes 10 --augment.flips true    condgen train --resume runs/sharp"
+train.examples = (  # type: ignore[attr-defined]
+    "condgen train --data bloodmnist --recipe sharp --out runs/sharp",
+    "condgen train --data FOLDER --recipe fast --minutes 10 --out runs/mine",
+    "condgen train --resume runs/sharp",
+)
+train.shown = (  # type: ignore[attr-defined] - settings that its help shows; all of them: --help-all
+    *("epochs", "minutes", "batch_size", "learning_rate", "precision", "augment", "balance", "seed"),
+    *("latent", "width", "likelihood", "accelerator", "devices"),
 )
 
 
 def show_results(model: "Generator", history: "History", data: "LabelledImages", out: Path, seed: int) -> None:
     """Save pictures of the training curves and of samples of every class in the run folder, and print where."""
-    from condgen.sampling.figures import curves, save_grid, write_figure
-    from condgen.sampling.grids import class_names
-    from condgen.sampling.grids import per_class as sample_per_class
+    from condgen.io.pictures import save_grid, write_figure
+    from condgen.models.classes import class_names
+    from condgen.models.classes import per_class as sample_per_class
 
-    write_figure(curves(history), out / "curves.png")
+    write_figure(history.plot(), out / "curves.png")
     say(f"Best epoch {history.best_epoch} of {len(history)} is in {out}, its curves in {out / 'curves.png'}.")
     if data.kind == "class":
         save_grid(sample_per_class(model, 10, seed=seed), out / "samples.png", class_names(model))
         say(f"Ten samples of every class are in {out / 'samples.png'}.")
+    say(f"Next:  condgen evaluate {out}    or    condgen sample {out} --per-class 100 --out images.npz")
 
 
 def check_recipe(recipe: str) -> None:

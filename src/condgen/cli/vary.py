@@ -44,9 +44,8 @@ def vary(
 
     from condgen.data.images import LabelledImages
     from condgen.data.readers import in_splits, load_data
+    from condgen.io.pictures import check_png, save_grid, to_uint8
     from condgen.models.saving import load
-    from condgen.sampling.figures import check_png, save_grid
-    from condgen.sampling.grids import to_uint8
     from condgen.sampling.variations import vary as varied
     from condgen.sampling.variations import write_variations
 
@@ -83,3 +82,8 @@ def vary(
         return
     table = write_variations(model, to_uint8(made).numpy(), given, number, out, strength=strength, seed=seed)
     say(f"Wrote {len(made)} variations of {len(given)} images to {out}, and which is of which image to {table}.")
+
+
+vary.examples = (  # type: ignore[attr-defined]
+    "condgen vary bloodmnist --images FOLDER --per-image 10 --out varied.npz",
+)

@@ -12,7 +12,9 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
-from condgen.data.images import LabelledImages, check_memory, shortened
+from condgen.data.checks import check_memory
+from condgen.data.images import LabelledImages
+from condgen.data.names import shortened
 from condgen.data.npz import SPLIT_NAMES, naming, with_every_class
 from condgen.io.names import CLASSES, read_classes
 

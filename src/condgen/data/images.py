@@ -4,22 +4,29 @@ Images stay uint8 until they are on the device, batches are taken by index, and 
 function of a seed and an epoch number. There are no worker processes and no per-image Python.
 """
 
-__all__ = ["LabelledImages", "check_memory", "class_number", "default_names", "shortened"]
+__all__ = ["PROBABILITIES", "SYNTHETIC", "LabelledImages"]
 
 import functools
 import hashlib
 import json
-import os
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
+from jaxtyping import Float
 from torch import Tensor
 
+from condgen.data.batches import image_tensor
+from condgen.data.checks import check_labels, check_names, check_splits
 from condgen.data.convert import KINDS, classes_by_value, forwards, kind_of, labels_as, uint8_images
+from condgen.data.names import default_names, numbered, shortened
 from condgen.random import permutation
+
+if TYPE_CHECKING:
+    import matplotlib.figure
 
 SPLITS = ("train", "validation", "test")
 PROBABILITIES = "probabilities"  # the factor that holds a teacher's probability of each class
@@ -223,10 +230,99 @@ class LabelledImages:
         return self.splits[name]
 
     def __getitem__(self, index: Any) -> Any:
-        """Image and label at a whole number, as arrays; a set for anything else that :meth:`subset` takes."""
-        if isinstance(index, int | np.integer):
-            return self.images[index], self.labels[index]
-        return self.subset(index)
+        """The image and its label at a whole number, as a data set of PyTorch has them; else a :meth:`subset`.
+
+        The image is a float tensor in [0, 1] of shape (channels, height, width). The label is an int for classes, and a
+        float tensor for several labels or conditions.
+
+        Example:
+            >>> cells = LabelledImages(np.full((3, 1, 8, 8), 255, np.uint8), np.array([0, 1, 0]))
+            >>> image, label = cells[1]
+            >>> image.max(), label, len(cells[:2])
+            (tensor(1.), 1, 2)
+        """
+        if not isinstance(index, int | np.integer):
+            return self.subset(index)
+        (image,) = image_tensor(self.images[index][None])
+        return image, int(self.labels[index]) if self.kind == "class" else torch.tensor(self.labels[index]).float()
+
+    def __add__(self, other: "LabelledImages") -> "LabelledImages":
+        """This set and the other one behind it, split by split; names decide which class is which.
+
+        Raises:
+            ValueError: if images have another shape, labels are of another kind, or one of them alone has splits.
+
+        Example:
+            >>> one = LabelledImages(np.zeros((2, 1, 8, 8), np.uint8), np.array(["ant", "bee"]))
+            >>> other = LabelledImages(np.zeros((3, 1, 8, 8), np.uint8), np.array(["bee", "bee", "fly"]))
+            >>> (one + other).class_counts
+            {'ant': 1, 'bee': 3, 'fly': 1}
+        """
+        from condgen.data.together import joined
+
+        return joined(self, other)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the set to an npz file in MedMNIST's layout, whole or not at all; :func:`condgen.load_npz` reads it.
+
+        Raises:
+            ValueError: for another ending than .npz.
+            OSError: if it cannot be written.
+
+        Example:
+            >>> import condgen, tempfile
+            >>> cells = condgen.load_smears(60, size=16)
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     condgen.load_npz(cells.save(f"{folder}/cells.npz")).test.class_counts == cells.test.class_counts
+            True
+        """
+        from condgen.data.npz import write_npz
+
+        return write_npz(self, path)
+
+    def show(self, per_class: int = 10, *, seed: int = 0) -> "matplotlib.figure.Figure":
+        """A picture of some images of every class, a row each with its name and number; as they come for other labels.
+
+        Args:
+            per_class: images in a row.
+            seed: chooses them.
+
+        Raises:
+            ValueError: if there are no images to show, or none are asked for.
+
+        Example:
+            >>> import condgen
+            >>> figure = condgen.load_smears(60, size=16).show(per_class=5)
+        """
+        from condgen.io.pictures import class_grid
+
+        return class_grid(*self._rows(per_class, seed))
+
+    def _rows(self, columns: int, seed: int) -> tuple[Float[Tensor, "rows columns channels height width"], list[str]]:
+        """Some images of every class, and the names of the rows; where a class has fewer, white ones follow."""
+        if not len(self) or columns < 1:
+            raise ValueError(f"Expected images to show, one a row at least; got {len(self)} images, {columns} a row.")
+        groups, names = list(self._shuffled_classes(seed)), []
+        if self.kind == "class":
+            names = [f"{self.class_names[int(self.labels[own[0]])]} ({len(own):,})" for own in groups]
+        else:
+            first: np.ndarray = groups[0]
+            groups = [first[k : k + columns] for k in range(0, min(len(first), 4 * columns), columns)]
+        shown = torch.ones(len(groups), columns, *self.image_shape)
+        for row, own in enumerate(groups):
+            shown[row, : len(own[:columns])] = image_tensor(self.images[own[:columns]])
+        return shown, names
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: how many images of which size, and a few of every class."""
+        import html
+
+        from condgen.io.pictures import grid_png, inline
+
+        parts = ", ".join(f"{name} {len(getattr(self, name)):,}" for name in self.splits if name in SPLITS)
+        said = f"{len(self):,} images of {' × '.join(map(str, self.image_shape))}{f' ({parts})' if parts else ''}"
+        told = f"<p><b>{html.escape(self.name)}</b>: {said}, {self.num_classes} {self.kind} labels</p>"
+        return told + (inline(grid_png(*self._rows(8, 0), zoom=1), "a few of every class") if len(self) else "")
 
     def subset(self, indices: slice | Sequence[int] | np.ndarray | Tensor, name: str | None = None) -> "LabelledImages":
         """The images at `indices` (a slice, integers or a boolean mask), in that order, without splits."""
@@ -321,123 +417,3 @@ class LabelledImages:
         names = (f"{k} {n}" for k, n in self.class_counts.items()) if counted else self.class_names[:20]
         size = f"{len(self)} images of {self.image_shape}"
         return f"{type(self).__name__} {self.name!r}: {size}; {', '.join(names)}"
-
-
-def default_names(count: int) -> tuple[str, ...]:
-    """What classes without names are called.
-
-    Example:
-        >>> default_names(2)
-        ('class 0', 'class 1')
-    """
-    return tuple(f"class {k}" for k in range(count))
-
-
-def numbered(labels: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
-    """Class names as numbers.
-
-    Raises:
-        ValueError: for a label that is not among the names.
-    """
-    if unknown := sorted(set(labels.tolist()) - set(names)):
-        raise ValueError(f"Expected labels among {shortened(names)}; got {shortened(unknown)}. Name every class.")
-    return np.array([names.index(label) for label in labels.tolist()], np.int64)
-
-
-def class_number(label: Any, names: Sequence[str], classes: int | None = None) -> int:
-    """The number of a class that somebody typed: by its name, by a beginning that no other name has, or by number.
-
-    Args:
-        label: text, or a number.
-        names: of all classes; a class that is called "2" is meant by 2, whatever its place.
-        classes: number of classes, if they have no names.
-
-    Raises:
-        ValueError: for a class that there is not, or a beginning that several names have.
-
-    Example:
-        >>> names = ("immature granulocytes(myelocytes, ...)", "lymphocyte", "2", "10")
-        >>> [class_number(label, names) for label in ("lymphocyte", "imm", "2", 10, "0")]
-        [1, 0, 2, 3, 0]
-    """
-    text, count = str(label), len(names) or (classes or 0)
-    if text in names:
-        return tuple(names).index(text)
-    if text.isdigit():
-        if int(text) < count:
-            return int(text)
-        raise ValueError(f"Expected labels in [0, {count}); got {text}.")
-    begun = [k for k, name in enumerate(names) if text and name.startswith(text)]
-    if len(begun) == 1:
-        return begun[0]
-    several = f", which {shortened([names[k] for k in begun])} begin with" if begun else ""
-    raise ValueError(f"Expected class names among {shortened(names)}; got {text}{several}.")
-
-
-def check_names(names: tuple[str, ...]) -> None:
-    """Raise unless every class has a name of its own that can be written."""
-    if twice := [name for name, times in Counter(names).items() if times > 1]:
-        raise ValueError(f"Expected a name of its own for every class; got {twice[0]!r} more than once.")
-    for name in names:
-        try:
-            str(name).encode()
-        except UnicodeEncodeError:  # a folder's name in another encoding
-            raise ValueError(f"Expected class names in UTF-8; got {str(name)!a}. Rename the class.") from None
-
-
-def check_labels(labels: np.ndarray, names: tuple[str, ...]) -> None:
-    """Raise unless the labels stay within the named classes."""
-    if labels.ndim == 2:
-        if labels.shape[1] != len(names):
-            raise ValueError(f"Expected {len(names)} label columns, one per name; got {labels.shape[1]}.")
-        return
-    low, high = int(labels.min(initial=0)), int(labels.max(initial=0))
-    if low < 0 or (len(labels) and high >= len(names)):
-        raise ValueError(
-            f"Expected labels in [0, {len(names)}), one class per name; got {low if low < 0 else high}. "
-            "Name more classes or remap the labels."
-        )
-
-
-def check_splits(splits: Mapping[str, slice | np.ndarray], n: int) -> None:
-    """Raise unless no image is in two splits, nor twice in one."""
-    taken, places = np.zeros(n, bool), np.arange(n)
-    for name, indices in splits.items():
-        try:
-            members = places[indices]
-        except IndexError as error:
-            raise ValueError(f"Expected indices of {n} images in split {name!r}; {error}.") from error
-        if taken[members].any() or len(np.unique(members)) < len(members):
-            raise ValueError(
-                f"Expected every image in one split at most; {name!r} shares some with another or has them twice."
-            )
-        taken[members] = True
-
-
-def check_memory(n: int, image_shape: Sequence[int]) -> None:
-    """Raise if this many images of this shape are more than this machine's memory.
-
-    Example:
-        >>> check_memory(6000, (3, 100_000, 100_000))
-        Traceback (most recent call last):
-            ...
-        ValueError: 6,000 images of (3, 100000, 100000) take 167,638 GiB; this machine has ... GiB. Take fewer or ...
-    """
-    have = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 2**36
-    size = n * int(np.prod(image_shape, dtype=object))
-    if size > have:
-        raise ValueError(
-            f"{n:,} images of {tuple(image_shape)} take {size / 2**30:,.0f} GiB; this machine has {have >> 30} GiB. "
-            "Take fewer or smaller ones."
-        )
-
-
-def shortened(names: Sequence[str], most: int = 8) -> str:
-    """The first few of many names.
-
-    Example:
-        >>> shortened(("a", "b", "c"), most=2)
-        'a, b and 1 more'
-    """
-    some = ", ".join(map(str, names[:most]))
-    return f"{some} and {len(names) - most} more" if len(names) > most else some

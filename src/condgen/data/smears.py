@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int64, UInt8
 
-from condgen.data.images import SPLITS, LabelledImages, check_memory
+from condgen.data.checks import check_memory
+from condgen.data.images import SPLITS, LabelledImages
 from condgen.random import Use, stream, uniform
 
 Range = tuple[float, float]

@@ -29,7 +29,7 @@ from condgen.evaluation.sources import Source
 from condgen.evaluation.statistics import newcombe
 from condgen.evaluation.usefulness import usefulness as study_usefulness
 from condgen.evaluation.usefulness import usefulness_measures
-from condgen.sampling import figures
+from condgen.io.pictures import class_grid, png
 from condgen.sampling.grids import pairs
 
 SHOWN = 10  # images of each class on the page
@@ -64,9 +64,9 @@ def of_images(sets: Sets, found: Found) -> None:
         truth, ceiling = (fidelity.label_truth(part.seen.probabilities, part.labels) for part in (generated, held_out))
         found.measures |= fidelity.label_measures(truth, ceiling, sets.names)
         found.details["confusion"] = {"rows": truth.confusion.tolist(), "real": ceiling.confusion.tolist()}
-        found.pictures["confusion"] = figures.png(figures.confusion(truth.confusion, sets.names))
+        found.pictures["confusion"] = png(confusion(truth.confusion, sets.names))
         found.details["precision_recall"] = {"points": points(found.measures)}
-        found.pictures["precision_recall"] = figures.png(figures.precision_recall(points(found.measures)))
+        found.pictures["precision_recall"] = png(precision_recall(points(found.measures)))
 
 
 def with_excess(measure: Measure, n: int, n_floor: int) -> Measure:
@@ -99,7 +99,7 @@ def grid(part: ImageSet, sets: Sets) -> bytes:
         images = part.images[: 8 * SHOWN]
         images = images[: len(images) // SHOWN * SHOWN] if len(images) >= SHOWN else images
         rows = rearrange(tensor(images), "(r k) c h w -> r k c h w", k=min(len(images), SHOWN))
-        return figures.png(figures.class_grid(rows))
+        return png(class_grid(rows))
     shown, names = [], []
     for label, name in enumerate(sets.names):
         own = part.images[part.labels == label][:SHOWN]
@@ -107,7 +107,7 @@ def grid(part: ImageSet, sets: Sets) -> bytes:
             blank = np.full((SHOWN - len(own), *own.shape[1:]), 255, np.uint8)
             shown.append(tensor(np.concatenate([own, blank])))
             names.append(name)
-    return figures.png(figures.class_grid(torch.stack(shown), names))
+    return png(class_grid(torch.stack(shown), names))
 
 
 def of_copies(sets: Sets, train: LabelledImages, found: Found, include_real: bool) -> None:
@@ -121,7 +121,7 @@ def of_copies(sets: Sets, train: LabelledImages, found: Found, include_real: boo
         rows = [sets.generated.images[[pair.generated for pair in worst]]]
         rows += [train.images[[pair.training for pair in worst]]] if include_real else []
         names = ["generated", "training image"][: len(rows)]
-        found.pictures["copies"] = figures.png(figures.class_grid(torch.stack([tensor(row) for row in rows]), names))
+        found.pictures["copies"] = png(class_grid(torch.stack([tensor(row) for row in rows]), names))
 
 
 def of_model(
@@ -149,7 +149,7 @@ def of_model(
         "active": found.latents.active,
         "count": found.latents.latents,
     }
-    found.pictures["latents"] = figures.png(figures.latent_kl(per_latent))
+    found.pictures["latents"] = png(latent_kl(per_latent))
     found.measures["membership_auc"] = membership_auc(
         generator, train.images, train.labels, test.images, test.labels, names, samples=ATTACK_DRAWS, seed=seed
     )
@@ -166,7 +166,7 @@ def reconstructions(generator: Any, images: LabelledImages, include_real: bool) 
     rows, names = [], []
     if images.kind != "class":
         both = pairs(generator, images.images[:SHOWN], images.labels[:SHOWN]).transpose(0, 1).float().cpu()
-        return figures.png(figures.class_grid(both if include_real else both[1:]))
+        return png(class_grid(both if include_real else both[1:]))
     for label, name in enumerate(images.class_names):
         own = images.subset(np.flatnonzero(images.labels == label)[:SHOWN])
         if not len(own):
@@ -175,7 +175,7 @@ def reconstructions(generator: Any, images: LabelledImages, include_real: bool) 
         back[:, : len(own)] = pairs(generator, own.images, own.labels).transpose(0, 1).float().cpu()
         rows += [*back] if include_real else [back[1]]
         names += [name, "reconstructed"] if include_real else [name]
-    return figures.png(figures.class_grid(torch.stack(rows), names))
+    return png(class_grid(torch.stack(rows), names))
 
 
 def of_usefulness(

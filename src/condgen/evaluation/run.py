@@ -8,22 +8,25 @@ __all__ = ["Evaluation", "evaluate", "read_evaluation"]
 
 import datetime
 import hashlib
+import html
 import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from torch import nn
 
 import condgen
+from condgen.data.adapters import as_labelled
 from condgen.data.images import LabelledImages
 from condgen.evaluation.classifier import Classifier, load_classifier
 from condgen.evaluation.classifier_training import check_data
 from condgen.evaluation.context import about_data, about_judge, cautions, origins
+from condgen.evaluation.figures import shares
 from condgen.evaluation.judge import check_judge, load_judge
 from condgen.evaluation.parts import grid, of_copies, of_images, of_model, of_usefulness
 from condgen.evaluation.records import GROUPS, Measure
@@ -32,16 +35,20 @@ from condgen.evaluation.sets import Found, compared, looker
 from condgen.evaluation.sources import as_source, chosen
 from condgen.evaluation.verdict import Verdict, judge_measures
 from condgen.io.atomic import read_json, write_atomically
+from condgen.io.pictures import html_table, png
 from condgen.io.progress import working
-from condgen.sampling import figures
 from condgen.training.history import History
 
+if TYPE_CHECKING:
+    import matplotlib.figure
+
 FORMAT = 2
+SHOWN = ("synthetic_accuracy", "label_macro", "coverage", "coverage_early", "diversity", "sharpness")  # at one sight
 Part = Literal["fidelity", "privacy", "model", "usefulness"]
 PARTS: tuple[Part, ...] = ("fidelity", "privacy", "model", "usefulness")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Evaluation:
     """Everything an evaluation found.
 
@@ -69,6 +76,37 @@ class Evaluation:
         """The same under another name, which stands on the page."""
         return replace(self, details={**self.details, "name": name})
 
+    def __repr__(self) -> str:
+        return f"Evaluation of {self.details.get('name', 'images')}: {self.verdict}"
+
+    def show(self) -> "matplotlib.figure.Figure":
+        """The measures that matter most, each beside what held-out real images reach; a notebook shows it.
+
+        Raises:
+            ValueError: if none of them was taken.
+
+        Example:
+            >>> found = {"coverage": Measure(0.9, floor=0.97)}
+            >>> figure = Evaluation(found, judge_measures(found), {}).show()
+        """
+        if not (rows := self.shown()):
+            raise ValueError(f"Expected one of {', '.join(SHOWN)} among the measures; none of them was taken.")
+        return shares(rows)
+
+    def shown(self) -> list[tuple[str, float, float | None]]:
+        """Title, value and floor of the measures that are shares or multiples of what real images reach."""
+        known = {name: self.measures[name] for name in SHOWN if name in self.measures}
+        return [(m.title or name, m.overall, m.floor) for name, m in known.items() if m.overall is not None]
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the verdict, and the measures that matter most."""
+        findings = "".join(f"<li>{html.escape(f.title)}: {html.escape(f.text)}</li>" for f in self.verdict.findings)
+        rows = [
+            [title, f"{value:.3g}", "–" if floor is None else f"{floor:.3g}"] for title, value, floor in self.shown()
+        ]
+        said = f"<p><b>{html.escape(self.verdict.answer.upper())}. {html.escape(self.verdict.headline)}</b></p>"
+        return f"{said}<ul>{findings}</ul>{html_table(rows, ['measure', 'generated', 'real images'])}"
+
     def to_json(self) -> dict[str, Any]:
         """As it is written to `evaluation.json`."""
         members = {key: [name for name, m in self.measures.items() if m.group == key] for key in GROUPS}
@@ -95,15 +133,15 @@ class Evaluation:
         folder.mkdir(parents=True, exist_ok=True)
         content = self.to_json()
         text = json.dumps(content, indent=1, allow_nan=False)
-        html = page(content, self.pictures)
+        text_of_page = page(content, self.pictures)
         write_atomically(folder / "evaluation.json", text.encode())
-        write_atomically(folder / "evaluation.html", html.encode())
+        write_atomically(folder / "evaluation.html", text_of_page.encode())
         return folder / "evaluation.html"
 
 
 def evaluate(
     generated: Any,
-    data: LabelledImages,
+    data: Any,
     *,
     measure: Sequence[Part] = PARTS,
     judge: Classifier | str | Path | int = 0,
@@ -160,6 +198,7 @@ def evaluate(
     if unknown := sorted(set(measure) - set(PARTS)) or not measure:
         raise ValueError(f"Expected parts among {', '.join(PARTS)}; got {unknown if measure else 'none'}.")
     draws = hasattr(generated, "sample")
+    data = as_labelled(data)
     data = data.ordered(getattr(generated, "class_names", ()) if draws else ())
     if data.kind == "class" or not draws:
         check_data(data)
@@ -196,7 +235,7 @@ def evaluate(
     if history is not None and history.rows:
         finite = {key: [v if math.isfinite(v) else None for v in history[key]] for key in history.rows[0]}
         found.details["history"] = finite
-        found.pictures["curves"] = figures.png(figures.curves(history))
+        found.pictures["curves"] = png(history.plot())
     details = {
         "name": data.name,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),

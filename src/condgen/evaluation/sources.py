@@ -12,8 +12,9 @@ from jaxtyping import Int64, UInt8
 
 from condgen.data.images import LabelledImages
 from condgen.io.archives import weights_hash
+from condgen.io.pictures import to_uint8
+from condgen.models.classes import num_classes
 from condgen.random import permutation
-from condgen.sampling.grids import num_classes, to_uint8
 
 
 @dataclass(frozen=True)

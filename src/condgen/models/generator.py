@@ -9,7 +9,7 @@ with a model (:class:`Generator`) is the same for all: labels by name, checked i
 __all__ = ["Generator"]
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,6 +23,9 @@ from condgen.nn.cuda_graphs import Replays, replayable
 from condgen.nn.memory import keep_freed_memory
 from condgen.nn.parts import Part, evaluating
 from condgen.random import Use, normals
+
+if TYPE_CHECKING:
+    import matplotlib.figure
 
 BLOCK = 64  # images drawn at once on a GPU; fixed, so that a sample's bits never depend on the request
 PIECE = 8  # the same on a CPU, where a whole block is drawn at once if that gives the same bits and is asked for
@@ -253,6 +256,41 @@ class Generator(Part):
     def condition_text(self) -> str:
         """The condition, as `flows` write it."""
         return f"c ({self.conditioner.dim})" if self.conditioner.dim else "no c"
+
+    @torch.no_grad()
+    def show(self, per_class: int = 10, *, seed: int = 0, temperature: float = 1.0) -> "matplotlib.figure.Figure":
+        """A picture of new images of every class, a row each with its name; a notebook shows it.
+
+        Args:
+            per_class: images in a row.
+            seed: of the samples.
+            temperature: scales the noise; below 1 images are more typical and less varied.
+
+        Raises:
+            ValueError: for a model whose labels are no classes, or fewer than one image a row.
+
+        Example:
+            >>> import condgen
+            >>> figure = condgen.conditional_vae((1, 8, 8), num_classes=3).show(per_class=2)
+        """
+        from condgen.io.pictures import class_grid
+        from condgen.models.classes import class_names
+        from condgen.models.classes import per_class as of_every_class
+
+        return class_grid(of_every_class(self, per_class, seed=seed, temperature=temperature), class_names(self))
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the parts, their sizes, and what the weights come from."""
+        from condgen.io.pictures import html_table
+
+        parts = [
+            [name, type(getattr(self, name)).__name__, flow, f"{count(getattr(self, name)):,}"]
+            for name, flow in self.flows.items()
+        ]
+        known = [[name, str(value)[:200]] for name, value in self.provenance.items()]
+        trained = f"<p>Trained on:</p>{html_table(known)}" if known else "<p>Not trained yet.</p>"
+        table = html_table(parts, ["part", "class", "in → out", "parameters"])
+        return f"<p><b>{type(self).__name__}</b>: {count(self):,} parameters</p>{table}{trained}"
 
     def __repr__(self) -> str:
         flows = self.flows

@@ -13,8 +13,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from condgen.data.images import LabelledImages
+from condgen.io.pictures import to_uint8
+from condgen.models.classes import class_names
 from condgen.models.generator import BLOCK
-from condgen.sampling.grids import class_names, to_uint8
 
 KEPT = 2**28  # bytes of images that stay in memory
 

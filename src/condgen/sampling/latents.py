@@ -11,8 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from condgen.data.convert import forwards
+from condgen.io.pictures import Images
 from condgen.nn.parts import evaluating
-from condgen.sampling.grids import Images
 
 
 def interpolate(

@@ -20,8 +20,9 @@ from torch import Tensor
 from condgen.io.archives import weights_hash
 from condgen.io.atomic import check_writable, flush_all, read_json, replacing, write_atomically
 from condgen.io.names import folder_names, write_classes
+from condgen.io.pictures import to_uint8
 from condgen.io.progress import working
-from condgen.sampling.grids import class_names, to_uint8
+from condgen.models.classes import class_names
 
 SHARD_BLOCK = 64  # images that a model draws at once: parts are of whole blocks
 MARK = "samples.json"  # in a folder of samples: what they are of, and whether all are there

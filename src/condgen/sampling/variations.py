@@ -17,11 +17,11 @@ from condgen.data.adapters import as_labelled
 from condgen.data.images import LabelledImages
 from condgen.io.archives import weights_hash
 from condgen.io.atomic import replacing, write_atomically
+from condgen.io.pictures import Images
 from condgen.io.progress import working
 from condgen.models.latents import gathered, latent_noise, levels, with_border
 from condgen.nn.parts import evaluating
 from condgen.random import Use, normals, stream, uniform
-from condgen.sampling.grids import Images
 
 BLOCK = 64  # images that are varied at once
 BACKGROUND_LEVEL = 255  # of the stream VARIATION; latents have those from 0

@@ -7,9 +7,13 @@ import io
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import matplotlib.figure
 
 
-@dataclass
+@dataclass(repr=False)
 class History:
     """What training recorded: one row an epoch, terms in nats per image.
 
@@ -60,6 +64,68 @@ class History:
     def kept_words(self) -> str:
         """What an error says of the model that is there."""
         return f"The model of epoch {self.best_epoch} stays. " if self.best_epoch else ""
+
+    def plot(self) -> "matplotlib.figure.Figure":
+        """Bound, log-likelihood and KL per epoch, or an objective's own first terms, in training and validation.
+
+        Raises:
+            ValueError: if no epoch was recorded.
+
+        Example:
+            >>> row = {"epoch": 1, "train_elbo": -3.0, "train_log_likelihood": -2.0, "train_kl": 1.0}
+            >>> len(History([row]).plot().axes)
+            3
+        """
+        from condgen.io.pictures import blank_figure
+
+        if not self.rows:
+            raise ValueError("Expected epochs to plot; nothing was recorded yet.")
+        figure = blank_figure(figsize=(10, 3), layout="constrained")
+        titles = {"elbo": "ELBO", "log_likelihood": "log-likelihood", "kl": "KL"}
+        terms = [name.removeprefix("train_") for name in self.rows[0] if name.startswith("train_")]
+        bound = [term for term in titles if term in terms]
+        shown = bound or terms[:3]
+        for axes, term in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
+            for split in ("train", "validation"):
+                if f"{split}_{term}" in self.rows[0]:
+                    # A single epoch is a point, which a line would not show.
+                    style = "." if len(self) == 1 else "-"
+                    axes.plot(self["epoch"], self[f"{split}_{term}"], style, label=split)
+            axes.set(title=titles.get(term, term), xlabel="epoch", ylabel="nats per image" if bound else "")
+            axes.legend()
+        return figure
+
+    def to_frame(self) -> Any:
+        """All epochs as a DataFrame of pandas: one row an epoch, one column a term.
+
+        Raises:
+            ModuleNotFoundError: if pandas is not installed.
+
+        Example:
+            >>> History([{"epoch": 1, "train_loss": 3.0}]).to_frame().columns.tolist()
+            ['epoch', 'train_loss']
+        """
+        try:
+            import pandas as pd
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError("Expected pandas for a DataFrame: pip install pandas") from error
+        return pd.DataFrame(self.rows)
+
+    def __repr__(self) -> str:
+        if not self.rows:
+            return "History: no epoch yet"
+        last = ", ".join(f"{name} {value:.5g}" for name, value in self.rows[-1].items() if name != "epoch")
+        return f"History: {len(self)} epochs, the best of them {self.best_epoch}; the last: {last}"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the curves, and the last epoch."""
+        from condgen.io.pictures import html_table, inline, png
+
+        if not self.rows:
+            return "<p>no epoch yet</p>"
+        last = [[name, f"{value:.5g}"] for name, value in self.rows[-1].items()]
+        told = f"<p>{len(self)} epochs, the best of them {self.best_epoch}. The last one:</p>"
+        return f"{inline(png(self.plot()), 'training curves')}{told}{html_table(last)}"
 
     def to_csv(self) -> str:
         """All epochs as CSV text: a header, then one line per epoch."""

@@ -1,37 +1,61 @@
-"""Pictures: grids with class names, rows of images, training curves. Drawn without a display, nothing global set."""
+"""Pictures: images as grey levels, grids with class names, figures. Drawn without a display, nothing global set.
+
+In a notebook what is made here shows itself, once, as the last value of a cell.
+"""
 
 __all__ = [
+    "blank_figure",
     "check_png",
     "class_grid",
-    "confusion",
-    "curves",
     "image_rows",
-    "latent_kl",
+    "inline",
+    "plain_figure",
     "png",
-    "precision_recall",
     "save_grid",
+    "to_uint8",
+    "write_figure",
 ]
 
+import base64
+import functools
+import html
 import io
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from einops import rearrange
-from jaxtyping import Float, Int64
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from condgen.io.atomic import write_atomically
-from condgen.sampling.grids import to_uint8
-from condgen.training.history import History
 
 if TYPE_CHECKING:
     import matplotlib.figure
 
 MOST_PIXELS = 50_000_000  # of a picture; drawing takes some 20 bytes each
+Images = Float[Tensor, "batch channels height width"]
+
+
+def to_uint8(images: Images) -> UInt8[Tensor, "batch channels height width"]:
+    """Images in [0, 1] as the nearest of 256 grey levels.
+
+    Raises:
+        ValueError: if an image is not finite, which would pass for a black one.
+
+    Example:
+        >>> to_uint8(torch.tensor([[[[0.0, 0.5, 1.0]]]]))
+        tensor([[[[  0, 128, 255]]]], dtype=torch.uint8)
+    """
+    if not bool(torch.isfinite(images).all()):
+        raise ValueError(
+            "Expected finite images; got NaN or infinity. The model's weights or its noise are not finite: train it "
+            "again, or lower the temperature."
+        )
+    return (images * 255).round().clamp(0, 255).to(torch.uint8)
 
 
 def image_rows(
@@ -95,14 +119,10 @@ def class_grid(
     Example:
         >>> figure = class_grid(torch.zeros(2, 5, 3, 28, 28), ["round", "lobed"])
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     rows, picture = len(images), enlarged(images, names, zoom)
     left, top, dpi = (190 if names else 4), (30 if title else 4), 100
     size = (picture.shape[1] + left + 4, picture.shape[0] + top + 4)
-    figure = Figure(figsize=(size[0] / dpi, size[1] / dpi), dpi=dpi)
-    FigureCanvasAgg(figure)
+    figure = blank_figure(figsize=(size[0] / dpi, size[1] / dpi), dpi=dpi)
     figure.figimage(picture, left, 4, origin="upper")
     for row, name in enumerate(names):
         middle, text = 4 + picture.shape[0] * (1 - (row + 0.5) / rows), textwrap.fill(name, 24)
@@ -123,10 +143,22 @@ def save_grid(
     Raises:
         ValueError: for another file ending than .png, or if there are names, but not one per row.
     """
+    check_png(path := Path(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, grid_png(images, names, title))
+    return path
+
+
+def grid_png(
+    images: Float[Tensor, "classes count channels height width"],
+    names: Sequence[str] = (),
+    title: str = "",
+    zoom: int | None = None,
+) -> bytes:
+    """The same picture as the content of a PNG file."""
     from PIL import Image, ImageDraw, ImageFont
 
-    check_png(path)
-    picture, left, top = enlarged(images, names, None), (190 if names else 4), (30 if title else 4)
+    picture, left, top = enlarged(images, names, zoom), (190 if names else 4), (30 if title else 4)
     canvas = Image.new("RGB", (picture.shape[1] + left + 4, picture.shape[0] + top + 4), "white")
     canvas.paste(Image.fromarray(picture), (left, top))
     draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(12)
@@ -138,10 +170,7 @@ def save_grid(
         draw.text((left, top / 2), title, fill="black", font=font, anchor="lm")
     encoded = io.BytesIO()
     canvas.save(encoded, format="PNG")
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, encoded.getvalue())
-    return path
+    return encoded.getvalue()
 
 
 def enlarged(
@@ -161,102 +190,37 @@ def enlarged(
     return np.repeat(picture, 3, 2) if picture.shape[2] == 1 else picture
 
 
-def curves(history: History) -> "matplotlib.figure.Figure":
-    """Bound, log-likelihood and KL per epoch, or an objective's own first terms, in training and validation.
-
-    Example:
-        >>> row = {"epoch": 1, "train_elbo": -3.0, "train_log_likelihood": -2.0, "train_kl": 1.0}
-        >>> figure = curves(History([row]))
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+@functools.cache
+def figure_class() -> type["matplotlib.figure.Figure"]:
+    """Figures that show themselves in a notebook, whatever backend it has, and are not pyplot's."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 3), layout="constrained")
+    class NotebookFigure(Figure):
+        """A figure that is its own PNG in a notebook."""
+
+        def _repr_png_(self) -> bytes:
+            return png(self)
+
+    return NotebookFigure
+
+
+def blank_figure(**options: Any) -> "matplotlib.figure.Figure":
+    r"""A figure without axes; see :class:`matplotlib.figure.Figure` for the options.
+
+    Example:
+        >>> blank_figure(figsize=(2, 1))._repr_png_()[:4]
+        b'\x89PNG'
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    figure = figure_class()(**options)
     FigureCanvasAgg(figure)
-    titles = {"elbo": "ELBO", "log_likelihood": "log-likelihood", "kl": "KL"}
-    terms = [name.removeprefix("train_") for name in history.rows[0] if name.startswith("train_")]
-    bound = [term for term in titles if term in terms]
-    for axes, term in zip(figure.subplots(1, len(shown := bound or terms[:3]), squeeze=False)[0], shown, strict=True):
-        for split in ("train", "validation"):
-            if f"{split}_{term}" in history.rows[0]:
-                # A single epoch is a point, which a line would not show.
-                style = "." if len(history) == 1 else "-"
-                axes.plot(history["epoch"], history[f"{split}_{term}"], style, label=split)
-        axes.set(title=titles.get(term, term), xlabel="epoch", ylabel="nats per image" if bound else "")
-        axes.legend()
-    return figure
-
-
-def confusion(counts: Int64[np.ndarray, "classes classes"], names: Sequence[str]) -> "matplotlib.figure.Figure":
-    """What was asked for (rows) against what the judge sees (columns): counts, coloured by their share of the row.
-
-    Example:
-        >>> figure = confusion(np.array([[9, 1], [2, 8]]), ["round", "lobed"])
-    """
-    classes = len(names)
-    figure, axes = plain_figure(2.2 + 0.55 * min(classes, 24), 1.6 + 0.5 * min(classes, 24))
-    share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    if classes <= 24:  # more could not be read
-        labels = [textwrap.fill(textwrap.shorten(name, 34, placeholder="…"), 18) for name in names]
-        axes.set_xticks(range(classes), labels, rotation=45, ha="right", fontsize=8, parse_math=False)
-        axes.set_yticks(range(classes), labels, fontsize=8, parse_math=False)
-        for (row, column), count in np.ndenumerate(counts):
-            if count:
-                colour = "white" if share[row, column] > 0.5 else "#222"
-                axes.text(column, row, str(count), ha="center", va="center", fontsize=8, color=colour)
-    axes.set(xlabel="what the judge sees", ylabel="what was asked for")
-    return figure
-
-
-def precision_recall(points: Sequence[Mapping[str, Any]]) -> "matplotlib.figure.Figure":
-    """Precision and recall of each class, joined to what held-out real images of the class reach (hollow).
-
-    Args:
-        points: `name`, `precision`, `recall`, and `floor_precision` and `floor_recall`, which may be None.
-
-    Example:
-        >>> figure = precision_recall([{"name": "round", "precision": 0.9, "recall": 0.4,
-        ...                             "floor_precision": 0.95, "floor_recall": 0.9}])
-    """
-    figure, axes = plain_figure(6, 5)
-    for point in points:
-        known = point["floor_precision"] is not None and point["floor_recall"] is not None
-        if known:
-            ends = [point["recall"], point["floor_recall"]], [point["precision"], point["floor_precision"]]
-            axes.plot(*ends, color="#bbb", linewidth=0.8, zorder=1)
-            axes.plot(ends[0][1], ends[1][1], "o", markersize=5, color="#888", fillstyle="none", zorder=2)
-        axes.plot(point["recall"], point["precision"], "o", markersize=6, color="#2563a8", zorder=3)
-        if len(points) <= 24:
-            name, at = textwrap.shorten(point["name"], 28, placeholder="…"), (point["recall"], point["precision"])
-            axes.annotate(name, at, (6, 4), textcoords="offset points", fontsize=8, parse_math=False)
-    axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
-    axes.set(
-        xlabel="recall: share of real images among generated ones", ylabel="precision: share of images among real ones"
-    )
-    axes.set_title("filled: generated; hollow: held-out real images", fontsize=9)
-    return figure
-
-
-def latent_kl(kl_per_latent: Sequence[float]) -> "matplotlib.figure.Figure":
-    """How many nats each latent carries, the fullest first.
-
-    Example:
-        >>> figure = latent_kl([0.1, 2.0, 0.0])
-    """
-    figure, axes = plain_figure(7, 2.6)
-    axes.bar(range(1, len(kl_per_latent) + 1), sorted(kl_per_latent, reverse=True), width=1.0, color="#2563a8")
-    axes.set(xlabel="latents, the fullest first", ylabel="KL, nats per image")
     return figure
 
 
 def plain_figure(width: float, height: float) -> tuple["matplotlib.figure.Figure", Any]:
     """A figure of that many inches with one pair of axes, without a frame around them."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = blank_figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots()
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
@@ -272,6 +236,30 @@ def png(figure: "matplotlib.figure.Figure") -> bytes:
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=figure.dpi)  # images are placed by the pixel
     return content.getvalue()
+
+
+def inline(picture: bytes, alt: str = "") -> str:
+    """A PNG as an image of HTML.
+
+    Example:
+        >>> inline(b"", "cells")
+        '<img alt="cells" src="data:image/png;base64,">'
+    """
+    return f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{base64.b64encode(picture).decode()}">'
+
+
+def html_table(rows: Sequence[Sequence[Any]], heading: Sequence[str] = ()) -> str:
+    """A table of HTML; cells are escaped.
+
+    Example:
+        >>> html_table([["a", 1]])
+        '<table><tr><td>a</td><td>1</td></tr></table>'
+    """
+
+    def line(cells: Sequence[Any], kind: str) -> str:
+        return "<tr>" + "".join(f"<{kind}>{html.escape(str(cell))}</{kind}>" for cell in cells) + "</tr>"
+
+    return f"<table>{line(heading, 'th') if heading else ''}{''.join(line(row, 'td') for row in rows)}</table>"
 
 
 def write_figure(figure: "matplotlib.figure.Figure", path: str | Path) -> Path:
