@@ -44,6 +44,14 @@ def test_what_a_page_imports_is_there(page):
             assert not [alias.name for alias in node.names if not hasattr(module, alias.name)]
 
 
+def test_every_public_name_has_a_page():
+    """As `python docs/api_pages.py` writes them."""
+    pages = {"__name__": "pages", "__file__": str(DOCS / "api_pages.py")}
+    exec((DOCS / "api_pages.py").read_text(encoding="utf-8"), pages)  # our own file
+    assert (DOCS / "api.md").read_text(encoding="utf-8") == pages["page"]()
+    assert "   ~condgen.training.fit.fit\n" in pages["page"]()
+
+
 def test_the_parts_of_extending_train_together():
     names = {}
     for block in code(DOCS / "extending.md"):
