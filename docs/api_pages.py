@@ -1,6 +1,6 @@
 """Write `api.md`: every public name of every module, room by room, with a page of its own.
 
-    python docs/api_pages.py
+python docs/api_pages.py
 """
 
 import ast
@@ -34,7 +34,9 @@ def modules(room):
 def page():
     """All of it."""
     lines = ["# API", "", "What most people need is at the top: `condgen.fit`, `condgen.load`, … (`dir(condgen)`)."]
-    lines += ["All that is public is below, room by room ([architecture](architecture.md)), each with a page of its own."]
+    lines += [
+        "All that is public is below, room by room ([architecture](architecture.md)), each with a page of its own."
+    ]
     lines += [""]
     for room in ROOMS:
         folder = PACKAGE / room
