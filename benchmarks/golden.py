@@ -70,7 +70,7 @@ RUNS = {
         clip=1.0,
     ),
     "fast": lambda: recipe("fast", epochs=2, components=2),
-    "sharp": lambda: recipe("sharp", epochs=1, components=2, sampler_epochs=1),
+    "sharp": lambda: recipe("sharp", epochs=1, components=2, sampler_epochs=1, distil_pairs=0, steps=2),
     "gan": lambda: recipe("gan", epochs=1),
     "diffusion": lambda: recipe("diffusion", epochs=1),
     "mixture": lambda: prior(lambda: GaussianMixture(4, 8, components=2)),

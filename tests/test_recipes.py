@@ -266,3 +266,11 @@ def test_work_is_that_of_the_layers():
     sharp, one = works
     assert sharp.flow == 2 * one.flow > 0
     assert sharp.encoding == one.encoding > 0
+    # A pass of flow matching is three evaluations of a latent; a pair costs those of its teacher and three a pass.
+    latents, how = 8 * len(data.train), {"components": 1, "sampler_epochs": 1, "teacher_steps": 4, "distil_epochs": 5}
+    for pairs, guidance, expected in ((100, 0.0, 100 * (8 + 15)), (10**6, 0.5, latents * (16 + 15)), (0, 0.5, 0)):
+        own = RECIPES["sharp"].changed(distil_pairs=pairs, teacher_guidance=guidance, **how)
+        work = work_of(model, own.prior_for(model, data), data, own.training, own.loss, own.sampler)
+        assert work.student == pytest.approx(work.flow / (3 * latents) * expected)
+        prior = work.encoding + work.flow
+        assert work.prior_share == pytest.approx(prior / (prior + work.student))

@@ -15,6 +15,7 @@ from torch import nn
 
 from condgen.data.adapters import as_labelled
 from condgen.data.augmentation import Augmentation
+from condgen.data.augmentation import symmetries as count_symmetries
 from condgen.data.images import LabelledImages
 from condgen.distributions.likelihoods import Bernoulli, Laplace
 from condgen.distributions.priors.flow_matching import FlowMatching
@@ -302,15 +303,17 @@ class Recipe:
             share: of it, for the prior.
             **shared: `hardware` and `progress`.
         """
-        folder = None if out is None else Path(out) / SAMPLER_STATE
+        folder, turns = None if out is None else Path(out) / SAMPLER_STATE, learns_turns(self.training.augment)
         if prior is not None:
-            chosen, turns = self.prior_training(budget and budget.part(share)), learns_turns(self.training.augment)
+            chosen = self.prior_training(budget and budget.part(share))
             fit_prior(model, data, prior, chosen, symmetries=turns, checkpoints=folder, **shared)
             if out is not None:
                 save(model, out)
         if self.distils and model.sampler.student is None:
-            chosen = self.student_training(budget)
-            distil(model, data, self.sampler, chosen, checkpoints=folder and folder / STUDENT, **shared)
+            chosen, train = self.student_training(budget), data.train if data.splits else data
+            latents = len(train) * (count_symmetries(*train.image_shape[1:]) if turns else 1)
+            teacher = replace(self.sampler, distil_pairs=min(self.sampler.distil_pairs, latents))
+            distil(model, data, teacher, chosen, checkpoints=folder and folder / STUDENT, **shared)
             model.sampler.steps, model.sampler.guidance = self.sampler.steps, self.sampler.guidance
             if out is not None:
                 save(model, out)
@@ -421,7 +424,7 @@ SHARP = Recipe(
     latent_map,
     replace(LATENT_MAP, epochs=30),
     SHARP_LOSS,
-    Sampler("flow_matching", components=8, em=5, sampler_epochs=10),
+    Sampler("flow_matching", components=8, em=5, sampler_epochs=10, steps=1, distil_pairs=20_000),
 )
 diffusion = partial(conditional_flow, path="cosine")
 diffusion.__name__ = "conditional_flow"  # type: ignore[attr-defined]

@@ -241,7 +241,7 @@ class Sampler(Checked):
         guidance: classifier-free guidance of flow matching. Above 0, samples fit their labels better and cost twice as
             much.
         distil_pairs: draws of the mixture, each with the sample that flow matching makes of it, from which a network is
-            distilled that makes it in one step; 0 for none.
+            distilled that makes it in one step; 0 for none, and no more than there are training latents.
         distil_epochs: passes over these pairs.
         teacher_steps: steps of flow matching to the sample of such a pair.
         teacher_guidance: guidance of flow matching for the sample of such a pair.
@@ -258,9 +258,9 @@ class Sampler(Checked):
     steps: int = setting(2, 1, 1000)
     guidance: float = setting(0.0, 0, 10**6)
     distil_pairs: int = setting(0, 0, 10**9)
-    distil_epochs: int = setting(8, 1, 10**6)
+    distil_epochs: int = setting(10, 1, 10**6)
     teacher_steps: int = setting(4, 1, 1000)
-    teacher_guidance: float = setting(0.4, 0, 10**6)
+    teacher_guidance: float = setting(0.8, 0, 10**6)
 
 
 def changed(*settings: Any, **changes: Any) -> tuple[Any, ...]:

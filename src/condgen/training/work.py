@@ -88,7 +88,7 @@ def work_of(
             flow = 3.0 * latents * each * sampler.sampler_epochs
             if sampler.sampler == "flow_matching":
                 evaluations = 2 * sampler.teacher_steps * (2 if sampler.teacher_guidance else 1)  # of Heun's method
-                student = sampler.distil_pairs * each * (evaluations + 3.0 * sampler.distil_epochs)
+                student = min(sampler.distil_pairs, latents) * each * (evaluations + 3.0 * sampler.distil_epochs)
     critic = 1.0
     if loss is not None and loss.has_discriminator:
         critic += CRITIC * (1 - loss.discriminator_start)
