@@ -6,10 +6,11 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from condgen.evaluation import figures
 from condgen.evaluation.records import Measure
-from condgen.evaluation.report import best, comparison_page, comparison_table, number, page, title
+from condgen.evaluation.report import CARDS, best, comparison_page, comparison_table, number, page, title
 from condgen.evaluation.verdict import judge_measures
-from condgen.sampling import figures
+from condgen.io.pictures import png
 
 NAMES = ("basophil", "<script>alert(1)</script>", "neutrophil")
 VOID = {"meta", "link", "br", "img"}
@@ -64,7 +65,7 @@ def pictures():
         "latents": figures.latent_kl([0.1] * 128),
         "copies": figures.latent_kl([1.0]),
     }
-    return {name: figures.png(figure) for name, figure in drawn.items()}
+    return {name: png(figure) for name, figure in drawn.items()}
 
 
 class Reader(HTMLParser):
@@ -123,6 +124,36 @@ class TestPage:
         assert "No real image" not in shown
         assert "<h2>Real images</h2>" in shown
 
+    def test_one_sight_is_the_verdict_pictures_and_five_numbers(self):
+        """The rest is folded: at most 800 words, whatever was found."""
+
+        class Unfolded(HTMLParser):
+            inside, summary, words = 0, False, 0
+
+            def handle_starttag(self, tag, attrs):
+                self.inside += tag in ("details", "style")
+                self.summary = self.summary or tag == "summary"
+
+            def handle_endtag(self, tag):
+                self.inside -= tag in ("details", "style")
+                self.summary = self.summary and tag != "summary"
+
+            def handle_data(self, data):
+                if not self.inside or (self.summary and self.inside == 1):
+                    self.words += len(data.split())
+
+        finding = {"severity": "bad", "title": "Blurred", "text": "word " * 60}
+        verdict = {"answer": "no", "headline": "Not these.", "findings": [finding] * 12}
+        measures = {name: {**content()["measures"]["fid"], "meaning": "word " * 40} for name in CARDS}
+        group = {"title": "All", "text": "word " * 80, "measures": list(measures)}
+        much = {"verdict": verdict, "measures": measures, "groups": [group] * 9, "warnings": ["word " * 50] * 9}
+        text = page(content(**much), pictures())
+        reader = Unfolded()
+        reader.feed(text)
+        assert 240 < reader.words <= 800  # four findings of sixty words are not folded
+        assert text.count('class="card"') == 5
+        assert "8 more" in text
+
     @pytest.mark.parametrize("answer", ["yes", "not yet", "no", "unknown"])
     def test_every_answer_has_its_look(self, answer):
         text = page(content(verdict={"answer": answer, "headline": "So.", "findings": []}), {})
@@ -170,12 +201,12 @@ def test_numbers_and_titles():
 def test_figures_of_many_classes_and_of_one():
     for classes in (1, 40):
         names = [f"a class with a rather long name, number {k}" for k in range(classes)]
-        assert figures.png(figures.confusion(np.eye(classes, dtype=np.int64), names))
+        assert png(figures.confusion(np.eye(classes, dtype=np.int64), names))
         points = [
             {"name": name, "precision": 0.5, "recall": 0.5, "floor_precision": 1.0, "floor_recall": 1.0}
             for name in names
         ]
-        assert figures.png(figures.precision_recall(points))
+        assert png(figures.precision_recall(points))
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

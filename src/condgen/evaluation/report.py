@@ -15,6 +15,7 @@ Content = Mapping[str, Any]
 
 ANSWERS = {"yes": "Yes", "not yet": "Not yet", "no": "No", "unknown": "Not measured"}
 CARDS = ("synthetic_accuracy", "label_accuracy", "coverage", "diversity_early", "sharpness", "fid", "near_copies")
+MOST_CARDS, MOST_FINDINGS = 5, 4  # that are shown without unfolding
 
 
 def page(evaluation: Content, pictures: Mapping[str, bytes]) -> str:
@@ -42,7 +43,8 @@ def page(evaluation: Content, pictures: Mapping[str, bytes]) -> str:
         it=evaluation,
         said=said,
         pictures=pictures,
-        cards=[name for name in CARDS if name in measures and measures[name]["overall"] is not None],
+        cards=[name for name in CARDS if name in measures and measures[name]["overall"] is not None][:MOST_CARDS],
+        shown=MOST_FINDINGS,
     )
 
 
