@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 import condgen
-from condgen.apps.explorer import REACH, Cell, Explorer, opened, tiles
+from condgen.apps.explorer import REACH, Cell, Explorer, effect, opened, tiles
 from condgen.evaluation.judge import train_judge
 from condgen.sampling.grids import to_uint8
 
@@ -93,7 +93,59 @@ def test_sliders_of_a_vector_are_its_most_telling_latents(cells):
         for latent, strength in ((11, 9.0), (4, 3.0)):
             first.weight.select(1 if first.weight.shape[1] >= 20 else 0, latent).fill_(strength)
     names = [name for name, _ in Explorer(model.eval()).knobs]
-    assert names[:2] == ["latent 11", "latent 4"]
+    assert [name.split(":")[0] for name in names[:2]] == ["latent 11", "latent 4"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "name"),
+    [
+        (lambda x, a: x + 0.1 * a, ": lighter"),
+        (lambda x, a: x - 0.1 * a, ": darker"),
+        (lambda x, a: x + 0.1 * a * torch.tensor([1.0, -0.3, -1.0])[:, None, None], ": redder"),
+        (lambda x, a: x + 0.1 * a * torch.tensor([-1.0, 0.3, 1.0])[:, None, None], ": bluer"),
+        (lambda x, a: x + 0.05 * (a + 3) * torch.tensor([1.0, -1.0] * 8), ": more detail"),
+        (lambda x, a: x, ""),
+    ],
+)
+def test_a_direction_is_named_by_what_it_changes(changed, name):
+    amounts, still = torch.linspace(-2, 2, 5), torch.full((4, 3, 16, 16), 0.5)
+    assert effect(torch.stack([changed(still, a) for a in amounts], 1), amounts) == name
+
+
+def test_a_direction_that_grows_the_cell():
+    radius = torch.linspace(3, 7, 5)
+    place = torch.arange(16) - 7.5
+    far = (place[:, None] ** 2 + place**2).sqrt()
+    images = torch.stack([torch.where(far < r, 0.2, 0.8).expand(3, 16, 16) for r in radius])[None]
+    assert effect(images, torch.linspace(-2, 2, 5)) == ": larger"
+
+
+def test_other_families_are_drawn_and_not_moved(cells):
+    """What has no encoder or latents hides what it cannot do."""
+    model = condgen.conditional_gan(cells.image_shape, 8)
+    model.class_names = cells.class_names
+    explorer = Explorer(model.eval())
+    assert (explorer.moves, explorer.sees, explorer.knobs) == (False, False, ())
+    anew = explorer.drawn_as_every_class(Cell(2, 5, 3))
+    for label in (2, 7):
+        close(anew[label], explorer.draw(label, 4, seed=5)[3])
+    close(explorer.moved(Cell(2, 5, 3), ()), anew[2])
+    with pytest.raises(ValueError, match="has no encoder"):
+        explorer.look_at("any.png")
+
+
+def test_an_image_comes_with_variations_and_the_nearest_training_image(explorer, cells, tmp_path):
+    with_data = Explorer(explorer.model, data=cells.train.images)
+    own = cells.train.images[7]
+    Image.fromarray(own.transpose(1, 2, 0)).save(tmp_path / "cell.png")
+    found = with_data.look_at(tmp_path / "cell.png", 4)
+    assert np.array_equal(found.nearest, own.transpose(1, 2, 0))
+    assert "The nearest training image is 0 grey levels away." in found.sentences
+    again = condgen.vary(explorer.model, np.repeat(own[None], 8, 0), [4] * 8)
+    close(found.variations, to_uint8(again).numpy().transpose(0, 2, 3, 1))
+    assert explorer.look_at(tmp_path / "cell.png", 4).nearest is None
+    with pytest.raises(ValueError, match="Expected training images of"):
+        Explorer(explorer.model, data=np.zeros((1, 3, 8, 8), np.uint8))
 
 
 def test_an_image_is_looked_at(explorer, cells, judge, tmp_path):
@@ -209,10 +261,10 @@ def test_every_control_of_the_page_works(browser, address, tmp_path):
     assert view.evaluate("document.documentElement.scrollWidth") <= 390
     assert view.locator("#cells img").count() == 16
     view.locator("#class input").click()
-    view.get_by_role("option", name="monocyte").click()
+    changes("#cells", view.get_by_role("option", name="monocyte").click)  # at once, without a button
     view.locator("#count input[type=number]").fill("5")
     view.locator("#seed input").fill("3")
-    changes("#cells", view.locator("#draw").click)
+    view.locator("#draw").click()
     view.wait_for_function("document.querySelectorAll('#cells img').length == 5")
     view.locator("#class input").focus()
     for _ in range(12):  # all of it is reached by the keyboard
@@ -228,9 +280,7 @@ def test_every_control_of_the_page_works(browser, address, tmp_path):
         slider = view.locator(f"#knob{knob} input[type=number]")
         changes("#moved", lambda own=slider: (own.fill("2.5"), own.press("Tab")))
     open_tab("Classes")
-    view.wait_for_selector("#every img")
-    assert view.locator("#every img").count() == 8
-    assert view.locator("#anew img").count() == 8
+    view.wait_for_selector("#classes img")
     open_tab("Between")
     view.locator("#walk").click()
     assert "Take as first" in view.locator(".toast-body").first.inner_text()
@@ -246,6 +296,7 @@ def test_every_control_of_the_page_works(browser, address, tmp_path):
     changes("#back", view.locator("#look").click)
     assert "It was brought from 30x30 to 16x16 pixels." in view.locator("#verdict").inner_text()
     assert view.locator("#code img").count() == 1
+    assert view.locator("#near img").count() == 8
     view.locator("#upload button[aria-label='Clear'], #upload button[aria-label='Remove this file']").first.click()
     view.locator("#upload input[type=file]").set_input_files(tmp_path / "bad.png")
     view.wait_for_selector("#upload :text('bad')")

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import nn
 
 import condgen
-from condgen.io.pictures import class_grid, image_rows, save_grid, write_figure
+from condgen.io.pictures import class_grid, image_rows, png, save_grid, write_figure
 from condgen.models.generator import BLOCK
 from condgen.nn import conditioners
 from condgen.sampling import latents, shards
@@ -481,7 +481,7 @@ def test_a_latent_map_of_three_axes_is_no_image(model, monkeypatch):
 def test_names_are_shown_as_they_are(name):
     """Not as formulas, which fail or look like something else."""
 
-    from condgen.sampling import figures
+    from condgen.evaluation import figures
 
     names, point = [name, "other"], {"name": name, "precision": 0.5, "recall": 0.5}
     drawn = [
@@ -495,7 +495,7 @@ def test_names_are_shown_as_they_are(name):
         ]
         assert texts
         assert not any(text.get_parse_math() for text in texts)
-        figures.png(figure)
+        png(figure)
 
 
 class TestShards:

@@ -26,11 +26,13 @@ from condgen.nn.parts import evaluating
 from condgen.random import Use, normals
 from condgen.sampling.latents import decoded, interpolate
 from condgen.sampling.shards import write_samples
+from condgen.sampling.variations import can_vary, vary
 
 KNOBS = 6  # sliders
 REACH = 3.0  # standard deviations to either side
 MOST = 64  # cells on the page
 TRIED = 256  # draws that directions are taken from
+WATCHED, VARIED = 16, 8  # draws that name a direction; variations of an image
 Pictures = UInt8[np.ndarray, "n height width channels"]
 
 
@@ -57,6 +59,8 @@ class Look:
         reconstruction: of it.
         latent: means of its posterior as a grey picture, one tile a channel.
         sentences: about them.
+        variations: new images near it.
+        nearest: the training image that is most like it, where training images are at hand.
 
     Example:
         >>> # See :meth:`Explorer.look_at`.
@@ -66,17 +70,21 @@ class Look:
     reconstruction: UInt8[np.ndarray, "height width channels"]
     latent: UInt8[np.ndarray, "rows columns 1"]
     sentences: tuple[str, ...]
+    variations: Pictures
+    nearest: UInt8[np.ndarray, "height width channels"] | None = None
 
 
 class Explorer:
     """What can be done with a model by hand. Images come and go as uint8, channels last.
 
     Args:
-        model: with class labels (or none), one level of latents and a decoder.
+        model: of any family, with class labels (or none). Latents are moved of models with one level of latents and a
+            decoder, images are looked at by models with an encoder.
         judge: a classifier of real images that says what it takes an image for.
+        data: the training images, to show the nearest of.
 
     Raises:
-        ValueError: for a model without latents to explore, or a judge of images of another shape.
+        ValueError: for what draws no images of a known shape, or a judge of images of another shape.
 
     Example:
         >>> import condgen
@@ -87,15 +95,19 @@ class Explorer:
         (3, 8, 8, 1)
     """
 
-    def __init__(self, model: Any, judge: Classifier | None = None) -> None:
-        if not hasattr(model, "decode") or set(model.sampling_noise_shapes) != {"z"} or not model.image_shape:
+    def __init__(
+        self, model: Any, judge: Classifier | None = None, data: UInt8[np.ndarray, "n c h w"] | None = None
+    ) -> None:
+        if not hasattr(model, "sample") or not getattr(model, "image_shape", None):
             raise ValueError(
-                f"Expected a model that decodes images of a known shape from one level of latents; "
-                f"{type(model).__name__} as it is built does not. Draw from it with: condgen sample"
+                f"Expected a model that draws images of a known shape; {type(model).__name__} as it is built does not. "
+                "Build it with image_shape=."
             )
         if judge is not None and judge.image_shape != tuple(model.image_shape):
             raise ValueError(f"Expected a judge of images of {model.image_shape}; got one of {judge.image_shape}.")
-        self.model, self.judge, self.names = model, judge, class_names(model)
+        if data is not None and tuple(data.shape[1:]) != tuple(model.image_shape):
+            raise ValueError(f"Expected training images of {model.image_shape}; got {tuple(data.shape[1:])}.")
+        self.model, self.judge, self.data, self.names = model, judge, data, class_names(model)
 
     def labels(self, label: int, count: int = 1) -> Tensor:
         """The labels of so many cells of a class."""
@@ -122,13 +134,21 @@ class Explorer:
         with evaluating(model):
             return model.source.draw(model.condition(y), latent_noise(noise))
 
+    @property
+    def moves(self) -> bool:
+        """Whether the latents of a cell can be moved and decoded."""
+        return hasattr(self.model, "decode") and set(self.model.sampling_noise_shapes) == {"z"}
+
     @cached_property
     def knobs(self) -> tuple[tuple[str, Float[Tensor, "*latent"]], ...]:
         """Names and directions of what sliders move, a standard deviation long.
 
         Of a vector, the latents that change the picture most; of a map, whose latents each reach only one place, the
-        principal directions of what is drawn.
+        principal directions of what is drawn. A name says what the direction changes, where it does so steadily (see
+        :func:`effect`).
         """
+        if not self.moves:
+            return ()
         y = self.model.labels(torch.arange(TRIED) % len(self.names))
         z = self._latents(y, 0, torch.arange(TRIED))
         if z.ndim == 2:
@@ -139,16 +159,30 @@ class Explorer:
                 for one in torch.eye(z.shape[1], device=z.device, dtype=z.dtype)
             ]
             best = torch.stack(moved).argsort(descending=True, stable=True)[:KNOBS].tolist()
-            return tuple((f"latent {k}", spread[k] * torch.eye(z.shape[1], device=z.device)[k]) for k in best)
+            found = [(f"latent {k}", spread[k] * torch.eye(z.shape[1], device=z.device)[k]) for k in best]
+            return self._named(found, z, y)
         _, sizes, directions = torch.linalg.svd((z - z.mean(0)).flatten(1), full_matrices=False)
         sizes = sizes / len(z) ** 0.5
-        return tuple(
+        found = [
             (f"direction {k + 1}", (sizes[k] * directions[k]).unflatten(0, z.shape[1:]))
             for k in range(min(KNOBS, len(sizes)))
-        )
+        ]
+        return self._named(found, z, y)
+
+    def _named(self, found: list[tuple[str, Tensor]], z: Tensor, y: Tensor) -> tuple[tuple[str, Tensor], ...]:
+        """Directions with what they change in their names."""
+        z, y = z[:WATCHED], y[:WATCHED]
+        amounts = torch.linspace(-2, 2, 5)
+        named = []
+        for name, direction in found:
+            seen = [decoded(self.model, z + float(amount) * direction.to(z), y).cpu() for amount in amounts]
+            named.append((f"{name}{effect(torch.stack(seen, 1), amounts)}", direction))
+        return tuple(named)
 
     def moved(self, cell: Cell, amounts: Sequence[float]) -> UInt8[np.ndarray, "height width channels"]:
         """A cell with its latent moved by so many standard deviations along each of the knobs."""
+        if not self.moves:
+            return self._sampled(self.labels(cell.label), cell)[0]
         z = self.latent(cell)
         for (_, direction), amount in zip(self.knobs, amounts, strict=False):
             z = z + amount * direction.to(z)
@@ -163,8 +197,15 @@ class Explorer:
     def drawn_as_every_class(self, cell: Cell) -> Pictures:
         """The noise of a cell, drawn anew as each class: of maps, the label works on the latent as much as after it."""
         y = self.model.labels(torch.arange(len(self.names)))
+        if not self.moves:
+            return self._sampled(y, cell)
         z = self._latents(y, cell.seed, torch.full((len(y),), cell.index))
         return self._decoded(z, y)
+
+    def _sampled(self, y: Tensor, cell: Cell) -> Pictures:
+        """The sample of a cell's number, as each of these labels."""
+        one = [self.model.sample(label[None], seed=cell.seed, start=cell.index) for label in y]
+        return channels_last(torch.cat(one))
 
     def between(self, first: Cell, second: Cell, steps: int = 8) -> Pictures:
         """The way from one cell to another, both included; the label changes in the middle."""
@@ -212,7 +253,14 @@ class Explorer:
             f"Drawn back as {self.names[label or 0]}: PSNR {-10 * np.log10(max(error, 1e-10)):.1f} dB. Its latent has "
             f"{z.numel()} numbers between {float(z.min()):.1f} and {float(z.max()):.1f}."
         )
-        return Look(image, channels_last(back)[0], tiles(z), tuple(sentences))
+        many = np.repeat(x.numpy(), VARIED, 0)
+        near = vary(self.model, many, y.repeat(VARIED)) if can_vary(self.model) else back[:0]
+        closest = None
+        if self.data is not None and len(self.data):
+            apart = [float(((own.astype(np.float32) - x[0].numpy()) ** 2).mean()) for own in self.data]
+            closest = self.data[int(np.argmin(apart))].transpose(1, 2, 0)
+            sentences.append(f"The nearest training image is {min(apart) ** 0.5:.0f} grey levels away.")
+        return Look(image, channels_last(back)[0], tiles(z), tuple(sentences), channels_last(near), closest)
 
     def save(self, folder: str | Path, label: int, count: int, seed: int) -> tuple[Path, Path]:
         """Write the cells of :meth:`draw` as a picture and as an `.npz` file (images and labels)."""
@@ -220,6 +268,40 @@ class Explorer:
         images = self.model.sample(self.labels(label, count), seed=seed)
         picture = save_grid(images[None], Path(folder) / f"{name}.png", self.names[label : label + 1])
         return picture, write_samples(self.model, self.labels(label, count), Path(folder) / f"{name}.npz", seed=seed)
+
+
+def effect(images: Float[Tensor, "cells amounts channels height width"], amounts: Float[Tensor, " amounts"]) -> str:
+    """What moving along a direction changes most steadily, such as ": darker"; empty where nothing is clear.
+
+    Of each cell the measures (share of dark pixels, lightness, red minus blue, fine detail) are correlated with the
+    amounts; a mean over cells of at least 0.7 to either side is told.
+
+    Args:
+        images: each cell moved by each of the amounts.
+        amounts: how far.
+
+    Example:
+        >>> amounts = torch.linspace(-1, 1, 3)
+        >>> images = (0.5 + 0.1 * amounts)[None, :, None, None, None].expand(2, 3, 1, 8, 8)
+        >>> effect(images, amounts)
+        ': lighter'
+    """
+    light = images.mean(2)
+    middle = (light.amin((1, 2, 3)) + light.amax((1, 2, 3)))[:, None, None, None] / 2
+    measures = {
+        ("larger", "smaller"): (light < middle).float().mean((2, 3)),
+        ("lighter", "darker"): light.mean((2, 3)),
+        ("redder", "bluer"): (images[:, :, 0] - images[:, :, -1]).mean((2, 3)),
+        ("more detail", "less detail"): light.diff(dim=3).abs().mean((2, 3)),
+    }
+    best, told = 0.7, ""
+    for words, values in measures.items():
+        apart, along = values - values.mean(1, keepdim=True), amounts - amounts.mean()
+        scale = apart.norm(dim=1) * along.norm()
+        found = float((apart @ along / scale.clamp(min=1e-6)).mean())
+        if abs(found) > best:
+            best, told = abs(found), f": {words[0] if found > 0 else words[1]}"
+    return told
 
 
 def channels_last(images: Float[Tensor, "n channels height width"]) -> Pictures:

@@ -2,14 +2,20 @@
 
 __all__ = ["explore", "page"]
 
+import io
 import os
 import tempfile
 from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any
 
+import numpy as np
+import torch
+from PIL import Image
+
 from condgen.apps.explorer import MOST, REACH, Cell, Explorer, Pictures, enlarged
 from condgen.evaluation.classifier import Classifier
+from condgen.io.pictures import grid_png
 
 HOST = "127.0.0.1"
 
@@ -30,7 +36,7 @@ def said(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 STYLE = """
-.gradio-container {max-width: 1100px !important; width: 100% !important; margin: auto}
+.gradio-container {max-width: 1260px !important; width: 100% !important; margin: auto}
 .grid-container {grid-template-columns: repeat(8, minmax(0, 1fr)) !important}
 @media (max-width: 600px) {.grid-container {grid-template-columns: repeat(4, minmax(0, 1fr)) !important}}
 img {image-rendering: pixelated}
@@ -62,11 +68,11 @@ class Answers:
     def pick(self, drawn: Any, index: int) -> tuple[Any, ...]:
         """A cell, as itself and as every class, with all sliders in the middle."""
         cell = Cell(drawn["label"], drawn["seed"], int(index))
-        every = shown(self.explorer.as_every_class(cell), self.names)
         text = f"Cell {index + 1} of class {self.names[cell.label]} (sample {index} of seed {cell.seed})"
-        anew = shown(self.explorer.drawn_as_every_class(cell), self.names)
+        columns = [self.explorer.as_every_class(cell)] if self.explorer.moves else []
+        classes = beside([*columns, self.explorer.drawn_as_every_class(cell)], self.names)
         still = [0.0] * len(self.explorer.knobs)
-        return cell, text, enlarged(self.explorer.moved(cell, ()), 224), every, anew, *still
+        return cell, text, enlarged(self.explorer.moved(cell, ()), 224), classes, *still
 
     def picked(self, drawn: Any, event: Any) -> tuple[Any, ...]:
         """The cell that was pressed."""
@@ -95,9 +101,11 @@ class Answers:
         if not file:
             raise ValueError("Choose a picture first.")
         found = self.explorer.look_at(file, self.names.index(name) if name in self.names else None)
-        images = [enlarged(found.image), enlarged(found.reconstruction)]
-        pictures = list(zip(images, ("as the model sees it", "drawn back"), strict=True))
-        return pictures, enlarged(found.latent, 84), "\n\n".join(found.sentences)
+        rows = {"as the model sees it": found.image, "drawn back": found.reconstruction}
+        if found.nearest is not None:
+            rows["nearest training image"] = found.nearest
+        pictures = beside([np.stack(list(rows.values()))], list(rows))
+        return pictures, shown(found.variations), enlarged(found.latent, 84), "\n\n".join(found.sentences)
 
     @said
     def save(self, drawn: Any) -> Any:
@@ -106,10 +114,16 @@ class Answers:
         return gradio().update(value=[str(file) for file in saved], visible=True)
 
 
-def shown(images: Pictures, captions: Sequence[str] = ()) -> list[Any]:
+def shown(images: Pictures) -> list[Any]:
     """Pictures as a gallery takes them."""
-    pictures = [enlarged(image) for image in images]
-    return list(zip(pictures, captions, strict=True)) if len(captions) else pictures
+    return [enlarged(image) for image in images]
+
+
+def beside(columns: Sequence[Pictures], names: Sequence[str]) -> Any:
+    """One picture of so many columns, the names of the rows beside them."""
+    images = torch.as_tensor(np.stack(columns, 1)).permute(0, 1, 4, 2, 3) / 255
+    picture = grid_png(images, [name.split("(")[0] for name in names], zoom=max(1, 56 // images.shape[3]))
+    return Image.open(io.BytesIO(picture))
 
 
 def page(explorer: Explorer, title: str = "condgen") -> Any:
@@ -134,62 +148,69 @@ def page(explorer: Explorer, title: str = "condgen") -> Any:
     alone: dict[str, Any] = {"interactive": False, "buttons": [], "format": "png"}
     with gr.Blocks(title=title, analytics_enabled=False) as blocks:
         drawn, cell, first, second = gr.State(), gr.State(), gr.State(), gr.State()
-        gr.Markdown(f"# {title}\n{', '.join(names)}. Generated images; not for clinical use.")
+        gr.Markdown(f"### {title}\n{', '.join(names)}. Generated images; not for clinical use.")
         with gr.Row():
-            kind = gr.Dropdown(names, value=names[0], label="Class", elem_id="class")
-            count = gr.Slider(1, MOST, 16, step=1, label="Cells", elem_id="count")
-            seed = gr.Number(0, precision=0, label="Seed", elem_id="seed")
-        draw_button = gr.Button("Draw", variant="primary", elem_id="draw")
-        cells = gr.Gallery(label="Pick a cell", elem_id="cells", **small)
-        with gr.Row():
-            save_button = gr.Button("Save these as PNG and npz", elem_id="save")
-            files = gr.Files(label="Saved", interactive=False, visible=False, elem_id="files")
-        about = gr.Markdown(elem_id="about")
-        with gr.Tab("Latents"), gr.Row():
-            one = gr.Image(label="The cell, moved", elem_id="moved", **alone)
-            with gr.Column():
-                sliders = [
-                    gr.Slider(-REACH, REACH, 0.0, step=0.1, label=name, elem_id=f"knob{k}")
-                    for k, (name, _) in enumerate(knobs)
-                ]
-        with gr.Tab("Classes"):
-            every = gr.Gallery(label="The same latent as each class", elem_id="every", **small)
-            anew = gr.Gallery(label="The same noise, drawn anew as each class", elem_id="anew", **small)
-        with gr.Tab("Between"):
-            with gr.Row():
-                first_button = gr.Button("Take as first", elem_id="first")
-                second_button = gr.Button("Take as second", elem_id="second")
-            with gr.Row():
-                one_end = gr.Image(label="First", height=150, elem_id="first_cell", **alone)
-                other_end = gr.Image(label="Second", height=150, elem_id="second_cell", **alone)
-            walk_button = gr.Button("Go from one to the other", variant="primary", elem_id="walk")
-            way = gr.Gallery(label="On the way", elem_id="way", **small)
-        if explorer.sees:
-            with gr.Tab("Image"):
-                guess = ["the judge's guess"] if explorer.judge is not None and len(names) > 1 else []
-                upload = gr.File(label="A picture (PNG, JPEG)", type="filepath", elem_id="upload")
-                truth = gr.Dropdown([*guess, *names], value=[*guess, *names][0], label="Its class", elem_id="truth")
-                look_button = gr.Button("Look at it", variant="primary", elem_id="look")
-                verdict = gr.Markdown(elem_id="verdict")
-                back = gr.Gallery(label="Image and reconstruction", elem_id="back", **small)
-                code = gr.Image(
-                    label="Means of its latents: black -3, grey 0, white 3",
-                    interactive=False,
-                    elem_id="code",
-                    buttons=[],
-                )
-                look_button.click(answers.look, [upload, truth], [back, code, verdict])
-        chosen = [cell, about, one, every, anew, *sliders]
-        draw_button.click(answers.draw, [kind, count, seed], [cells, drawn, *chosen])
-        blocks.load(answers.draw, [kind, count, seed], [cells, drawn, *chosen])
+            with gr.Column(min_width=360):
+                with gr.Row():
+                    kind = gr.Dropdown(names, value=names[0], label="Class", elem_id="class", min_width=120)
+                    count = gr.Slider(1, MOST, 16, step=1, label="Cells", elem_id="count", min_width=120)
+                    seed = gr.Number(0, precision=0, label="Seed", elem_id="seed", min_width=80)
+                cells = gr.Gallery(label="Pick a cell", elem_id="cells", **small)
+                with gr.Row():
+                    draw_button = gr.Button("Draw", variant="primary", elem_id="draw", min_width=80)
+                    save_button = gr.Button("Save as PNG and npz", elem_id="save", min_width=80)
+                files = gr.Files(label="Saved", interactive=False, visible=False, elem_id="files")
+            with gr.Column(min_width=360):
+                about = gr.Markdown(elem_id="about")
+                with gr.Tab("Latents" if explorer.moves else "Cell"), gr.Row():
+                    one = gr.Image(label="The cell, moved", elem_id="moved", height=240, **alone)
+                    with gr.Column():
+                        sliders = [
+                            gr.Slider(-REACH, REACH, 0.0, step=0.1, label=name, elem_id=f"knob{k}")
+                            for k, (name, _) in enumerate(knobs)
+                        ]
+                with gr.Tab("Classes"):
+                    same = "left: the same latent as each class; right: drawn anew" if explorer.moves else "drawn anew"
+                    classes = gr.Image(label=f"As each class ({same} from the same noise)", elem_id="classes", **alone)
+                if explorer.moves:
+                    with gr.Tab("Between"):
+                        with gr.Row():
+                            first_button = gr.Button("Take as first", elem_id="first")
+                            second_button = gr.Button("Take as second", elem_id="second")
+                        with gr.Row():
+                            one_end = gr.Image(label="First", height=150, elem_id="first_cell", **alone)
+                            other_end = gr.Image(label="Second", height=150, elem_id="second_cell", **alone)
+                        walk_button = gr.Button("Go from one to the other", variant="primary", elem_id="walk")
+                        way = gr.Gallery(label="On the way", elem_id="way", **small)
+                        first_button.click(answers.hold, cell, [first, one_end])
+                        second_button.click(answers.hold, cell, [second, other_end])
+                        walk_button.click(answers.walk, [first, second], way)
+                if explorer.sees:
+                    with gr.Tab("Image"):
+                        look_tab(gr, answers, small, alone)
+        chosen = [cell, about, one, classes, *sliders]
+        for redraws in (draw_button.click, kind.change, count.release, seed.submit, blocks.load):
+            redraws(answers.draw, [kind, count, seed], [cells, drawn, *chosen])
         cells.select(answers.picked, [drawn], chosen)
         for slider in sliders:
             slider.change(answers.move, [cell, *sliders], one, show_progress="hidden", trigger_mode="always_last")
-        first_button.click(answers.hold, cell, [first, one_end])
-        second_button.click(answers.hold, cell, [second, other_end])
-        walk_button.click(answers.walk, [first, second], way)
         save_button.click(answers.save, drawn, files)
     return blocks
+
+
+def look_tab(gr: Any, answers: Answers, small: dict[str, Any], alone: dict[str, Any]) -> None:
+    """Where a picture of one's own is looked at."""
+    names, judge = answers.names, answers.explorer.judge
+    guess = ["the judge's guess"] if judge is not None and len(names) > 1 else []
+    with gr.Row():
+        upload = gr.File(label="A picture (PNG, JPEG)", type="filepath", elem_id="upload", height=120)
+        truth = gr.Dropdown([*guess, *names], value=[*guess, *names][0], label="Its class", elem_id="truth")
+    look_button = gr.Button("Look at it", variant="primary", elem_id="look")
+    verdict = gr.Markdown(elem_id="verdict")
+    back = gr.Image(label="Image and reconstruction", elem_id="back", **alone)
+    near = gr.Gallery(label="Variations of it", elem_id="near", **small)
+    code = gr.Image(label="Means of its latents: black -3, grey 0, white 3", elem_id="code", **alone)
+    look_button.click(answers.look, [upload, truth], [back, near, code, verdict])
 
 
 def whole(number: float | None, what: str) -> int:
@@ -222,6 +243,7 @@ def explore(
     model: Any,
     judge: Classifier | None = None,
     *,
+    data: Any = None,
     port: int | None = None,
     title: str = "condgen",
     inbrowser: bool = False,
@@ -233,6 +255,7 @@ def explore(
     Args:
         model: as for :class:`Explorer`.
         judge: as for :class:`Explorer`.
+        data: as for :class:`Explorer`.
         port: of the page; by default the first free one from 7860 on.
         title: of the page.
         inbrowser: open it in a browser.
@@ -247,7 +270,7 @@ def explore(
     Example:
         >>> # explore(condgen.load("bloodmnist"), inbrowser=True)
     """
-    blocks = page(Explorer(model, judge), title)
+    blocks = page(Explorer(model, judge, data), title)
     fonts = {name: ["system-ui", "sans-serif"] for name in ("font",)} | {"font_mono": ["monospace"]}
     theme = gradio().themes.Default(**fonts)
     options = {"server_name": HOST, "share": False, "quiet": True, "ssr_mode": False, "inbrowser": inbrowser}

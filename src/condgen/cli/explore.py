@@ -20,7 +20,8 @@ def explore(
 
     Args:
         run: folder of a trained model, or the name of one that comes with condgen.
-        data: for the judge; as for train, by default what the run was trained on.
+        data: for the judge, and to show the training image nearest to yours; as for train, by default what the run was
+            trained on.
         judge: a classifier of the real images tells what it takes your image for; trained once where there is none.
         port: of the page; by default the first free one from 7860 on.
         inbrowser: open it in a browser.
@@ -33,11 +34,12 @@ def explore(
     from condgen.models.saving import load
 
     model, own = on(accelerator, load(run)), None
-    if judge:
-        labelled = data_for(run, data)
+    labelled = data_for(run, data) if judge or data is not None else None
+    images = labelled and (labelled.train if labelled.splits else labelled).images
+    if judge and labelled is not None:
         place = beside(data or about_run(run)["data"])
         own = load_judge(labelled.ordered(model.class_names), cache=place, progress=True)
-    open_page(model, own, port=port, title=f"condgen: {run.name}", inbrowser=inbrowser, say=say)
+    open_page(model, own, data=images, port=port, title=f"condgen: {run.name}", inbrowser=inbrowser, say=say)
 
 
 explore.examples = (  # type: ignore[attr-defined]
