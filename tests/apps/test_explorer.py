@@ -104,7 +104,7 @@ def test_sliders_of_a_vector_are_its_most_telling_latents(cells):
         (lambda x, a: x + 0.1 * a * torch.tensor([1.0, -0.3, -1.0])[:, None, None], ": redder"),
         (lambda x, a: x + 0.1 * a * torch.tensor([-1.0, 0.3, 1.0])[:, None, None], ": bluer"),
         (lambda x, a: x + 0.05 * (a + 3) * torch.tensor([1.0, -1.0] * 8), ": more detail"),
-        (lambda x, a: x, ""),
+        (lambda x, _: x, ""),
     ],
 )
 def test_a_direction_is_named_by_what_it_changes(changed, name):

@@ -4,6 +4,7 @@ import csv
 import inspect
 import json
 import re
+import shlex
 import shutil
 import warnings
 from dataclasses import fields
@@ -562,7 +563,7 @@ class TestHelp:
     @pytest.mark.parametrize("command", ["demo", "train", "sample", "reconstruct"])
     def test_every_option_is_listed_and_described(self, command, capsys):
         with pytest.raises(SystemExit, match="0"):
-            main([command, "--help"])
+            main([command, "--help-all"])
         listed = " ".join(capsys.readouterr().out.split())
         for name in set(inspect.signature(getattr(cli, command)).parameters) - {"given"}:
             described = re.search(rf"^ +{name}: (\S+ \S+)", getattr(cli, command).__doc__, re.MULTILINE)
@@ -572,6 +573,51 @@ class TestHelp:
             assert kind.__doc__.split("\n")[0].split(",")[0] in listed
             for entry in fields(kind):
                 assert (f"--{entry.name} " in listed) == bool(entry.metadata["option"])
+
+    def test_the_help_of_training_fits_on_two_screens(self, capsys):
+        """The settings that it leaves out can be given all the same."""
+        with pytest.raises(SystemExit, match="0"):
+            main(["train", "--help"])
+        out = capsys.readouterr().out
+        assert len(out.splitlines()) <= 100
+        assert "--epochs" in out
+        assert "--teacher_guidance" not in out
+        assert "--help-all" in out
+
+    @pytest.mark.parametrize("command", sorted(set(cli.COMMANDS) - {"demo"}))
+    def test_examples_stand_on_top_and_are_commands(self, command, capsys):
+        with pytest.raises(SystemExit, match="0"):
+            main([command, "--help"])
+        said = capsys.readouterr().out
+        examples = getattr(cli, command).examples
+        assert said.index(examples[0]) < said.index("options:")
+        for example in examples:
+            words = cli.spelled_out(shlex.split(example)[1:])
+            parsed = cli.parser_for(cli.COMMANDS, command, "0").parse_args(words)
+            assert parsed.subcommand == command
+
+    @pytest.mark.parametrize(
+        ("arguments", "said"),
+        [
+            (["trian"], "There is no command 'trian'. Did you mean train?"),
+            (["train", "--epoch", "3"], "There is no option --epoch. Did you mean --epochs?"),
+            (["sample", "run", "--per-clas", "3"], "There is no option --per-clas. Did you mean --per-class?"),
+            (["train", "--zzz", "3"], "There is no option --zzz. See"),
+        ],
+    )
+    def test_a_word_that_is_mistyped_suggests_the_nearest(self, arguments, said, capsys):
+        """And is never taken for an option that begins so."""
+        with pytest.raises(SystemExit, match="2"):
+            main(arguments)
+        assert said in capsys.readouterr().err
+
+    def test_completion_knows_the_options(self, capsys):
+        pytest.importorskip("shtab", reason="shtab is not installed")
+        with pytest.raises(SystemExit, match="0"):
+            main(["--print_completion", "shtab-bash"])
+        out = capsys.readouterr().out
+        assert "--per_class" in out
+        assert "complete " in out
 
     def test_without_a_command_all_are_listed(self, capsys):
         with pytest.raises(SystemExit, match="0"):

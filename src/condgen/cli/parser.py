@@ -12,10 +12,11 @@ from argparse import SUPPRESS
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from functools import wraps
+from importlib.util import find_spec
 from itertools import pairwise
 from typing import Any, NoReturn
 
-from jsonargparse import ArgumentParser, DefaultHelpFormatter
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
 
 from condgen.cli.settings import add_settings, given
 
@@ -103,7 +104,7 @@ def usage(message: str) -> str:
     """
     if unknown := re.search(r"unrecognized arguments: (--\w+)", message):
         return f"There is no option {unknown[1].replace('_', '-')}.{nearest(unknown[1][2:], OPTIONS, '--')}"
-    if wrong := re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message):
+    if wrong := re.search(r"subcommand: invalid choice: '(.*?)' \(choose from (.*)\)", message):
         return f"There is no command {wrong[1]!r}.{nearest(wrong[1], re.findall(r'[a-z]+', wrong[2]))}"
     if missing := re.search(r"arguments are required: (?:\w+\.)*(\w+)", message):
         return f"Expected {missing[1].upper()}; got nothing in its place."
@@ -156,6 +157,8 @@ def parser_for(
         version: of condgen.
         everything: whether help shows all options, or only those that `shown` of the command names among its settings.
     """
+    if "add_print_completion_argument" in inspect.signature(set_parsing_settings).parameters:
+        set_parsing_settings(add_print_completion_argument=find_spec("shtab") is not None)
     kind = type("Parser", (Parser,), {"command": f"condgen {command}" if command in commands else "condgen"})
     parser = kind(
         prog="condgen",
