@@ -314,7 +314,8 @@ class Recipe:
             latents = len(train) * (count_symmetries(*train.image_shape[1:]) if turns else 1)
             teacher = replace(self.sampler, distil_pairs=min(self.sampler.distil_pairs, latents))
             distil(model, data, teacher, chosen, checkpoints=folder and folder / STUDENT, **shared)
-            model.sampler.steps, model.sampler.guidance = self.sampler.steps, self.sampler.guidance
+            if self.sampler.steps > 1:
+                model.sampler.steps, model.sampler.guidance = self.sampler.steps, self.sampler.guidance
             if out is not None:
                 save(model, out)
 

@@ -125,6 +125,16 @@ class TestStudent:
         flow.steps = 2
         assert torch.equal(model.sample([0, 1] * 4), before)
 
+    def test_one_that_learnt_too_little_is_not_drawn_from(self):
+        """Two steps of the flow come nearer to the teacher's samples: they are taken, and that is said."""
+        flow = flow_of()
+        nn.init.normal_(flow.velocity.last.weight, std=0.4, generator=torch.Generator().manual_seed(0))
+        model, images = sampling(flow)
+        with pytest.warns(UserWarning, match="farther from its teacher's samples than 2 steps"):
+            quiet(model, images, distil_pairs=32, distil_epochs=1, learning_rate=1e-9, teacher_guidance=0.0)
+        assert flow.student is not None
+        assert flow.steps == 2
+
     def test_its_one_step_cannot_be_guided(self):
         model, images = sampling(flow_of())
         quiet(model, images)
@@ -171,6 +181,9 @@ class TestAsked:
             quiet(model, images)
         with pytest.raises(ValueError, match="distil_pairs of 1 or more; got 0"):
             quiet(model, images, distil_pairs=0)
+        with pytest.raises(ValueError, match=r"guidance=0 where samples are drawn in one step.*teacher_guidance"):
+            RECIPES["sharp"].changed(guidance=0.3)
+        assert RECIPES["sharp"].changed(guidance=0.3, steps=2).sampler.guidance == 0.3
         with pytest.raises(TypeError, match="Did you mean distil_pairs"):
             quiet(model, images, distill_pairs=3)
 

@@ -262,6 +262,14 @@ class Sampler(Checked):
     teacher_steps: int = setting(4, 1, 1000)
     teacher_guidance: float = setting(0.8, 0, 10**6)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.distil_pairs and self.steps == 1 and self.guidance:
+            raise ValueError(
+                f"Expected guidance=0 where samples are drawn in one step by a distilled network; got {self.guidance}. "
+                "Pass it as teacher_guidance, or take more steps, such as steps=2."
+            )
+
 
 def changed(*settings: Any, **changes: Any) -> tuple[Any, ...]:
     """The same settings with some of their fields changed, each in whichever of them has it.
