@@ -33,6 +33,7 @@ from condgen.nn.conditioners import OneHot, Unconditional
 from condgen.nn.decoders import DeconvDecoder
 from condgen.nn.discriminators import ConvDiscriminator
 from condgen.nn.encoders import ConvEncoder
+from condgen.nn.label_free import LabelFree
 from condgen.nn.layers import halvings
 from condgen.training.budget import Budget, budget_of
 from condgen.training.checkpoints import Checkpoints
@@ -105,8 +106,11 @@ def latent_map(
     width: int = 48,
     depth: int = 1,
     conditioner: nn.Module | None = None,
+    label_free: bool = True,
 ) -> ConditionalVAE:
     """Residual networks with a map of latents and a Laplace likelihood: sharp, once a prior is fitted to the latents.
+
+    The fitted prior is what knows the labels. Until it is fitted, samples of networks without labels are of no class.
 
     Args:
         image_shape: (channels, height, width), from 8x8 up.
@@ -115,6 +119,8 @@ def latent_map(
         width: channels of the first map of features.
         depth: residual blocks on each map.
         conditioner: instead of one-hot labels.
+        label_free: whether encoder and decoder do without labels, so that images carry no trace of them
+            (:class:`condgen.nn.label_free.LabelFree`).
 
     Example:
         >>> latent_map().noise_shapes, latent_map((1, 64, 48), 2).noise_shapes
@@ -122,7 +128,7 @@ def latent_map(
     """
     sizes = halvings(image_shape[1:])
     place = next((size for size in sizes[1:] if max(size) <= 8), sizes[-1])
-    return conditional_vae(
+    model = conditional_vae(
         image_shape,
         num_classes,
         latent=(channels, *place),
@@ -131,6 +137,14 @@ def latent_map(
         conditioner=conditioner,
         likelihood=Laplace("optimal"),
     )
+    if label_free and model.conditioner.dim:
+        model.encoder, model.decoder = without_labels(model.encoder), without_labels(model.decoder)
+    return model
+
+
+def without_labels(network: Any) -> LabelFree:
+    """A new network of the same kind and size that is not told the label."""
+    return LabelFree(type(network)(**{**network.arguments, "condition_dim": 0}))
 
 
 FLOW_MATCHING = Training(
@@ -177,6 +191,8 @@ class Recipe:
             ValueError: for options that the recipe fixes.
         """
         known = set(inspect.signature(self.model).parameters)
+        if "label_free" in known:  # what samples are drawn from knows the labels, or else the networks do
+            options = {"label_free": self.sampler.sampler != "none", **options}
         if fixed := sorted(set(options) - known):
             open_ = ", ".join(sorted(known - {"image_shape", "num_classes"})) or "nothing"
             raise ValueError(f"{self.model.__name__} fixes {', '.join(fixed)}; it leaves open: {open_}.")
@@ -425,7 +441,7 @@ SHARP = Recipe(
     latent_map,
     replace(LATENT_MAP, epochs=30),
     SHARP_LOSS,
-    Sampler("flow_matching", components=8, em=5, sampler_epochs=10, steps=1, distil_pairs=20_000),
+    Sampler("flow_matching", components=8, em=5, sampler_epochs=7, steps=1, distil_pairs=20_000),
 )
 diffusion = partial(conditional_flow, path="cosine")
 diffusion.__name__ = "conditional_flow"  # type: ignore[attr-defined]

@@ -5,7 +5,7 @@ decoder (z, c) into those of a likelihood; a discriminator (x, c) into scores an
 into dz/dt. Any `nn.Module` that honours a call is welcome; nobody has to subclass.
 
 * `conditioners`, `encoders`, `decoders`, `discriminators`, `velocities`, built from `layers`;
-* `parts`: what every part of condgen remembers of how it was built;
+* `label_free`: a network in whose place no label is told; `parts`: what every part of condgen remembers of how it was built;
 * `pruning`: weights that can never matter are left out;
 * `precision`, `memory`, `cuda_graphs`: how networks are run on this machine.
 """
@@ -24,6 +24,7 @@ __all__ = [
     "LabelChannels",
     "LabelConv2d",
     "LabelDropout",
+    "LabelFree",
     "MLPVelocity",
     "MultiLabel",
     "OneHot",
@@ -48,6 +49,7 @@ from condgen.nn.conditioners import Continuous, Embedding, Joint, LabelDropout, 
 from condgen.nn.decoders import DeconvDecoder, ResNetDecoder, SkipLatent
 from condgen.nn.discriminators import ConvDiscriminator, ResNetDiscriminator
 from condgen.nn.encoders import ConvEncoder, ResNetEncoder
+from condgen.nn.label_free import LabelFree
 from condgen.nn.layers import (
     ChannelNorm,
     Concatenate,
