@@ -21,7 +21,7 @@ import numpy as np
 
 import condgen
 from condgen.apps.timing import machine
-from condgen.data.images import PROBABILITIES
+from condgen.data.names import PROBABILITIES
 from condgen.evaluation.bootstrap import image_spreads, widened
 from condgen.evaluation.statistics import student
 from condgen.training.checkpoints import Checkpoints

@@ -140,7 +140,7 @@ def test_parts_do_not_know_their_assembler(shelf):
 
 def test_what_receives_objects_knows_no_parts():
     assert imported_from_condgen("sampling.shards") <= {
-        *("io.atomic", "io.archives", "io.names", "io.progress", "sampling.grids")
+        *("io.atomic", "io.archives", "io.names", "io.pictures", "io.progress", "models.classes")
     }
     assert imported_from_condgen("losses.elbo") <= {"distributions.likelihoods"}
 

@@ -114,10 +114,10 @@ def test_numbers(command, option, value, here, capsys):
 # Options and arguments
 
 USAGE = {
-    "paint": "invalid choice: 'paint'",
+    "paint": "no command 'paint'",
     "sample": "Expected RUN; got nothing in its place. See condgen sample --help.",
     "compare": "Expected RUNS; got nothing",
-    "train --colour red": "--colour red",
+    "train --colour red": "no option --colour",
     "train --likelihood poisson": "Expected one of 'bernoulli'",
     "train --accelerator abacus": "--accelerator; got 'abacus'",
     "train --conditional perhaps": "--conditional",

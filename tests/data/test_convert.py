@@ -147,7 +147,7 @@ class TestHandedOver:
 
     def test_a_set_can_be_indexed(self):
         images = LabelledImages(LEVELS, LABELS)
-        assert np.array_equal(images[3][0], LEVELS[3])
+        assert torch.equal(images[3][0], torch.as_tensor(LEVELS[3]) / 255)
         assert images[3][1] == 0
         assert len(images[2:5]) == 3
 

@@ -13,7 +13,8 @@ import condgen
 from condgen.apps.balance import balance
 from condgen.apps.provenance import with_probabilities, write_balanced
 from condgen.data.augmentation import turned
-from condgen.data.images import PROBABILITIES, LabelledImages
+from condgen.data.images import LabelledImages
+from condgen.data.names import PROBABILITIES
 from condgen.evaluation import classifier as module
 from condgen.evaluation.classifier import scores_of
 from condgen.evaluation.classifier_training import augmented, mixed_cross_entropy, rectangle
@@ -249,7 +250,7 @@ class TestTeacher:
         balanced, provenance = balance(few, model)
         soft, provenance = with_probabilities(balanced, provenance, teacher)
         table = write_balanced(soft, provenance, tmp_path / "cells.npz").read_text().splitlines()
-        assert table[0].endswith(",number,teacher")
+        assert table[0].endswith(",number,of,strength,teacher")
         assert [row.endswith(f",{teacher.weights}") for row in table[1:]] == provenance.synthetic.tolist()
         read = condgen.load_npz(tmp_path / "cells.npz")
         assert provenance.synthetic.any()

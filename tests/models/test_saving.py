@@ -796,7 +796,7 @@ class TestTheShippedModel:
 
     def test_its_file_is_small_and_has_a_card(self):
         folder = places.SHIPPED / "bloodmnist"
-        assert (folder / "model.safetensors").stat().st_size < 8e6
+        assert (folder / "model.safetensors").stat().st_size < 12e6
         card = (folder / "README.md").read_text(encoding="utf-8")
         for said in ("CC BY 4.0", "Not for clinical use", "Near copies", "ecognised", "seed"):
             assert said in card, said

@@ -28,7 +28,7 @@ def test_the_label_changes_neither_latent_nor_image(model):
         assert torch.equal(model.decode(z, torch.tensor([0, 1, 2])).mean, model.decode(z, torch.tensor([1, 1, 0])).mean)
 
 
-def test_a_fitted_prior_draws_by_label(model):
+def test_a_fitted_prior_draws_by_label():
     images = condgen.load_smears(60, size=16)
     own = latent_map(images.image_shape, 8, width=4)
     own, _ = RECIPES["fast"].fit(images, model=own, epochs=1, components=1, progress=False, accelerator="cpu")
@@ -38,7 +38,7 @@ def test_a_fitted_prior_draws_by_label(model):
     assert drawn.flatten(1).unique(dim=0).shape[0] == 8
 
 
-def test_where_no_prior_is_fitted_networks_are_told(model):
+def test_where_no_prior_is_fitted_networks_are_told():
     told = RECIPES["latent_map"].changed(sampler="none").build((1, 16, 16), 3, width=4)
     assert isinstance(told.encoder, ResNetEncoder)
     assert isinstance(RECIPES["latent_map"].build((1, 16, 16), 3, width=4).encoder, LabelFree)

@@ -16,10 +16,11 @@ from torch import nn
 
 import condgen
 from condgen.io.pictures import class_grid, image_rows, png, save_grid, write_figure
+from condgen.models.classes import class_names
 from condgen.models.generator import BLOCK
 from condgen.nn import conditioners
 from condgen.sampling import latents, shards
-from condgen.sampling.grids import class_names, pairs, per_class, to_uint8
+from condgen.sampling.grids import pairs, per_class, to_uint8
 from condgen.sampling.latents import interpolate, transfer
 from condgen.sampling.shards import write_samples
 from condgen.training.history import History

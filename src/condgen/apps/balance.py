@@ -17,8 +17,8 @@ from jaxtyping import Int64, UInt8
 from condgen.apps.provenance import Provenance
 from condgen.apps.resampling import Classes, Pixels
 from condgen.data.adapters import as_labelled
-from condgen.data.images import SYNTHETIC, LabelledImages
-from condgen.data.names import class_number
+from condgen.data.images import LabelledImages
+from condgen.data.names import SYNTHETIC, class_number
 from condgen.evaluation.copies import near_copies
 from condgen.io.archives import weights_hash
 from condgen.io.pictures import to_uint8

@@ -273,8 +273,9 @@ class Explorer:
 def effect(images: Float[Tensor, "cells amounts channels height width"], amounts: Float[Tensor, " amounts"]) -> str:
     """What moving along a direction changes most steadily, such as ": darker"; empty where nothing is clear.
 
-    Of each cell the measures (share of dark pixels, lightness, red minus blue, fine detail) are correlated with the
-    amounts; a mean over cells of at least 0.7 to either side is told.
+    Measures are the share of dark pixels, lightness, red minus blue, and fine detail. One is told if it goes with the
+    amounts (a correlation of at least 0.7 to either side, as a mean over cells); of several the one that changes most,
+    each in units of what one notices.
 
     Args:
         images: each cell moved by each of the amounts.
@@ -287,20 +288,21 @@ def effect(images: Float[Tensor, "cells amounts channels height width"], amounts
         ': lighter'
     """
     light = images.mean(2)
-    middle = (light.amin((1, 2, 3)) + light.amax((1, 2, 3)))[:, None, None, None] / 2
+    middle = (light.amin((2, 3), keepdim=True) + light.amax((2, 3), keepdim=True)) / 2
+    detail = light.diff(dim=3).abs().mean((2, 3))
     measures = {
-        ("larger", "smaller"): (light < middle).float().mean((2, 3)),
-        ("lighter", "darker"): light.mean((2, 3)),
-        ("redder", "bluer"): (images[:, :, 0] - images[:, :, -1]).mean((2, 3)),
-        ("more detail", "less detail"): light.diff(dim=3).abs().mean((2, 3)),
+        ("larger", "smaller"): (light < middle).float().mean((2, 3)) / 0.1,
+        ("lighter", "darker"): light.mean((2, 3)) / 0.1,
+        ("redder", "bluer"): (images[:, :, 0] - images[:, :, -1]).mean((2, 3)) / 0.1,
+        ("more detail", "less detail"): detail / detail.mean().clamp(min=1e-3) / 0.5,
     }
-    best, told = 0.7, ""
+    along, most, told = amounts - amounts.mean(), 0.0, ""
     for words, values in measures.items():
-        apart, along = values - values.mean(1, keepdim=True), amounts - amounts.mean()
-        scale = apart.norm(dim=1) * along.norm()
-        found = float((apart @ along / scale.clamp(min=1e-6)).mean())
-        if abs(found) > best:
-            best, told = abs(found), f": {words[0] if found > 0 else words[1]}"
+        apart = values - values.mean(1, keepdim=True)
+        steady = float((apart @ along / (apart.norm(dim=1) * along.norm()).clamp(min=1e-6)).mean())
+        change = float((values.amax(1) - values.amin(1)).mean())
+        if abs(steady) >= 0.7 and change > most:
+            most, told = change, f": {words[0] if steady > 0 else words[1]}"
     return told
 
 

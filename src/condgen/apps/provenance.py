@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Int64
 
-from condgen.data.images import PROBABILITIES, LabelledImages
-from condgen.data.npz import write_npz
+from condgen.data.images import LabelledImages
+from condgen.data.names import PROBABILITIES
+from condgen.data.writing import write_npz
 from condgen.io.atomic import check_writable, write_atomically
 from condgen.io.names import folder_names, write_classes
 

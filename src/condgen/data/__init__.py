@@ -4,7 +4,7 @@ Contract of a reader: `load_...(path or name, ...) → LabelledImages`, uint8, (
 splits. Contract of an augmentation: `augmentation(x, seed, index, epoch) → x`, a function of these alone.
 
 * `images`: `LabelledImages`, labels checked (`checks`) and named (`names`); `convert` and `adapters`: what people have,
-  made that; `together`: sets joined;
+  made that; `together`: sets joined; `writing`: sets written;
 * `readers`: a path or a name in; `npz` and `folders`: files in; `smears`: drawn blood cells; `batches`: one pass;
 * `augmentation`: images changed a little every time they are seen; `settings`: how much.
 """

@@ -1,6 +1,6 @@
 """Checks of labelled images: names, labels, splits, and whether so many fit into memory."""
 
-__all__ = ["check_labels", "check_memory", "check_names", "check_splits"]
+__all__ = ["check_memory"]
 
 import os
 from collections import Counter

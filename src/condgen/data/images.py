@@ -22,15 +22,15 @@ from torch import Tensor
 from condgen.data.batches import image_tensor
 from condgen.data.checks import check_labels, check_names, check_splits
 from condgen.data.convert import KINDS, classes_by_value, forwards, kind_of, labels_as, uint8_images
-from condgen.data.names import default_names, numbered, shortened
+from condgen.data.names import PROBABILITIES, SYNTHETIC, default_names, numbered, shortened
+from condgen.data.together import joined
+from condgen.data.writing import write_npz
 from condgen.random import permutation
 
 if TYPE_CHECKING:
     import matplotlib.figure
 
 SPLITS = ("train", "validation", "test")
-PROBABILITIES = "probabilities"  # the factor that holds a teacher's probability of each class
-SYNTHETIC = "synthetic"  # the factor that says which images of a balanced set were generated
 CHUNK = 4096  # images hashed at a time
 
 
@@ -258,8 +258,6 @@ class LabelledImages:
             >>> (one + other).class_counts
             {'ant': 1, 'bee': 3, 'fly': 1}
         """
-        from condgen.data.together import joined
-
         return joined(self, other)
 
     def save(self, path: str | Path) -> Path:
@@ -276,8 +274,6 @@ class LabelledImages:
             ...     condgen.load_npz(cells.save(f"{folder}/cells.npz")).test.class_counts == cells.test.class_counts
             True
         """
-        from condgen.data.npz import write_npz
-
         return write_npz(self, path)
 
     def show(self, per_class: int = 10, *, seed: int = 0) -> "matplotlib.figure.Figure":

@@ -1,11 +1,14 @@
-"""Names of classes: what classes without names are called, and which class somebody means."""
+"""Names: of factors with a meaning, of classes that have none, and which class somebody means."""
 
-__all__ = ["class_number", "default_names", "numbered", "shortened"]
+__all__ = ["PROBABILITIES", "SYNTHETIC", "class_number", "default_names", "shortened"]
 
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+
+PROBABILITIES = "probabilities"  # the factor that holds a teacher's probability of each class
+SYNTHETIC = "synthetic"  # the factor that says which images of a balanced set were generated
 
 
 def default_names(count: int) -> tuple[str, ...]:

@@ -2,12 +2,14 @@
 
 __all__ = ["joined"]
 
+from typing import Any
+
 import numpy as np
 
-from condgen.data.images import PROBABILITIES, LabelledImages
+from condgen.data.names import PROBABILITIES
 
 
-def joined(one: LabelledImages, other: LabelledImages) -> LabelledImages:
+def joined(one: Any, other: Any) -> Any:
     """The images of one set, then those of the other; split by split, where both have splits.
 
     Classes are those of the first, then what the other has besides. Factors that both have are kept.
@@ -20,6 +22,7 @@ def joined(one: LabelledImages, other: LabelledImages) -> LabelledImages:
         ValueError: if they do not fit each other.
 
     Example:
+        >>> from condgen import LabelledImages
         >>> one = LabelledImages(np.zeros((2, 1, 8, 8), np.uint8), np.array([0, 1]), ("ant", "bee"))
         >>> len(joined(one, one))
         4
@@ -42,7 +45,7 @@ def joined(one: LabelledImages, other: LabelledImages) -> LabelledImages:
     for name in dict.fromkeys((*one.splits, *other.splits)):
         members = [own[it.splits[name]] for own, it in zip(places, (one, other), strict=True) if name in it.splits]
         splits[name] = np.concatenate(members)
-    return LabelledImages(
+    return type(one)(
         np.concatenate([own.images for own in sets]),
         np.concatenate([own.labels for own in sets]),
         names,

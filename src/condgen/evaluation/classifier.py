@@ -19,7 +19,8 @@ from torch import Tensor
 
 from condgen.data.adapters import as_labelled
 from condgen.data.augmentation import symmetries, turned
-from condgen.data.images import PROBABILITIES, LabelledImages
+from condgen.data.images import LabelledImages
+from condgen.data.names import PROBABILITIES
 from condgen.evaluation.classifier_training import check_data, fit_classifier
 from condgen.evaluation.network import ResidualClassifier, in_batches
 from condgen.evaluation.records import listed

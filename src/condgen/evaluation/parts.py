@@ -17,6 +17,7 @@ from condgen.evaluation import fidelity
 from condgen.evaluation.classifier import Classifier
 from condgen.evaluation.comparison import compare
 from condgen.evaluation.copies import near_copies
+from condgen.evaluation.figures import confusion, latent_kl, precision_recall
 from condgen.evaluation.judge import cache_folder
 from condgen.evaluation.latents import latent_health, latent_measures
 from condgen.evaluation.likelihood import likelihood_measures, without_inference

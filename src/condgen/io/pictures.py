@@ -9,11 +9,9 @@ __all__ = [
     "class_grid",
     "image_rows",
     "inline",
-    "plain_figure",
     "png",
     "save_grid",
     "to_uint8",
-    "write_figure",
 ]
 
 import base64
@@ -230,7 +228,7 @@ def png(figure: "matplotlib.figure.Figure") -> bytes:
     r"""A figure as the content of a PNG file.
 
     Example:
-        >>> png(latent_kl([0.1, 2.0]))[:4]
+        >>> png(blank_figure(figsize=(2, 1)))[:4]
         b'\x89PNG'
     """
     content = io.BytesIO()

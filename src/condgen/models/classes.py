@@ -1,6 +1,6 @@
 """Classes: how many kinds of image a model tells apart, what they are called, and images of each."""
 
-__all__ = ["class_names", "num_classes", "per_class"]
+__all__ = ["class_names", "per_class"]
 
 from typing import Any
 

@@ -5,7 +5,7 @@ decoder (z, c) into those of a likelihood; a discriminator (x, c) into scores an
 into dz/dt. Any `nn.Module` that honours a call is welcome; nobody has to subclass.
 
 * `conditioners`, `encoders`, `decoders`, `discriminators`, `velocities`, built from `layers`;
-* `label_free`: a network in whose place no label is told; `parts`: what every part of condgen remembers of how it was built;
+* `parts`: what every part of condgen remembers of how it was built; `label_free`: networks that are not told the label;
 * `pruning`: weights that can never matter are left out;
 * `precision`, `memory`, `cuda_graphs`: how networks are run on this machine.
 """

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from condgen.data.adapters import as_labelled
-from condgen.data.images import SYNTHETIC, LabelledImages
-from condgen.data.names import default_names, shortened
+from condgen.data.images import LabelledImages
+from condgen.data.names import SYNTHETIC, default_names, shortened
 from condgen.losses.phases import selection_of
 from condgen.models.generator import Generator
 from condgen.models.saving import load_like
