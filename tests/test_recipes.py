@@ -208,6 +208,7 @@ def test_public_names_exist():
     assert all(hasattr(recipes, name) for name in recipes.__all__)
 
 
+@pytest.mark.filterwarnings("ignore:The distilled network")
 @pytest.mark.parametrize("name", ["fast", pytest.param("sharp", marks=pytest.mark.slow)])
 def test_a_busy_machine_changes_nothing(name, tmp_path):
     """Recipes are numbers of passes: one training alone, one beside processes that keep all cores busy."""
@@ -235,6 +236,7 @@ def test_recipes_are_stated_in_passes():
     assert tuple(RECIPES) == RECIPE_NAMES
 
 
+@pytest.mark.filterwarnings("ignore:The distilled network")
 @pytest.mark.slow
 def test_a_budget_covers_the_prior_too(tmp_path):
     data = condgen.load_smears(2000, size=16)

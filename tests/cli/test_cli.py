@@ -352,6 +352,7 @@ class TestMoreOfTraining:
         assert main(["train", *options.split(), "--out", str(tmp_path)]) == 0
         assert seen == [False, False]
 
+    @pytest.mark.filterwarnings("ignore:The distilled network")
     @pytest.mark.slow
     def test_the_recipe_with_discriminator_and_flow(self, grey, tmp_path, capsys):
         options = "--recipe sharp --epochs 2 --width 4 --components 2 --sampler-epochs 1 --accelerator cpu"

@@ -50,7 +50,7 @@ USUAL = Training(
     ema=0.998,
 )
 TEACHER = Sampler("flow_matching", distil_pairs=20_000)
-BLOCK = 250  # pairs drawn at once
+BLOCK, SMALL_BLOCK = 250, 50  # pairs drawn at once; the same under a budget
 PAIRS_SHARE = 0.4  # of a budget, for drawing pairs
 HELD_OUT, FEW_STEPS = 256, 2  # pairs that tell whether the student is of use, beside so many steps of the flow
 Pairs = tuple[Tensor, Tensor, Tensor]  # starts and ends (n, 2, *latent), conditions (n, dim), components (n,)
@@ -138,7 +138,11 @@ def distil(
     draw, limit = partial(pairs_of, flow, conditions, how), budget and budget.part(PAIRS_SHARE)
     with torch.no_grad(), evaluating(flow), teaching(flow, own, where):
         pairs = draw_pairs(draw, own.distil_pairs, kept, identity, limit, progress)
-        others = draw(range(own.distil_pairs, own.distil_pairs + HELD_OUT))
+        if limit is None:
+            others = draw(range(own.distil_pairs, own.distil_pairs + HELD_OUT))
+        else:
+            some = min(HELD_OUT, -(-len(pairs[0]) // 10))
+            others, pairs = part_of(pairs, slice(some)), part_of(pairs, slice(min(some, len(pairs[0]) - 1), None))
     (how,) = changed(how, minutes=budget)
     train_student(student, pairs, how, where, folder, {"of": identity}, saved, progress)
     kept.clear()
@@ -230,7 +234,7 @@ def draw_pairs(
     with undisturbed() as stop_if_asked, working("drawing pairs to distil from", count, progress) as advance:
         advance(done)
         while done < count and not (parts and limit and limit.left() < 0):
-            numbers = range(done, min(done + BLOCK, count))
+            numbers = range(done, min(done + (BLOCK if limit is None else SMALL_BLOCK), count))
             parts.append(draw(numbers))
             done = numbers.stop
             advance(len(numbers))
@@ -263,6 +267,12 @@ def pairs_of(flow: FlowMatching, conditions: Tensor, training: Training, numbers
         with torch.autocast(device.type, torch.bfloat16, enabled=low):
             end = flow.step(end, k, c, component)
     return torch.stack([start, end.to(start.dtype)], 1).cpu(), c.cpu(), component.cpu()
+
+
+def part_of(pairs: Pairs, places: slice) -> Pairs:
+    """Some of the pairs."""
+    x, c, component = pairs
+    return x[places], c[places], component[places]
 
 
 def joined(parts: list[Pairs]) -> Pairs:
