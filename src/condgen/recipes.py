@@ -106,7 +106,7 @@ def latent_map(
     width: int = 48,
     depth: int = 1,
     conditioner: nn.Module | None = None,
-    label_free: bool = True,
+    label_free: bool = False,
 ) -> ConditionalVAE:
     """Residual networks with a map of latents and a Laplace likelihood: sharp, once a prior is fitted to the latents.
 
@@ -191,8 +191,10 @@ class Recipe:
             ValueError: for options that the recipe fixes.
         """
         known = set(inspect.signature(self.model).parameters)
-        if "label_free" in known:  # what samples are drawn from knows the labels, or else the networks do
-            options = {"label_free": self.sampler.sampler != "none", **options}
+        if options.get("label_free") and self.sampler.sampler == "none":
+            raise ValueError(
+                "Expected a fitted prior for networks without labels, such as sampler='mixture'; got none."
+            )
         if fixed := sorted(set(options) - known):
             open_ = ", ".join(sorted(known - {"image_shape", "num_classes"})) or "nothing"
             raise ValueError(f"{self.model.__name__} fixes {', '.join(fixed)}; it leaves open: {open_}.")
@@ -441,7 +443,7 @@ SHARP = Recipe(
     latent_map,
     replace(LATENT_MAP, epochs=30),
     SHARP_LOSS,
-    Sampler("flow_matching", components=8, em=5, sampler_epochs=7, steps=1, distil_pairs=20_000),
+    Sampler("flow_matching", components=8, em=5, sampler_epochs=10, steps=1, distil_pairs=20_000),
 )
 diffusion = partial(conditional_flow, path="cosine")
 diffusion.__name__ = "conditional_flow"  # type: ignore[attr-defined]

@@ -14,7 +14,7 @@ from condgen.recipes import RECIPES, latent_map
 def model():
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        found = latent_map((1, 16, 16), 3, width=4)
+        found = latent_map((1, 16, 16), 3, width=4, label_free=True)
         for weight in found.parameters():
             if weight.ndim > 1:
                 nn.init.normal_(weight, std=0.2)
@@ -30,7 +30,7 @@ def test_the_label_changes_neither_latent_nor_image(model):
 
 def test_a_fitted_prior_draws_by_label():
     images = condgen.load_smears(60, size=16)
-    own = latent_map(images.image_shape, 8, width=4)
+    own = latent_map(images.image_shape, 8, width=4, label_free=True)
     own, _ = RECIPES["fast"].fit(images, model=own, epochs=1, components=1, progress=False, accelerator="cpu")
     noise = {"z": torch.full((8, *own.sampler.noise_shape), 0.3)}
     with torch.no_grad():
@@ -39,11 +39,13 @@ def test_a_fitted_prior_draws_by_label():
 
 
 def test_where_no_prior_is_fitted_networks_are_told():
-    told = RECIPES["latent_map"].changed(sampler="none").build((1, 16, 16), 3, width=4)
-    assert isinstance(told.encoder, ResNetEncoder)
-    assert isinstance(RECIPES["latent_map"].build((1, 16, 16), 3, width=4).encoder, LabelFree)
-    assert isinstance(RECIPES["latent_map"].build((1, 16, 16), 3, width=4, label_free=False).encoder, ResNetEncoder)
-    assert isinstance(latent_map((1, 16, 16), 0, width=4).encoder, ResNetEncoder)  # there is nothing to leave out
+    small = {"image_shape": (1, 16, 16), "num_classes": 3, "width": 4}
+    assert isinstance(RECIPES["latent_map"].build(**small, label_free=True).encoder, LabelFree)
+    assert isinstance(RECIPES["latent_map"].build(**small).encoder, ResNetEncoder)
+    with pytest.raises(ValueError, match="Expected a fitted prior for networks without labels"):
+        RECIPES["latent_map"].changed(sampler="none").build(**small, label_free=True)
+    nothing = latent_map((1, 16, 16), 0, width=4, label_free=True)  # there is nothing to leave out
+    assert isinstance(nothing.encoder, ResNetEncoder)
 
 
 def test_it_is_saved_with_what_is_inside(model, tmp_path):

@@ -75,7 +75,7 @@ def train(
             f"{len(labelled)} images are too few to validate on: the last epoch counts as best.", stacklevel=2
         )
     parts = {entry.name: given.pop(entry.name) for entry in fields(Architecture) if entry.name in given}
-    model = build_model(recipe, labelled, parts, given.get("seed", 0), given.get("sampler"))
+    model = build_model(recipe, labelled, parts, given.get("seed", 0))
     say(f"{labelled}\n{model}")
     if "minutes" in given:
         given["minutes"] = Budget(given["minutes"], spent=seconds_so_far())
@@ -129,9 +129,7 @@ def check_recipe(recipe: str) -> None:
         raise ValueError(f"Expected a recipe among {', '.join(RECIPE_NAMES)}; got {recipe!r}.")
 
 
-def build_model(
-    recipe: str, data: "LabelledImages", parts: dict[str, Any], seed: int, sampler: str | None = None
-) -> "Generator":
+def build_model(recipe: str, data: "LabelledImages", parts: dict[str, Any], seed: int) -> "Generator":
     """The recipe's model for this data, with weights from this seed and the global generator left as it was.
 
     Args:
@@ -139,7 +137,6 @@ def build_model(
         data: images.
         parts: settings of :class:`condgen.cli.settings.Architecture`, as far as they are given.
         seed: of the weights.
-        sampler: what samples are drawn from, if not what the recipe says; without one networks are told the label.
     """
     import torch
 
@@ -167,9 +164,7 @@ def build_model(
         if prior == "label_normal":
             dim = options["conditioner"].dim if "conditioner" in options else data.num_classes * conditional
             options["prior"] = LabelNormal(options.get("latent", 128), dim)
-        chosen = RECIPES[recipe]
-        chosen = chosen.changed(sampler=sampler) if sampler and chosen.loss is not None else chosen
-        return chosen.build(data.image_shape, data.num_classes if conditional else 0, **options)
+        return RECIPES[recipe].build(data.image_shape, data.num_classes if conditional else 0, **options)
 
 
 MACHINE = tuple(entry.name for entry in fields(Hardware))  # what may change when a run goes on
