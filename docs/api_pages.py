@@ -20,7 +20,9 @@ def facts(file):
         for node in tree.body
         if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__all__"
     ]
-    return (ast.get_docstring(tree) or "").split("\n")[0], names[0] if names else []
+    # Constants are told of where they are used.
+    public = [name for name in (names[0] if names else []) if not name.isupper()]
+    return (ast.get_docstring(tree) or "").split("\n")[0], public
 
 
 def modules(room):

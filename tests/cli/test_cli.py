@@ -363,7 +363,7 @@ class TestMoreOfTraining:
         assert model.provenance["objective"] == "VAEGANLoss"
         assert "weight=0.05, matching=0.5, start=0.25" in about["objective"]
         assert (out / "last" / "objective.safetensors").is_file()
-        more = ["--steps", "1", "--guidance", "0.5", "--per-class", "2", "--accelerator", "cpu"]
+        more = ["--steps", "3", "--guidance", "0.5", "--per-class", "2", "--accelerator", "cpu"]
         assert main(["sample", str(out), *more, "--out", str(tmp_path / "a.png")]) == 0
         capsys.readouterr()
         plain = condgen.conditional_vae((1, 8, 8), 2, latent=4)
