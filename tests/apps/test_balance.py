@@ -221,7 +221,7 @@ class TestVariations:
         assert balance(many, model, method="vary")[1].varied.sum() == 5
         table = list(csv.DictReader(provenance.table().splitlines()))
         assert [row["kind"] for row in table[304:]] == ["variation"] * 3 + ["synthetic"] * 2
-        assert {row["strength"] for row in table[304:307]} == {"0.3"}
+        assert {row["strength"] for row in table[304:307]} == {"0.5"}
         assert all(labels[int(row["of"])] == 1 for row in table[304:307])
         assert {row["of"] for row in table[307:]} == {""}
 

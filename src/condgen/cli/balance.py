@@ -21,7 +21,7 @@ def balance(
     refuse_copies: bool = False,
     teacher: str | None = None,
     method: Literal["auto", "sample", "vary"] = "auto",
-    strength: float = 0.3,
+    strength: float = 0.5,
     seed: int = 0,
     accelerator: Accelerator = "auto",
 ) -> None:
