@@ -33,9 +33,9 @@ from condgen.nn.conditioners import OneHot, Unconditional
 from condgen.nn.decoders import DeconvDecoder
 from condgen.nn.discriminators import ConvDiscriminator
 from condgen.nn.encoders import ConvEncoder
-from condgen.nn.label_free import LabelFree
+from condgen.nn.label_free import without_labels
 from condgen.nn.layers import halvings
-from condgen.training.budget import Budget, budget_of
+from condgen.training.budget import Budget
 from condgen.training.checkpoints import Checkpoints
 from condgen.training.distil import USUAL as STUDENT_TRAINING
 from condgen.training.distil import distil
@@ -43,7 +43,7 @@ from condgen.training.fit import Stage, fit_as_stage
 from condgen.training.fit_prior import USUAL as PRIOR
 from condgen.training.fit_prior import fit_prior
 from condgen.training.history import History
-from condgen.training.run_folder import earlier_run
+from condgen.training.run_folder import budget_for
 from condgen.training.settings import Hardware, Sampler, Training, VAELoss, changed, recorded
 from condgen.training.work import learns_turns, work_of
 
@@ -142,11 +142,6 @@ def latent_map(
     return model
 
 
-def without_labels(network: Any) -> LabelFree:
-    """A new network of the same kind and size that is not told the label."""
-    return LabelFree(type(network)(**{**network.arguments, "condition_dim": 0}))
-
-
 FLOW_MATCHING = Training(
     batch_size=128,
     optimizer="adamw",
@@ -210,8 +205,7 @@ class Recipe:
         if self.loss is None:
             idle = {entry.name for kind in (VAELoss, Sampler) for entry in fields(kind)}
             check_useful(self.model, idle & set(changes))
-        if changes.get("minutes") is not None:
-            changes = {"epochs": None, **changes}
+        changes = {"epochs": None, **changes} if changes.get("minutes") is not None else changes
         training, loss, sampler = changed(self.training, self.loss or VAELoss(), self.sampler, **changes)
         return replace(self, training=training, loss=None if self.loss is None else loss, sampler=sampler)
 
@@ -410,14 +404,6 @@ def check_useful(model: Callable[..., Any], given: set[str]) -> None:
     """
     if useless := sorted(given - set(inspect.signature(model).parameters)):
         raise ValueError(f"{model.__name__} has no use for {', '.join(useless)}. Leave it out.")
-
-
-def budget_for(minutes: float | Budget | None, out: str | Path | None, resume: Any) -> Budget | None:
-    """The time budget of a whole recipe, from which the time that the run spent before it was stopped is taken."""
-    budget = budget_of(minutes)
-    if budget is not None and resume and out is not None:
-        budget.began[0] -= (earlier_run(out, "auto") or {}).get("spent_seconds", 0.0)
-    return budget
 
 
 TURNS = Augmentation(flips=True, quarter_turns=True)

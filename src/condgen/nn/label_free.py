@@ -36,3 +36,12 @@ class LabelFree(Part):
     def forward(self, x: Float[Tensor, "batch *shape"], c: Float[Tensor, "batch dim"]) -> Tensor:
         """What the network makes of x alone."""
         return self.network(x, c[:, :0])
+
+
+def without_labels(network: Any) -> LabelFree:
+    """Build a network like this one, with new weights, that is not told the label.
+
+    Args:
+        network: an encoder or a decoder of condgen's.
+    """
+    return LabelFree(type(network)(**{**network.arguments, "condition_dim": 0}))

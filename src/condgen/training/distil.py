@@ -27,13 +27,10 @@ from condgen.models.cvae import ConditionalVAE
 from condgen.nn.parts import evaluating
 from condgen.nn.precision import choose_precision
 from condgen.random import Use, normals, stream, uniform
-from condgen.training.budget import Budget, Forecast, budget_of
-from condgen.training.callbacks import Callbacks
+from condgen.training.budget import Budget, budget_of
 from condgen.training.checkpoints import Checkpoints
 from condgen.training.fit import resolve_splits
-from condgen.training.fit_prior import KEPT, check_identity
-from condgen.training.loop import train
-from condgen.training.progress import Progress
+from condgen.training.fit_prior import KEPT, check_identity, train_in_memory
 from condgen.training.run_folder import repr_of
 from condgen.training.set_up import check_hardware, set_up
 from condgen.training.settings import Hardware, Sampler, Training, changed
@@ -249,7 +246,7 @@ def draw_pairs(
 
 
 def pairs_of(flow: FlowMatching, conditions: Tensor, training: Training, numbers: range) -> Pairs:
-    """Draws of a flow's source and what the flow makes of them; pair i is a function of the seed and i.
+    """Draw pairs of a start and the sample that a flow carries it to; pair i is a function of the seed and i.
 
     Returns:
         Pairs (n, 2, *latent) in standardised coordinates, conditions (n, dim) and components (n,), on the CPU.
@@ -270,7 +267,7 @@ def pairs_of(flow: FlowMatching, conditions: Tensor, training: Training, numbers
 
 
 def part_of(pairs: Pairs, places: slice) -> Pairs:
-    """Some of the pairs."""
+    """Cut a slice of pairs, with their conditions and components."""
     x, c, component = pairs
     return x[places], c[places], component[places]
 
@@ -306,6 +303,4 @@ def train_student(
     trainer.identity = identity
     if saved:
         state.load_state_dict(saved)
-    device = trainer.fabric.device
-    shown = [Progress(Forecast(state.plan))] if progress else []
-    train(trainer, state, (x.to(device), tuple(own.to(device) for own in y)), callbacks=Callbacks(shown))
+    train_in_memory(trainer, state, x, tuple(y), progress)

@@ -180,14 +180,19 @@ def train_prior(
     )
     trainer.identity = identity
     if saved:
-        state.load_state_dict(saved)
+        state.load_state_dict(saved)  # the source is in it, which says what component a latent is of
     if isinstance(labels, tuple):
         labels = c, prior.components_of(z, c)
-    device = trainer.fabric.device
-    labels = tuple(part.to(device) for part in labels) if isinstance(labels, tuple) else labels.to(device)
-    shown = [Progress(Forecast(state.plan))] if progress else []
-    train(trainer, state, (z.to(device), labels), callbacks=Callbacks(shown))
+    train_in_memory(trainer, state, z, labels, progress)
     trainer.checkpoints.clear()
+
+
+def train_in_memory(trainer: Any, state: Any, x: Tensor, y: Tensor | tuple[Tensor, ...], progress: bool) -> None:
+    """Train on numbers that are moved to the device as a whole, from where the state stands."""
+    device = trainer.fabric.device
+    y = tuple(part.to(device) for part in y) if isinstance(y, tuple) else y.to(device)
+    shown = [Progress(Forecast(state.plan))] if progress else []
+    train(trainer, state, (x.to(device), y), callbacks=Callbacks(shown))
 
 
 def loss_of(prior: Any, c: Tensor) -> tuple[nn.Module, Any]:

@@ -33,6 +33,7 @@ import condgen
 from condgen.io.atomic import check_writable, read_json, undisturbed, write_atomically
 from condgen.models.generator import Generator
 from condgen.models.saving import WEIGHTS, save
+from condgen.training.budget import Budget, budget_of
 from condgen.training.history import History
 from condgen.training.settings import Hardware, differences, plain
 
@@ -241,3 +242,11 @@ def check_same(earlier: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
         warnings.warn(
             f"The run goes on under other conditions: {'; '.join(other)}. The last bits may differ.", stacklevel=3
         )
+
+
+def budget_for(minutes: float | Budget | None, out: str | Path | None, resume: Any) -> Budget | None:
+    """The time budget of a whole recipe, from which the time that the run spent before it was stopped is taken."""
+    budget = budget_of(minutes)
+    if budget is not None and resume and out is not None:
+        budget.began[0] -= (earlier_run(out, "auto") or {}).get("spent_seconds", 0.0)
+    return budget
