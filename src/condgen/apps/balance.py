@@ -154,7 +154,7 @@ class Balancer:
         return int(label)
 
     def varied(self, labels: Int64[np.ndarray, " n"], counts: Int64[np.ndarray, " classes"]) -> dict[int, np.ndarray]:
-        """The classes whose images are varied, with the places of these.
+        """Choose the classes that are filled up by variations, and find the places of their real images.
 
         Raises:
             ValueError: for another method, a model that cannot vary, or a class without an image.

@@ -120,7 +120,7 @@ def shown(images: Pictures) -> list[Any]:
 
 
 def beside(columns: Sequence[Pictures], names: Sequence[str]) -> Any:
-    """One picture of so many columns, the names of the rows beside them."""
+    """Draw columns of pictures as one picture, with the names of the rows to the left of them."""
     images = torch.as_tensor(np.stack(columns, 1)).permute(0, 1, 4, 2, 3) / 255
     picture = grid_png(images, [name.split("(")[0] for name in names], zoom=max(1, 56 // images.shape[3]))
     return Image.open(io.BytesIO(picture))

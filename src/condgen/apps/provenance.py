@@ -69,7 +69,7 @@ class Provenance:
         return np.zeros(len(self.labels), bool) if self.of is None else self.of >= 0
 
     def table(self) -> str:
-        """A row an image, as CSV with a header."""
+        """Write down what each image of the set is, as CSV: a header, then a row for each image."""
         text, varied = io.StringIO(), self.varied
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow((*TABLE, *(VARIED if varied.any() else ()), *(("teacher",) if self.teacher else ())))

@@ -38,7 +38,7 @@ def confusion(counts: Int64[np.ndarray, "classes classes"], names: Sequence[str]
 
 
 def shares(rows: Sequence[tuple[str, float, float | None]]) -> "matplotlib.figure.Figure":
-    """Measures as bars, each as a share of what real images reach, which is a line at 1.
+    """Draw measures as bars, each as a share of what real images reach; a line stands at 1.
 
     Args:
         rows: title, value, and what real images reach; None or 0 where that is not known, and then 1 is taken for it.

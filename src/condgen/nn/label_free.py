@@ -34,7 +34,7 @@ class LabelFree(Part):
         self.network: Any = network
 
     def forward(self, x: Float[Tensor, "batch *shape"], c: Float[Tensor, "batch dim"]) -> Tensor:
-        """What the network makes of x alone."""
+        """Run the network on x alone, without the condition."""
         return self.network(x, c[:, :0])
 
 
