@@ -2,9 +2,9 @@
 
 import json
 import signal
-import time
 import warnings
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -181,16 +181,17 @@ class TestBitForBit:
         quiet(model, toy(40), resume=True, **run)
         assert same(weights(model), whole["the bound"][0])
 
-    def test_a_budget_goes_on_with_what_is_left_of_it(self, tmp_path):
-        stop = stopper(30, partial(signal.raise_signal, signal.SIGINT))
+    def test_a_budget_goes_on_with_what_is_left_of_it(self, tmp_path, monkeypatch):
+        steps = []  # each takes a tenth of a second by the budget's clock
+        monkeypatch.setattr("condgen.training.budget.time", SimpleNamespace(perf_counter=lambda: len(steps) / 10))
+        stop, tick = stopper(12, partial(signal.raise_signal, signal.SIGINT)), on(lambda *_: steps.append(None))
         run = {"minutes": 0.05, "out": tmp_path, "schedule": WarmupDecay(0.1, 0.4)}
         with pytest.raises(KeyboardInterrupt):
-            quiet(small(), toy(40), callbacks=[on(stop)], **run)
-        kept = Checkpoints(tmp_path / "state").read()["plan"]
-        started = time.perf_counter()
-        quiet(small(), toy(40), resume=True, **run)
-        spent = time.perf_counter() - started
-        assert kept["budget"]["spent"] + spent == pytest.approx(3.0, abs=1.0)
+            quiet(small(), toy(40), callbacks=[tick, on(stop)], **run)
+        assert Checkpoints(tmp_path / "state").read()["plan"]["budget"]["spent"] == pytest.approx(1.2, abs=0.1)
+        steps.extend([None] * 1000)  # the time between the two does not count
+        quiet(small(), toy(40), resume=True, callbacks=[tick], **run)
+        assert len(steps) - 1000 == pytest.approx(30, abs=1)
 
     @pytest.mark.parametrize(
         ("changed", "said"),
