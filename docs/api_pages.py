@@ -20,8 +20,9 @@ def facts(file):
         for node in tree.body
         if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__all__"
     ]
+    classes = {node.name for node in tree.body if isinstance(node, ast.ClassDef)}
     # Constants are told of where they are used.
-    public = [name for name in (names[0] if names else []) if not name.isupper()]
+    public = [name for name in (names[0] if names else []) if name in classes or not name.isupper()]
     return (ast.get_docstring(tree) or "").split("\n")[0], public
 
 
@@ -33,13 +34,17 @@ def modules(room):
     return {name: file for name, file in dotted.items() if not name.endswith("__init__") and facts(file)[1]}
 
 
+def table(module, names):
+    """Names of a module with their first lines, each with a page of its own."""
+    lines = ["```{eval-rst}", f".. module:: {module}", "", ".. autosummary::", "   :toctree: api", "   :nosignatures:"]
+    return [*lines, "", *(f"   {name}" for name in names), "```", ""]
+
+
 def page():
     """All of it."""
-    lines = ["# API", "", "What most people need is at the top: `condgen.fit`, `condgen.load`, … (`dir(condgen)`)."]
-    lines += [
-        "All that is public is below, room by room ([architecture](architecture.md)), each with a page of its own."
-    ]
-    lines += [""]
+    lines = ["# API", "", "## condgen", "", "What most people need, straight from `import condgen`.", ""]
+    lines += table("condgen", [name for name in facts(PACKAGE / "__init__.py")[1] if name != "recipes"])
+    lines += ["All that is public follows, room by room ([architecture](architecture.md)).", ""]
     for room in ROOMS:
         folder = PACKAGE / room
         about = facts(folder / "__init__.py" if folder.is_dir() else folder.with_suffix(".py"))[0]
@@ -47,8 +52,7 @@ def page():
         for name, file in modules(room).items():
             said, names = facts(file)
             lines += [f"### {name}", ""] + ([said, ""] if said != about else [])
-            lines += ["```{eval-rst}", ".. autosummary::", "   :toctree: api", "   :nosignatures:", ""]
-            lines += [*(f"   ~{name}.{public}" for public in names), "```", ""]
+            lines += table(name, names)
     return "\n".join(lines)
 
 

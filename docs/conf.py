@@ -5,6 +5,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import inventories
+
 import condgen
 
 project = "condgen"
@@ -16,9 +18,10 @@ extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
-    "sphinx.ext.mathjax",
+    "sphinx.ext.intersphinx",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
+    "sphinx-mathjax-offline",
     "sphinx_gallery.gen_gallery",
     "settings_table",
 ]
@@ -27,7 +30,18 @@ myst_heading_anchors = 2
 html_theme = "furo"
 html_title = "condgen"
 exclude_patterns = ["_build"]
-autodoc_typehints = "none"
+templates_path = ["_templates"]
+nitpicky = True
+nitpick_ignore_regex = [  # of others without an inventory here, bases that are no one's business, and cut-off generics
+    ("py:class", r"(jaxtyping|huggingface_hub)\..*"),
+    ("py:class", r"condgen\..*\.(Averaged|Carried|Checked|Flowing|LogisticLevels|Mixture|Row|Scaled)"),
+    ("py:(class|obj)", r".*\[.*"),
+]
+intersphinx_mapping = inventories.mapping()
+autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+python_maximum_signature_line_length = 88
+default_role = "literal"
 autodoc_member_order = "bysource"
 napoleon_google_docstring = True
 napoleon_attr_annotations = False

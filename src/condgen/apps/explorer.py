@@ -1,6 +1,6 @@
 """A page on your own machine to play with a model: draw cells, move their latents, swap labels, look at an image.
 
-:class:`Explorer` is what the page does, without the page; :func:`page` puts controls around it (needs gradio).
+:class:`Explorer` is what the page does, without the page; `page` puts controls around it (needs gradio).
 """
 
 __all__ = ["Cell", "Explorer", "Look"]
@@ -145,7 +145,7 @@ class Explorer:
 
         Of a vector, the latents that change the picture most; of a map, whose latents each reach only one place, the
         principal directions of what is drawn. A name says what the direction changes, where it does so steadily (see
-        :func:`effect`).
+        `effect`).
         """
         if not self.moves:
             return ()

@@ -253,9 +253,9 @@ def explore(
     """Serve the page on this machine alone (127.0.0.1), until it is stopped. Nothing is fetched from elsewhere.
 
     Args:
-        model: as for :class:`Explorer`.
-        judge: as for :class:`Explorer`.
-        data: as for :class:`Explorer`.
+        model: as for :class:`~condgen.apps.explorer.Explorer`.
+        judge: as for :class:`~condgen.apps.explorer.Explorer`.
+        data: as for :class:`~condgen.apps.explorer.Explorer`.
         port: of the page; by default the first free one from 7860 on.
         title: of the page.
         inbrowser: open it in a browser.
@@ -264,7 +264,7 @@ def explore(
 
     Raises:
         ImportError: if gradio is not installed.
-        ValueError: as :class:`Explorer`.
+        ValueError: as :class:`~condgen.apps.explorer.Explorer`.
         OSError: if the port is taken.
 
     Example:

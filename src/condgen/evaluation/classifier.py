@@ -301,12 +301,12 @@ def train_classifier(
         data: images with one class label each. Of a set with splits the `train` part is learnt, and the `validation`
             part tells how well. Where it holds a teacher's probabilities (`factors["probabilities"]`, as `condgen
             sample --teacher` writes them), those are learnt instead of the labels.
-        training: how; by default as :class:`ClassifierTraining` says.
+        training: how; by default as :class:`~condgen.evaluation.settings.ClassifierTraining` says.
         validation: other images to tell how well it does.
         states: where the state of the training is kept every minute; from one that is there it goes on.
         progress: tell how far it is.
         what: what to call it when telling how far it is.
-        **changes: single settings of :class:`ClassifierTraining`.
+        **changes: single settings of :class:`~condgen.evaluation.settings.ClassifierTraining`.
 
     Returns:
         The classifier. The same images and settings give the same one on one machine with one number of threads.

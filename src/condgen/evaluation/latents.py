@@ -90,7 +90,7 @@ class LatentHealth:
 
     @property
     def verdict(self) -> str:
-        """One sentence: posterior collapse, holes, or healthy."""
+        """A sentence that says whether there is posterior collapse, or holes, or neither."""
         used = f"{self.active} of {self.latents} latents used"
         if self.collapsed:
             return f"posterior collapse: {used}, {float(self.kl.mean()):.1f} nats per image"

@@ -27,7 +27,7 @@ def privacy_measures(
     """Near copies and nearest distances as measures.
 
     Args:
-        copies: from :func:`near_copies`.
+        copies: from :func:`~condgen.evaluation.copies.near_copies`.
         labels: of the generated images; None: nothing is said of single classes.
         held_out_labels: of the held-out ones.
         names: of the classes.

@@ -96,7 +96,7 @@ def comparison_table(evaluations: Sequence[Content]) -> list[Row]:
     """Measures of several evaluations side by side; the first row is the heading.
 
     The best is the lowest, the highest, or the one nearest to what real images reach, as the measure asks for; none is
-    named where all are equal, only one is there, or evaluations cannot be ranked (:func:`apart`).
+    named where all are equal, only one is there, or evaluations cannot be ranked (`apart`).
 
     Args:
         evaluations: what `evaluation.json` holds of each.

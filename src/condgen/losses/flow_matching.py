@@ -36,7 +36,7 @@ class FlowMatchingLoss(nn.Module):
 
 
 class PriorFlowMatching(nn.Module):
-    """The flow-matching loss of a :class:`~condgen.distributions.priors.FlowMatching` prior of latents.
+    """The flow-matching loss of a :class:`~condgen.distributions.priors.flow_matching.FlowMatching` prior of latents.
 
     The prior is what is trained. Its images are latents; their labels are a pair: the condition of each latent, and the
     number of the mixture component it belongs to.

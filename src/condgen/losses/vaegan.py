@@ -97,7 +97,7 @@ class VAEGANLoss(nn.Module):
 
     @property
     def graph_key(self) -> bool:
-        """What a step's work depends on besides its inputs: whether the discriminator has begun."""
+        """Whether the discriminator has begun, on which a step's work depends besides its inputs."""
         if self.active is None:
             self.active = bool(self.begun)
         return self.active

@@ -166,7 +166,7 @@ class ConditionalVAE(Generator):
 
     @property
     def source(self) -> Any:
-        """The prior that samples are drawn from: the sampler, if one was fitted, otherwise `prior`."""
+        """The prior that samples are drawn from, which is the sampler if one was fitted, otherwise `prior`."""
         return self.prior if self.sampler is None else self.sampler
 
     @property

@@ -132,7 +132,7 @@ def load(path: str | Path, parts: Mapping[str, nn.Module] | None = None) -> Any:
 
     Args:
         path: a folder that :func:`save` or a training run wrote, the `model.safetensors` in it, or the name of a model
-            that comes with condgen (:func:`shipped`), if there is no such folder.
+            that comes with condgen (`condgen.models.weights`), if there is no such folder.
         parts: the modules that were not condgen's or torch's, by their place: `{"encoder": mine}`. Their weights
             are loaded into them.
 

@@ -186,7 +186,7 @@ def write_variations(
         seed: of the variations.
 
     Returns:
-        The table's path: `NAME.provenance.csv`.
+        The path of the table, `NAME.provenance.csv`.
 
     Raises:
         OSError: if nothing can be written there.

@@ -76,7 +76,7 @@ def fit(
             :class:`~condgen.training.settings.Hardware`, such as `epochs=10`, instead of those given or usual.
 
     Returns:
-        One row per epoch: terms of training and validation in nats per image, seconds, images per second.
+        One row per epoch, with the terms of training and validation in nats per image, seconds, images per second.
 
     Raises:
         ValueError: if data, labels and model do not fit together, settings are out of range, `out` holds another run,

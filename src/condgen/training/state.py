@@ -71,7 +71,7 @@ class TrainingState:
 
     @property
     def model(self) -> Any:
-        """The model to validate, save and sample from: the averaged one, if averages are kept."""
+        """The model to validate, save and sample from, which is the averaged one if averages are kept."""
         return self.averaged.average.module if self.averaged else self.network.model
 
     @property

@@ -199,7 +199,7 @@ class GaussianMixture(Part, registered="priors.GaussianMixture"):
         return self.scale.restored(z.unflatten(1, self.shape))
 
     def vary(self, z: Tensor, c: Tensor, noise: Tensor, strength: float) -> Float[Tensor, "batch *latent"]:
-        """Latents near z, within the component that most likely drew each; see :func:`turned_towards`."""
+        """Latents near z, within the component that most likely drew each; see `turned_towards`."""
         component = self.assign(z, c)
         centre = self.draw_of(component, torch.zeros_like(noise[:, 1:]))
         return turned_towards(z, self.draw_of(component, noise[:, 1:]), centre, strength)

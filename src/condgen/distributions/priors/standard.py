@@ -43,7 +43,7 @@ class StandardNormal(Part, registered="priors.StandardNormal"):
         return noise
 
     def vary(self, z: Tensor, c: Tensor, noise: Tensor, strength: float) -> Float[Tensor, "batch *latent"]:
-        """Latents near z; see :func:`turned_towards`."""
+        """Latents near z; see `turned_towards`."""
         return turned_towards(z, noise, torch.zeros_like(z), strength)
 
 
@@ -89,7 +89,7 @@ class LabelNormal(Part, registered="priors.LabelNormal"):
         return self.gaussian.draw(self._of_each(c), noise)
 
     def vary(self, z: Tensor, c: Tensor, noise: Tensor, strength: float) -> Float[Tensor, "batch *latent"]:
-        """Latents near z; see :func:`turned_towards`."""
+        """Latents near z; see `turned_towards`."""
         return turned_towards(z, self.draw(c, noise), self(c).mean, strength)
 
     def _of_each(self, c: Tensor) -> Tensor:
