@@ -79,7 +79,8 @@ def usefulness(
         plan: "quick", "full" or one of your own.
         seed: of everything: run k has the seed `seed + k`, the cuts have `seed`.
         rare: the class to cut; by default the rarest in training.
-        saw: to how many images of the rare class the generator's own training was limited, by :func:`~condgen.evaluation.training_sets.cut_class`
+        saw: to how many images of the rare class the generator's own training was limited, by
+            :func:`~condgen.evaluation.training_sets.cut_class`
             with this seed; None: it saw them all.
         cache: folder to keep what depends on real images alone in.
         progress: show a progress bar.

@@ -3,7 +3,8 @@ r"""The conditional flow: images grow out of noise along a velocity field, in pi
 Generative story: a label y gives a condition c; from noise :math:`x_0 \sim \mathcal N(0, I)` an image is
 :math:`x_1`, where :math:`\dot x_t = v(x_t, t, c)`. Which path leads from noise to image in training makes it flow
 matching (a straight one) or a diffusion model with v-prediction and a cosine schedule (an arc); see
-:class:`~condgen.distributions.priors.flow_matching.FlowMatching`, which both a VAE's latents and these pixels are drawn by.
+:class:`~condgen.distributions.priors.flow_matching.FlowMatching`, which both a VAE's latents and these pixels are drawn
+by.
 """
 
 __all__ = ["ConditionalFlow", "conditional_flow"]
