@@ -103,7 +103,7 @@ def latent_map(
     image_shape: tuple[int, int, int] = (3, 28, 28),
     num_classes: int = 8,
     channels: int = 4,
-    width: int = 48,
+    width: int | None = None,
     depth: int = 1,
     conditioner: nn.Module | None = None,
     label_free: bool = False,
@@ -116,7 +116,8 @@ def latent_map(
         image_shape: (channels, height, width), from 8x8 up.
         num_classes: 0 leaves labels out.
         channels: of the map, which is the first of at most 8x8 that halving the image leads to.
-        width: channels of the first map of features.
+        width: channels of the first map of features; by default 48, and 96 divided by the number of halvings where that
+            is less, so that an image of 64x64 costs three times one of 28x28, not nine times.
         depth: residual blocks on each map.
         conditioner: instead of one-hot labels.
         label_free: whether encoder and decoder do without labels, so that images carry no trace of them
@@ -128,11 +129,12 @@ def latent_map(
     """
     sizes = halvings(image_shape[1:])
     place = next((size for size in sizes[1:] if max(size) <= 8), sizes[-1])
+    usual = min(48, 96 // sizes.index(place))
     model = conditional_vae(
         image_shape,
         num_classes,
         latent=(channels, *place),
-        width=width,
+        width=width or usual,
         depth=depth,
         conditioner=conditioner,
         likelihood=Laplace("optimal"),

@@ -12,13 +12,22 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from condgen.apps.timing import PRECISIONS, all_seconds, median_seconds, peak, product_rate, reset_peak
+from condgen.apps.timing import (
+    PRECISIONS,
+    all_seconds,
+    layers_seconds,
+    median_seconds,
+    peak,
+    product_rate,
+    reset_peak,
+)
 from condgen.distributions.likelihoods import Bernoulli
 from condgen.distributions.priors.standard import StandardNormal
 from condgen.distributions.reparameterizers import Gaussian
@@ -30,7 +39,7 @@ from condgen.models.generator import Generator
 from condgen.nn.conditioners import OneHot
 from condgen.nn.layers import halvings
 from condgen.nn.parts import evaluating
-from condgen.nn.precision import slowdown
+from condgen.nn.precision import LAYERS, slowdown
 from condgen.nn.pruning import trim
 from condgen.random import Use, normals
 from condgen.recipes import bloodmnist_reference
@@ -271,7 +280,7 @@ def timed(variant: Variant, model: Generator, product: float, seconds: float) ->
     per_step = median_seconds(step, device, seconds)
     memory = peak(device)
     rate = 6 * operations * batch / per_step
-    alone = layers_seconds(model, batch, variant, seconds)
+    alone = layers_seconds(calls(model, partial(step_forward, model, batch)), device, variant.precision, seconds)
     few, most = torch.arange(BLOCK) % CLASSES, torch.arange(MOST_SAMPLES) % CLASSES
     model.sample(few)
     block = min(all_seconds(lambda: model.sample(few), device, 0.0, warm=0, least=1))
@@ -290,19 +299,24 @@ def timed(variant: Variant, model: Generator, product: float, seconds: float) ->
     )
 
 
-def calls(model: Generator, batch: int) -> list[tuple[nn.Module, list[torch.Size]]]:
-    """The layers that multiply, and the shapes of their inputs, in one step of training, forward."""
+def calls(network: nn.Module, run: Callable[[], object]) -> list[tuple[nn.Module, list[torch.Size]]]:
+    """The layers of a network that multiply, in the order in which they are run, and the shapes of their inputs."""
     seen: list[tuple[nn.Module, list[torch.Size]]] = []
-    layers = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d | nn.Linear)]
+    layers = [m for m in network.modules() if isinstance(m, LAYERS)]
     handles = [m.register_forward_pre_hook(lambda m, given: seen.append((m, [t.shape for t in given]))) for m in layers]
-    index = torch.arange(batch, device=model.device)
-    with torch.no_grad(), evaluating(model):
-        x = torch.rand(batch, *model.image_shape, device=model.device)  # type: ignore[misc]
-        for phase in phases_of(model.objective().to(model.device)):
-            phase.loss(model, x, index % CLASSES, normals(model.noise_shapes, 0, index, Use.TRAINING))
+    with torch.no_grad(), evaluating(network):
+        run()
     for handle in handles:
         handle.remove()
     return seen
+
+
+def step_forward(model: Generator, batch: int) -> None:
+    """One step of training, forward, on random images."""
+    index = torch.arange(batch, device=model.device)
+    x = torch.rand(batch, *model.image_shape, device=model.device)  # type: ignore[misc]
+    for phase in phases_of(model.objective().to(model.device)):
+        phase.loss(model, x, index % CLASSES, normals(model.noise_shapes, 0, index, Use.TRAINING))
 
 
 def multiply_adds(model: Generator) -> int:
@@ -315,29 +329,13 @@ def multiply_adds(model: Generator) -> int:
         5176192
     """
     total = 0
-    for layer, shapes in calls(model, 1):
+    for layer, shapes in calls(model, partial(step_forward, model, 1)):
         weights, places = layer.weight.numel(), math.prod(shapes[0][2:])  # type: ignore[union-attr]
         if isinstance(layer, nn.Conv2d):
             with torch.no_grad():
                 places = math.prod(layer(*(torch.zeros(shape, device=model.device) for shape in shapes)).shape[2:])
             weights = weights * shapes[0][1] // layer.in_channels if layer.groups == 1 else weights
         total += weights * places
-    return total
-
-
-def layers_seconds(model: Generator, batch: int, variant: Variant, seconds: float) -> float:
-    """Of all multiplying layers alone, forward and backward, one after the other on inputs of their shapes."""
-    total, found = 0.0, calls(model, batch)
-    for k, (layer, shapes) in enumerate(found):
-        # No layer before the first one asks for its gradient.
-        inputs = [torch.rand(shape, device=model.device, requires_grad=k > 0) for shape in shapes]
-
-        def work(layer: nn.Module = layer, inputs: Sequence[Tensor] = inputs) -> None:
-            with torch.autocast(inputs[0].device.type, torch.bfloat16, enabled=variant.precision == "bfloat16"):
-                out = layer(*inputs)
-            out.backward(torch.ones_like(out))
-
-        total += median_seconds(work, model.device, seconds / len(found))
     return total
 
 

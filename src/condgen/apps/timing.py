@@ -5,11 +5,12 @@ __all__ = ["machine"]
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 import condgen
 
@@ -63,6 +64,31 @@ def product_rate(precision: str, device: str, seconds: float) -> float:
     """Operations per second of a large matrix product, at its best: what the machine can."""
     a = torch.rand(PRODUCT, PRODUCT, device=device, dtype=PRECISIONS[precision])
     return 2 * PRODUCT**3 / min(all_seconds(lambda: a @ a, torch.device(device), seconds))
+
+
+def layers_seconds(
+    layers: Sequence[tuple[nn.Module, Sequence[Sequence[int]]]], device: torch.device, precision: str, seconds: float
+) -> float:
+    """Seconds of multiplying layers alone, forward and backward, one after the other.
+
+    Args:
+        layers: each with the shapes of its inputs, in the order in which they are run.
+        device: where they are.
+        precision: "float32" or "bfloat16".
+        seconds: spent on all of them, about.
+    """
+    total = 0.0
+    for k, (layer, shapes) in enumerate(layers):
+        # No layer before the first one asks for its gradient.
+        inputs = [torch.rand(tuple(shape), device=device, requires_grad=k > 0) for shape in shapes]
+
+        def work(layer: nn.Module = layer, inputs: Sequence[Tensor] = inputs) -> None:
+            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+                out = layer(*inputs)
+            out.backward(torch.ones_like(out))
+
+        total += median_seconds(work, device, seconds / len(layers))
+    return total
 
 
 def reset_peak(device: torch.device) -> None:

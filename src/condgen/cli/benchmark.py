@@ -37,6 +37,8 @@ def benchmark(
     layouts: list[str] = ["contiguous"],  # noqa: B006
     seconds: float = 2.0,
     quick: bool = False,
+    recipe: str | None = None,
+    data: str = "smears",
     out: Path | None = None,
     accelerator: Accelerator = "auto",
     given: Mapping[str, Any] | None = None,
@@ -54,6 +56,9 @@ def benchmark(
         seconds: spent on each figure, about.
         quick: a quarter of a second each: the whole of the defaults within two minutes on any two cores. bfloat16 is
             timed where the machine computes in it; elsewhere one convolution says how much slower it is.
+        recipe: time the stages of this recipe instead, such as sharp: what forward, backward, optimizer, averages,
+            augmentation and noise take of each, and what sampling takes.
+        data: images for the stages of a recipe: smears, a MedMNIST set, an npz file or a folder.
         out: a name without ending, for .md, .json and .png; by default the table is only shown.
         accelerator: where to run.
         given: settings by name, of :class:`OwnNetworks`.
@@ -65,6 +70,9 @@ def benchmark(
 
     if out is not None:
         check_writable(out.parent)
+    if recipe is not None:
+        benchmark_recipe(recipe, data, precisions, out, accelerator)
+        return
     own = OwnNetworks(**(given or {}))
     networks = [*networks, "own"] if (own.encoder or own.decoder) and "own" not in networks else networks
     variants = grid(networks, widths, sizes, batches, precisions, modes, layouts)
@@ -93,8 +101,44 @@ def benchmark(
         say(f"Wrote {out.with_suffix('.md')}, .json and .png.")
 
 
+def benchmark_recipe(name: str, place: str, precisions: list[str], out: Path | None, accelerator: str) -> None:
+    """Time the stages of a recipe, in each precision that this machine computes in natively."""
+    from condgen.apps.benchmarking import emulated
+    from condgen.apps.stages import stage_times, table
+    from condgen.apps.timing import machine
+    from condgen.data.readers import load_data
+    from condgen.recipes import RECIPES
+    from condgen.training.settings import Hardware
+
+    if name not in RECIPES:
+        raise ValueError(f"Expected a recipe, one of {', '.join(RECIPES)}; got {name!r}.")
+    images, device = load_data(place), kind_of(accelerator)
+    command = f"condgen benchmark --recipe {name} --data {place}"
+    lines = [f"# Stages of {name}", "", ", ".join(f"{k} {v}" for k, v in machine(device).items()), "", f"    {command}"]
+    known = {"float32": "32-true", "bfloat16": "bf16-mixed"}
+    for precision in precisions:
+        if precision not in known:
+            raise ValueError(f"Expected --precisions among {', '.join(known)}; got {precision!r}.")
+        if precision == "bfloat16" and device == "cpu" and (factor := emulated()) is not None:
+            say(f"bfloat16 is not native here: {factor:.1f} times slower than float32 (one convolution).")
+            continue
+        where, found = Hardware(accelerator=accelerator), []  # type: ignore[arg-type]
+        for stage in stage_times(RECIPES[name], images, precision=known[precision], hardware=where):
+            found.append(stage)
+            say(f"{precision}: {stage.stage}, {stage.rate:,.0f} {stage.unit}/s")
+        rows = table(found)
+        show(rows)
+        lines += ["", f"## {precision}", "", f"| {' | '.join(rows[0])} |", "|" + "---|" * len(rows[0])]
+        lines += [f"| {' | '.join(row)} |" for row in rows[1:]]
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(out.with_suffix(".md"), ("\n".join(lines) + "\n").encode())
+        say(f"Wrote {out.with_suffix('.md')}.")
+
+
 benchmark.examples = (  # type: ignore[attr-defined]
     "condgen benchmark --quick",
+    "condgen benchmark --recipe sharp --data bloodmnist",
 )
 
 

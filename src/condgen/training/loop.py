@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.profiler import record_function
 
 from condgen.data.augmentation import Augmentation
 from condgen.data.batches import Batch, Images, batches
@@ -102,14 +103,18 @@ class Trainer:
         first, skipped = divmod(state.step, ahead)
         for index, images, labels in self.order(train, state.epoch, first, ahead):
             x = images.to(network.weights_dtype)
-            noise = normals(network.noise_shapes, self.seed, index, Use.TRAINING, state.epoch, network.weights_dtype)
+            with record_function("noise"):
+                kind = network.weights_dtype
+                noise = normals(network.noise_shapes, self.seed, index, Use.TRAINING, state.epoch, kind)
             if isinstance(self.augment, Augmentation):  # which changes each image by itself
-                x = self.augment(x, self.seed, index, state.epoch)
+                with record_function("augmentation"):
+                    x = self.augment(x, self.seed, index, state.epoch)
             for start in range(skipped * self.batch_size, len(index), self.batch_size):
                 some = slice(start, start + self.batch_size)
                 own = x[some]
                 if self.augment and not isinstance(self.augment, Augmentation):
-                    own = self.augment(own, self.seed, index[some], state.epoch)
+                    with record_function("augmentation"):
+                        own = self.augment(own, self.seed, index[some], state.epoch)
                 y = tuple(part[some] for part in labels) if isinstance(labels, tuple) else labels[some]
                 yield own, y, {name: numbers[some] for name, numbers in noise.items()}
             skipped = 0
@@ -182,7 +187,8 @@ def train_epoch(
             if phase == 0:
                 state.last_terms = names, values
         if state.averaged and place.last:
-            state.averaged.update(trainer.network.model)
+            with record_function("averages"):
+                state.averaged.update(trainer.network.model)
         state.step, state.seconds, state.consistent = k + 1, time.perf_counter() - began, place.last
         read_clock(trainer, state, validation)
         callbacks.on_step(state)

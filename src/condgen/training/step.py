@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.profiler import record_function
 
 from condgen.losses.phases import noise_shapes_of, phases_of, trial_of
 from condgen.nn.cuda_graphs import Replays
@@ -186,13 +187,16 @@ class Step:
         if place.first:
             optimizer.zero_grad()
         with self.fabric.no_backward_sync(self.network, enabled=not place.last):
-            terms = self.network(number, *batch, **scheduled)
+            with record_function("forward"):
+                terms = self.network(number, *batch, **scheduled)
             factor = weight / place.together
-            self.fabric.backward(terms["loss"] if factor == 1 else terms["loss"] * factor)
+            with record_function("backward"):
+                self.fabric.backward(terms["loss"] if factor == 1 else terms["loss"] * factor)
         if place.last:
-            if self.clip:
-                terms["gradient_norm"] = self.clip_gradients(optimizer, self.clip)
-            optimizer.step()
+            with record_function("optimizer"):
+                if self.clip:
+                    terms["gradient_norm"] = self.clip_gradients(optimizer, self.clip)
+                optimizer.step()
         if phase.after:
             phase.after(self.network.model, batch[0])
         return {f"{phase.name}_{name}" if number else name: value for name, value in terms.items()}
