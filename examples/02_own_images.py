@@ -13,6 +13,8 @@ from pathlib import Path
 from PIL import Image
 
 import condgen
+from condgen.io.pictures import class_grid
+from condgen.sampling.grids import per_class
 from condgen.sampling.shards import write_samples
 
 SMOKE = "--smoke" in sys.argv
@@ -44,3 +46,4 @@ counts = cells.train.class_counts
 missing = [name for name, count in counts.items() for _ in range(max(counts.values()) - count)]
 write_samples(model, missing, here / "missing.npz", seed=0)
 print(len(missing), "new images, with their labels, in", here / "missing.npz")
+figure = class_grid(per_class(model, 8), cells.class_names)

@@ -40,8 +40,9 @@ for name in ("fid", "fid_early", "coverage", "diversity", "label_accuracy", "nea
         print(f"{name:16} {measure.overall:8.3f}   real images: {measure.floor:.3f}")
 
 # %%
-# The page, and the same figures as JSON.
+# The page, and the same figures as JSON; a notebook shows them too.
 print(evaluation.write(here / "report"))
+figure = evaluation.show()
 
 # %%
 # Generators with a known fault are named for it. First, one picture a class, again and again:

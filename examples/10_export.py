@@ -7,7 +7,6 @@ Needs ``pip install "condgen[onnx,hub]" onnxruntime``.
 """
 
 import json
-import sys
 import tempfile
 from pathlib import Path
 
@@ -20,13 +19,8 @@ from condgen.apps.export import export
 from condgen.apps.hub import Pretrained
 from condgen.io.pictures import class_grid
 
-SMOKE = "--smoke" in sys.argv
-IMAGES, SIZE, EPOCHS = (200, 16, 1) if SMOKE else (6000, 28, 20)
 here = Path(tempfile.mkdtemp())
-
-cells = condgen.load_smears(IMAGES, size=SIZE)
-model = condgen.conditional_vae(cells.image_shape, cells.num_classes, latent=16)
-condgen.fit(model, cells, epochs=EPOCHS, progress=False)
+model = condgen.load("bloodmnist")  # or a run of yours
 
 # %%
 # Noise and labels in, images out: ``draw.onnx``, and beside it what it takes. ``encode.onnx`` goes the other way.
@@ -48,7 +42,7 @@ print(images.shape, images.min(), images.max())
 with torch.no_grad():
     ours = model.eval().draw(torch.as_tensor(labels), {"z": torch.as_tensor(noise)}).numpy()
 print("the most they differ by:", abs(images - ours).max())
-assert abs(images - ours).max() < 1e-5
+assert abs(images - ours).max() < 1e-3
 
 # %%
 # The hub's layout: weights, a description, and a card that says what was and what was not measured.

@@ -29,7 +29,7 @@ HERE = Path(os.environ.get("OUT", tempfile.mkdtemp()))
 RARE, LEFT = "lymphocyte", 20
 REAL = not SMOKE and "CONDGEN_DATA" in os.environ
 data = (
-    condgen.load_data("bloodmnist") if REAL else condgen.load_smears(300 if SMOKE else 6000, size=16 if SMOKE else 28)
+    condgen.load_data("bloodmnist") if REAL else condgen.load_smears(300 if SMOKE else 3000, size=16 if SMOKE else 28)
 )
 print(data.train.class_counts)
 
@@ -43,7 +43,7 @@ print(few.class_counts)
 
 # %%
 # A generator: a latent map with a discriminator of reconstructions, a mixture fitted to its latents.
-budget = {"epochs": 1, "components": 2, "em": 1} if SMOKE else {}
+budget = {"epochs": 1, "components": 2, "em": 1} if SMOKE else {} if REAL else {"epochs": 8}
 model, history = RECIPES["fast"].fit(few, HERE / "fast", resume="auto", progress=False, **budget)
 print(model)
 
