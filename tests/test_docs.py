@@ -2,6 +2,7 @@
 
 import ast
 import builtins
+import hashlib
 import importlib
 import re
 from pathlib import Path
@@ -49,7 +50,14 @@ def test_every_public_name_has_a_page():
     pages = {"__name__": "pages", "__file__": str(DOCS / "api_pages.py")}
     exec((DOCS / "api_pages.py").read_text(encoding="utf-8"), pages)  # our own file
     assert (DOCS / "api.md").read_text(encoding="utf-8") == pages["page"]()
-    assert "   ~condgen.training.fit.fit\n" in pages["page"]()
+    assert ".. module:: condgen.training.fit\n" in pages["page"]()
+
+
+@pytest.mark.parametrize("example", sorted((DOCS.parent / "examples").glob("*.py")), ids=lambda example: example.name)
+def test_the_gallery_shows_this_example(example):
+    """Its pictures are of whole trainings, kept with the pages: `FULL_EXAMPLES=1 sphinx-build docs docs/_build`."""
+    kept = (DOCS / "gallery" / f"{example.name}.md5").read_text(encoding="utf-8")
+    assert kept == hashlib.md5(example.read_bytes(), usedforsecurity=False).hexdigest()
 
 
 def test_the_parts_of_extending_train_together():
