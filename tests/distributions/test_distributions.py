@@ -449,3 +449,11 @@ class TestLaplace:
         output = torch.tensor([0.0, 10.0]).reshape(2, 1, 1, 1).requires_grad_()
         likelihoods.Laplace(0.1)(output).log_prob(torch.zeros(2, 1, 1, 1)).sum().backward()
         assert output.grad.flatten().tolist() == pytest.approx([-5.0, -5.0])
+
+
+def test_bernoulli_sums_over_pixels_alone():
+    """Whatever stands before them: draws, images of a batch."""
+    x, logits = torch.rand(2, 3, 1, 4, 5), torch.randn(2, 3, 1, 4, 5)
+    found = likelihoods.BernoulliLogProb.apply(logits, x)
+    assert found.shape == (2, 3)
+    assert torch.allclose(found, -F.binary_cross_entropy_with_logits(logits, x, reduction="none").sum((2, 3, 4)))

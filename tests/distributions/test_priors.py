@@ -563,3 +563,14 @@ class TestGuidanceNeedsHiddenConditions:
         with pytest.raises(ValueError, match=r"train it with drop=0\.1 to guide it"):
             flow.guidance = 1.0
         assert flow.guidance == 0.0
+
+
+def test_covariances_are_trusted_by_how_many_latents_they_are_of():
+    """10 latents in 2 dimensions: 10 / 12 own, the rest shared by the class; then both weights by hand."""
+    own, shared, pooled = np.diag([4.0, 1.0]), np.eye(2), np.diag([0.0, 2.0])
+    clusters = Clusters(np.array([10.0]), np.zeros((1, 2)), own[None], shared)
+    small = 1e-4 * np.eye(2)
+    assert np.allclose(clusters.shrunk(0.0, 0.0, pooled)[0], 10 / 12 * own + 2 / 12 * shared + small)
+    half = 0.5 * 10 / 12
+    by_hand = half * own + (1 - half) * (0.75 * shared + 0.25 * pooled) + small
+    assert np.allclose(clusters.shrunk(0.5, 0.25, pooled)[0], by_hand)

@@ -599,3 +599,23 @@ def test_assemblers_are_short():
 def test_what_serves_all_families_names_none(name):
     code = re.sub(r'""".*?"""', "", inspect.getsource(import_module(f"condgen.{name}")), flags=re.DOTALL)
     assert not re.search(r"Conditional(VAE|GAN|Flow)|condgen\.(cvae|cgan|cflow)", code)
+
+
+def test_a_flow_without_an_image_shape_has_that_of_its_network():
+    flow = FlowMatching((1, 8, 8), 2, velocity=UNetVelocity((1, 8, 8), 2, widths=(4, 8), depth=1))
+    assert ConditionalFlow(conditioner=OneHot(2), flow=flow).image_shape == (1, 8, 8)
+    assert ConditionalFlow(conditioner=OneHot(2), flow=flow, image_shape=(1, 8, 8)).image_shape == (1, 8, 8)
+
+
+def test_the_penalty_goes_on_where_a_saved_loss_was():
+    model = gan((3, 16, 16), 8, spectral=False)
+    x, y = torch.rand(4, 3, 16, 16), torch.arange(4)
+    first, again = (HingeGANLoss(augment=None, r1=2.0, every=3) for _ in range(2))
+
+    def due(game):
+        noise = normals(game.noise_shapes(model), 0, torch.arange(4), Use.TRAINING)
+        return "penalty" in game.critic_loss(model, x, y, noise)
+
+    assert [due(first) for _ in range(2)] == [True, False]
+    again.load_state_dict(first.state_dict())
+    assert [due(again) for _ in range(3)] == [False, True, False]

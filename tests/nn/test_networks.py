@@ -336,3 +336,9 @@ class TestLayers:
         result.backward()
         assert math.isclose(result.item(), min(max(value, low), high), rel_tol=1e-6)
         assert x.grad.item() == 1
+
+
+def test_residual_networks_have_a_block_on_each_map_unless_asked_for_more():
+    encoder, decoder = ResNetEncoder((3, 16, 16), 2, (4, 4, 4)), ResNetDecoder((3, 16, 16), (4, 4, 4), 2)
+    assert [len(blocks) for blocks in encoder.stages] == [1, 1]
+    assert [len(blocks) for blocks in decoder.stages] == [2, 1]  # the smallest has one more

@@ -8,6 +8,7 @@ import condgen
 from condgen.distributions.priors import FlowMatching, GaussianMixture, LabelNormal, StandardNormal
 from condgen.models.latents import with_border
 from condgen.nn.velocities import ResNetVelocity
+from condgen.sampling.variations import has_surroundings
 
 
 def clustered(n=4000):
@@ -187,3 +188,9 @@ def test_samplers_without_a_way_back():
     model.sampler = OneWay()
     with pytest.raises(ValueError, match=r"a normal, a mixture or flow matching; OneWay has no way back"):
         condgen.vary(model, data.images[:2], data.labels[:2])
+
+
+@pytest.mark.parametrize(("latent", "found"), [((2, 3, 3), True), ((2, 2, 4), False), (4, False)])
+def test_a_map_of_three_by_three_has_surroundings(latent, found):
+    size = (1, 12, 12) if latent == (2, 3, 3) else (1, 8, 16)
+    assert has_surroundings(condgen.conditional_vae(size, 2, latent=latent, width=4)) is found

@@ -7,6 +7,7 @@ import random
 import re
 import time
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,8 +25,10 @@ from condgen.random import Use, normals
 from condgen.training.budget import Forecast, Plan
 from condgen.training.fit import fit
 from condgen.training.history import History
+from condgen.training.loop import Trainer
 from condgen.training.progress import Progress
 from condgen.training.run_folder import repr_of
+from condgen.training.set_up import schedule_of
 from condgen.training.state import TrainingState
 
 
@@ -819,3 +822,21 @@ class TestClassesOfTheValidationSet:
         strange = LabelledImages(train.images, train.labels, ("left", "middle"))
         with pytest.raises(ValueError, match="has others: middle"):
             quiet(small(), train, validation=strange, epochs=1)
+
+
+@pytest.mark.parametrize("given", [{"lr_warmup": 0.1}, {"lr_decay": 0.4}])
+def test_either_end_of_a_schedule_makes_one(given):
+    schedule = schedule_of(training.settings.Training(**given))
+    assert schedule(0.5) == 1
+    assert min(schedule(0.01), schedule(0.99)) < 1
+    assert schedule_of(training.settings.Training()) is None
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_each_of_two_devices_has_its_share_of_every_batch(rank):
+    fabric = SimpleNamespace(global_rank=rank, world_size=2)
+    trainer = SimpleNamespace(batch_size=4, seed=0, prepare=None, weights=None, fabric=fabric)
+    images = torch.zeros(10, 1, 2, 2), torch.arange(10)
+    found = [batch.index.tolist() for batch in Trainer.order(trainer, images, 0, 0)]
+    whole = [index.tolist() for index, _, _ in batches(*images, 4, seed=0, epoch=0)]
+    assert found == [index[rank::2] for index in whole]
