@@ -1,7 +1,8 @@
 """Waits: long work says what is being done, how far it is and how long it will still take."""
 
-__all__ = ["duration", "working"]
+__all__ = ["NotebookBar", "duration", "working"]
 
+import html
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -9,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 PATIENCE, EVERY = 5.0, 25.0  # seconds before the first line about a wait, and between two of them
+REDRAWN = 0.2  # seconds between two looks of a notebook's bar
 
 
 def duration(seconds: float) -> str:
@@ -30,12 +32,51 @@ def console_for_errors() -> Any:
     return Console(stderr=True)
 
 
+class NotebookBar:
+    """A bar under the cell of a notebook, which needs no widgets.
+
+    Example:
+        >>> bar = NotebookBar()
+        >>> bar.markup(0.25, "epoch 5/20")
+        "<progress value='0.250' style='width:16em'></progress> <code>epoch 5/20</code>"
+    """
+
+    def __init__(self) -> None:
+        self.handle: Any = None
+        self.drawn = float("-inf")
+
+    def markup(self, share: float | None, text: str) -> str:
+        """The bar as HTML; one without an end for a share that is not known."""
+        value = "" if share is None else f" value='{min(max(share, 0.0), 1.0):.3f}'"
+        return f"<progress{value} style='width:16em'></progress> <code>{html.escape(text)}</code>"
+
+    def update(self, share: float | None, text: str, at_once: bool = False) -> None:
+        """Show how far it is, a few times a second at most."""
+        if at_once or time.monotonic() - self.drawn >= REDRAWN:
+            self.show({"text/html": self.markup(share, text), "text/plain": text})
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self.handle:
+            self.show({"text/html": "", "text/plain": ""})
+
+    def show(self, content: dict[str, str]) -> None:
+        """Show this in the place of what is there."""
+        from IPython.display import display  # type: ignore[import-not-found]
+
+        self.drawn = time.monotonic()
+        if self.handle:
+            self.handle.update(content, raw=True)
+        else:
+            self.handle = display(content, raw=True, display_id=True)
+
+
 @contextmanager
 def working(title: str, total: float | None = None, progress: bool = True) -> Iterator[Callable[..., None]]:
     """Tell about work that may take long: what is done, how far it is and how long it will still take.
 
-    On a terminal a bar (or a spinner, where no total is known); elsewhere nothing for five seconds, then a line, and
-    another at least every half minute. A thread of its own tells, so that single calls that take minutes are told of.
+    On a terminal and in a notebook a bar; elsewhere nothing for five seconds, then a line, and another at least every
+    half minute. A thread of its own tells, so that single calls that take minutes are told of.
 
     Args:
         title: what is being done, such as "training the judge".
@@ -64,6 +105,20 @@ def working(title: str, total: float | None = None, progress: bool = True) -> It
                 bar.update(task, advance=by, description=f"{title}: {after}" if after else title)
 
             yield moved
+        return
+    if console.is_jupyter:
+        shown, parts = NotebookBar(), 0.0
+
+        def drawn(by: float = 1.0, after: str = "") -> None:
+            nonlocal parts
+            parts += by
+            shown.update(parts / total if total else None, f"{title}: {after}" if after else title)
+
+        shown.update(0.0 if total else None, title)
+        try:
+            yield drawn
+        finally:
+            shown.close()
         return
     began, done, doing, ended = time.monotonic(), 0.0, "", threading.Event()
 

@@ -1,4 +1,4 @@
-"""The progress of training: a bar on a terminal; elsewhere a line at least every half minute."""
+"""The progress of training: a bar on a terminal and in a notebook; elsewhere a line at least every half minute."""
 
 __all__ = []
 
@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from condgen.io.progress import EVERY, PATIENCE, console_for_errors, duration
+from condgen.io.progress import EVERY, PATIENCE, NotebookBar, console_for_errors, duration
 from condgen.training.budget import Forecast
 from condgen.training.callbacks import Callback
 from condgen.training.state import TrainingState
@@ -21,7 +21,7 @@ def shown_terms(terms: Iterable[str]) -> list[str]:
 
 
 class Progress(Callback):
-    """Shows how far training is and how long it will still take: a bar on a terminal, lines elsewhere.
+    """Shows how far training is and how long it will still take: a bar on a terminal or in a notebook, else lines.
 
     Args:
         forecast: estimates the time that is left.
@@ -31,6 +31,7 @@ class Progress(Callback):
     def __init__(self, forecast: Forecast, validation_steps: int = 0) -> None:
         self.forecast, self.validation_steps, self.console = forecast, validation_steps, console_for_errors()
         self.bar: Any = None
+        self.notebook = NotebookBar() if self.console.is_jupyter else None
         self.told, self.announced, self.text = time.monotonic(), False, "starting"
 
     def say(self, text: str) -> None:
@@ -60,13 +61,15 @@ class Progress(Callback):
         text = "" if left is None else f"{duration(left)} left"
         if self.bar:
             self.bar.update(self.task, completed=state.plan.share(state.passes), description=f"{text}  {self.text}")
+        elif self.notebook:
+            self.notebook.update(state.plan.share(state.passes), f"{text}  {self.text}".strip())
         elif time.monotonic() - self.told > EVERY:
             of_all = "" if state.plan.epochs is None else f" of {state.plan.epochs}"
             self.say(f"pass {state.passes:.2f}{of_all}, {text}".strip(", "))
 
     def on_validation_step(self, state: TrainingState) -> None:
         """Say how far validation is, if it takes long."""
-        if not self.bar and time.monotonic() - self.told > EVERY:
+        if not self.bar and not self.notebook and time.monotonic() - self.told > EVERY:
             self.say(f"validating, {state.validated} of {self.validation_steps} batches")
 
     def on_epoch(self, state: TrainingState) -> None:
@@ -81,6 +84,8 @@ class Progress(Callback):
         self.text = f"epoch {done}  {row['images_per_second']:,.0f} images/s  {split}: {terms}"
         if self.bar:
             self.bar.update(self.task, description=self.text)
+        elif self.notebook:
+            self.notebook.update(state.plan.share(state.passes), self.text, at_once=True)
         else:
             self.say(self.text)
 
