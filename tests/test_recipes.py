@@ -20,6 +20,7 @@ from condgen.distributions.reparameterizers import Gaussian
 from condgen.nn.conditioners import OneHot
 from condgen.nn.layers import LabelConv2d
 from condgen.recipes import RECIPES, bloodmnist_reference, smears_demo
+from condgen.training.callbacks import LambdaCallback
 from condgen.training.settings import RECIPE_NAMES
 from condgen.training.work import work_of
 
@@ -276,3 +277,29 @@ def test_work_is_that_of_the_layers():
         assert work.student == pytest.approx(work.flow / (3 * latents) * expected)
         prior = work.encoding + work.flow
         assert work.prior_share == pytest.approx(prior / (prior + work.student))
+
+
+@pytest.mark.parametrize(("size", "widths"), [(16, [48]), (28, [48, 96]), (64, [32, 64, 128]), (128, [24, 48, 96, 96])])
+def test_larger_images_get_narrower_networks(size, widths):
+    model = recipes.latent_map((3, size, size), 8)
+    assert [blocks[0].convs[0].in_channels for blocks in model.encoder.stages] == widths
+    assert max(model.noise_shapes["z"][1:]) <= 8
+
+
+@pytest.mark.slow
+def test_fast_on_images_of_128(tmp_path):
+    """Trained, stopped, resumed and drawn from: the same as never stopped."""
+    cells, found = condgen.load_smears(48, size=128), []
+    settings = {"epochs": 1, "components": 1, "em": 0, "batch_size": 16, "progress": False}
+
+    def stop(_):
+        raise KeyboardInterrupt
+
+    for name in ("whole", "stopped"):
+        if name == "stopped":
+            with pytest.raises(KeyboardInterrupt):
+                RECIPES["fast"].fit(cells, tmp_path / name, callbacks=[LambdaCallback(on_step=stop)], **settings)
+        model, _ = RECIPES["fast"].fit(cells, tmp_path / name, resume="auto", **settings)
+        found.append(model.sample([0, 7]))
+    assert found[0].shape == (2, 3, 128, 128)
+    assert torch.equal(*found)
