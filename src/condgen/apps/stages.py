@@ -118,7 +118,7 @@ def prior_times(own: Recipe, model: Any, data: LabelledImages, steps: int, hardw
     if hasattr(prior, "fit"):
         prior.fit(z, c, seed=0)
     else:
-        component = prior.prepare(z, c) if hasattr(prior, "matching") else None
+        component: Any = prior.prepare(z, c) if hasattr(prior, "matching") else None
         loss, labels = loss_of(prior, c)
         labels = (c, component) if isinstance(labels, tuple) else labels
         pick = torch.arange(how.batch_size * (WARM + steps)) % len(z)

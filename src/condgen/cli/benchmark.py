@@ -101,7 +101,7 @@ def benchmark(
         say(f"Wrote {out.with_suffix('.md')}, .json and .png.")
 
 
-def benchmark_recipe(name: str, place: str, precisions: list[str], out: Path | None, accelerator: str) -> None:
+def benchmark_recipe(name: str, place: str, precisions: list[str], out: Path | None, accelerator: Accelerator) -> None:
     """Time the stages of a recipe, in each precision that this machine computes in natively."""
     from condgen.apps.benchmarking import emulated
     from condgen.apps.stages import stage_times, table
@@ -122,7 +122,7 @@ def benchmark_recipe(name: str, place: str, precisions: list[str], out: Path | N
         if precision == "bfloat16" and device == "cpu" and (factor := emulated()) is not None:
             say(f"bfloat16 is not native here: {factor:.1f} times slower than float32 (one convolution).")
             continue
-        where, found = Hardware(accelerator=accelerator), []  # type: ignore[arg-type]
+        where, found = Hardware(accelerator=accelerator), []
         for stage in stage_times(RECIPES[name], images, precision=known[precision], hardware=where):
             found.append(stage)
             say(f"{precision}: {stage.stage}, {stage.rate:,.0f} {stage.unit}/s")

@@ -87,7 +87,7 @@ def evaluate(
     result = evaluate_images(
         on(accelerator, load(run)) if folder or named else load_data(run, size=labelled.image_shape[1]),
         labelled,
-        measure=measure or PARTS,
+        measure=measure or tuple(PARTS),
         judge=wanted.judge_seed if wanted.judge is None else wanted.judge,
         features=second_look(features),
         images=quick_images(labelled) if images is None and plan == "quick" else images,

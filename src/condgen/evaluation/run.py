@@ -45,7 +45,12 @@ if TYPE_CHECKING:
 FORMAT = 2
 SHOWN = ("synthetic_accuracy", "label_macro", "coverage", "coverage_early", "diversity", "sharpness")  # at one sight
 Part = Literal["fidelity", "privacy", "model", "usefulness"]
-PARTS: tuple[Part, ...] = ("fidelity", "privacy", "model", "usefulness")
+PARTS: dict[Part, str] = {
+    "fidelity": "comparing them with real ones",
+    "privacy": "looking for copies of training images",
+    "model": "asking the model for reconstructions, likelihood and latents",
+    "usefulness": "training classifiers on generated and on real images",
+}  # what is measured → what is done for it
 
 
 @dataclass(frozen=True, repr=False)
@@ -143,7 +148,7 @@ def evaluate(
     generated: Any,
     data: Any,
     *,
-    measure: Sequence[Part] = PARTS,
+    measure: Sequence[Part] = tuple(PARTS),
     judge: Classifier | str | Path | int = 0,
     features: nn.Module | Literal["pixels"] | None = None,
     images: int | None = None,
@@ -218,24 +223,18 @@ def evaluate(
     if include_real:
         found.pictures["real"] = grid(sets.held_out, sets)
     parts: dict[Part, tuple[str, Callable[[], None]]] = {
-        "fidelity": ("comparing them with real ones", lambda: of_images(sets, found)),
-        "privacy": ("looking for copies of training images", lambda: of_copies(sets, data.train, found, include_real)),
-        "model": (
-            "asking the model for reconstructions, likelihood and latents",
-            lambda: of_model(source, own, data, seed, found, include_real),
-        ),
+        "fidelity": (PARTS["fidelity"], lambda: of_images(sets, found)),
+        "privacy": (PARTS["privacy"], lambda: of_copies(sets, data.train, found, include_real)),
+        "model": (PARTS["model"], lambda: of_model(source, own, data, seed, found, include_real)),
         "usefulness": (
-            f"training classifiers on generated and on real images ({usefulness})",
+            f"{PARTS['usefulness']} ({usefulness})",
             lambda: of_usefulness(source, data, usefulness, seed, cache, progress, found),
         ),
     }
     skipped = {"model": source.model is None, "usefulness": usefulness == "none"}
     wanted: list[Part] = [part for part in PARTS if part in measure and not skipped.get(part)]
     failed = measured({part: parts[part] for part in wanted}, tell, progress)
-    if history is not None and history.rows:
-        finite = {key: [v if math.isfinite(v) else None for v in history[key]] for key in history.rows[0]}
-        found.details["history"] = finite
-        found.pictures["curves"] = png(history.plot())
+    add_history(history, found)
     details = {
         "name": data.name,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
@@ -251,11 +250,23 @@ def evaluate(
         "include_real": include_real,
         "warnings": [*found.warnings, *failed.values()],
         "failed": failed,
-        **found.details,
     }
-    weaknesses = [] if own is None else own.weaknesses()
+    return concluded(found, own, {**details, **found.details, "seconds": time.perf_counter() - started})
+
+
+def add_history(history: History | None, found: Found) -> None:
+    """Keep the curves of the training, if it is known."""
+    if history is not None and history.rows:
+        finite = {key: [v if math.isfinite(v) else None for v in history[key]] for key in history.rows[0]}
+        found.details["history"] = finite
+        found.pictures["curves"] = png(history.plot())
+
+
+def concluded(found: Found, judge: Classifier | None, details: dict[str, Any]) -> Evaluation:
+    """The evaluation with its verdict, which knows where the judge is weak."""
+    weaknesses = [] if judge is None else judge.weaknesses()
     verdict = judge_measures(found.measures, weaknesses=weaknesses, latents=found.latents, useful=found.useful)
-    return Evaluation(found.measures, verdict, {**details, "seconds": time.perf_counter() - started}, found.pictures)
+    return Evaluation(found.measures, verdict, details, found.pictures)
 
 
 def measured(

@@ -147,14 +147,8 @@ def fit_as_stage(
         (training,) = changed(training, precision=earlier["precision"])
     check_hardware(training, hardware)
     data = as_labelled(data)
-    images, validation = resolve_splits(data, None if validation is None else as_labelled(validation, "validation"))
-    images = images.ordered(model.class_names)
-    names = model.class_names or tuple(images.class_names)
-    if validation is not None and (model.class_names or names != default_names(len(names))):
-        validation = validation.ordered(names)
-    check_fit(model, images, validation, names)
+    images, validation, model.class_names = in_order(model, data, validation)
     weights = class_weights(images) if training.balance else None
-    model.class_names = names
     if training.trim:
         trim(model)
     loss = objective or model.objective()
@@ -175,10 +169,9 @@ def fit_as_stage(
         elif earlier["state"] == "finished":
             return finished_run(model, Path(str(out)), state.history)
     listening: list[Any] = [KeepRun(folder), *callbacks]
-    if training.patience:
-        listening.append(EarlyStopping(training.patience))
+    listening += [EarlyStopping(training.patience)] if training.patience else []
     if progress and main:
-        steps = -(-len(validation) // training.batch_size) if validation is not None else 0
+        steps = -(-len(validation or ()) // training.batch_size)
         listening.append(Progress(Forecast(state.plan, stage.later), steps))
     device = trainer.fabric.device
     held_out = tensors(validation, device) if validation is not None else None
@@ -189,6 +182,19 @@ def fit_as_stage(
         trainer.checkpoints.clear()
     trainer.fabric.barrier()
     return state.history
+
+
+def in_order(
+    model: Generator, data: LabelledImages, validation: Any
+) -> tuple[LabelledImages, LabelledImages | None, tuple[str, ...]]:
+    """Training and validation images with the model's classes in the model's order, checked, and the classes' names."""
+    images, validation = resolve_splits(data, None if validation is None else as_labelled(validation, "validation"))
+    images = images.ordered(model.class_names)
+    names = model.class_names or tuple(images.class_names)
+    if validation is not None and (model.class_names or names != default_names(len(names))):
+        validation = validation.ordered(names)
+    check_fit(model, images, validation, names)
+    return images, validation, names
 
 
 class KeepRun(Callback):
