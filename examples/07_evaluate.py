@@ -15,9 +15,10 @@ import numpy as np
 
 import condgen
 from condgen.data.images import LabelledImages
+from condgen.evaluation.judge import load_judge
 
 SMOKE = "--smoke" in sys.argv
-IMAGES, SIZE, EPOCHS = (400, 16, 1) if SMOKE else (6000, 28, 30)
+IMAGES, SIZE, EPOCHS = (400, 16, 1) if SMOKE else (3000, 28, 20)
 here = Path(tempfile.mkdtemp())
 
 cells = condgen.load_smears(IMAGES, size=SIZE)
@@ -25,9 +26,11 @@ model = condgen.conditional_vae(cells.image_shape, cells.num_classes, latent=16)
 condgen.fit(model, cells, epochs=EPOCHS, progress=False)
 
 # %%
-# One call. The judge, a classifier of real images, is trained the first time and kept; ``usefulness="quick"`` would
-# also train classifiers on the generated images.
-evaluation = condgen.evaluate(model, cells, usefulness="none", cache=here / "judges")
+# One call. The judge, a classifier of real images, is trained the first time and kept. Here it is a small one, so that
+# the example ends soon; without ``judge=`` it is a larger one. ``usefulness="quick"`` would also train classifiers on
+# the generated images.
+judge = load_judge(cells, cache=here / "judges", epochs=1 if SMOKE else 10, width=16)
+evaluation = condgen.evaluate(model, cells, usefulness="none", judge=judge)
 print(evaluation.verdict)
 
 # %%
@@ -50,9 +53,9 @@ train = cells.train
 first = np.array([np.flatnonzero(train.labels == label)[0] for label in range(8)])
 labels = np.arange(8).repeat(len(cells.validation) // 4)
 again = LabelledImages(train.images[first[labels]], labels, cells.class_names)
-print(condgen.evaluate(again, cells, usefulness="none", cache=here / "judges").verdict.findings[0])
+print(condgen.evaluate(again, cells, usefulness="none", judge=judge).verdict.findings[0])
 
 # %%
 # Second, the training images themselves: perfect by every other measure.
 copies = LabelledImages(train.images, train.labels, cells.class_names)
-print(condgen.evaluate(copies, cells, usefulness="none", cache=here / "judges").verdict.findings[0])
+print(condgen.evaluate(copies, cells, usefulness="none", judge=judge).verdict.findings[0])

@@ -32,7 +32,7 @@ condgen.fit(model, cells, epochs=EPOCHS, progress=False)
 
 # %%
 # Every class as large as the largest. What a classifier of the real images does not take for its class is drawn again.
-judge = None if SMOKE else load_judge(cells, cache=here / "judges")
+judge = load_judge(cells, cache=here / "judges", epochs=1 if SMOKE else 10, width=16)
 balanced, provenance = condgen.balance(cells, model, seed=0, judge=judge)
 print(provenance)
 print(balanced.train.class_counts)

@@ -21,7 +21,7 @@ from condgen.sampling.grids import per_class
 SMOKE = "--smoke" in sys.argv
 IMAGES, SIZE, EPOCHS = (200, 16, 1) if SMOKE else (3000, 28, 20)
 cells = condgen.load_smears(IMAGES, size=SIZE)
-judge = load_judge(cells, cache=tempfile.mkdtemp(), epochs=1 if SMOKE else None, width=4 if SMOKE else 32)
+judge = load_judge(cells, cache=tempfile.mkdtemp(), epochs=1 if SMOKE else 10, width=4 if SMOKE else 16)
 
 # %%
 # One change a row: options of the model, augmentation of its training images.
