@@ -26,7 +26,7 @@ from condgen.losses.phases import Phase
 from condgen.sampling.grids import per_class
 
 SMOKE = "--smoke" in sys.argv
-IMAGES, EPOCHS, LATENT = (300, 1, (4, 7, 7)) if SMOKE else (3000, 12, (4, 7, 7))
+IMAGES, EPOCHS, LATENT = (300, 1, (4, 7, 7)) if SMOKE else (2000, 10, (4, 7, 7))
 
 
 # %%

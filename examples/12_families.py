@@ -15,7 +15,7 @@ from condgen.io.pictures import class_grid
 from condgen.sampling.grids import per_class
 
 SMOKE = "--smoke" in sys.argv
-IMAGES, SIZE, EPOCHS = (200, 16, 1) if SMOKE else (3000, 28, 20)
+IMAGES, SIZE, EPOCHS = (200, 16, 1) if SMOKE else (2000, 28, 20)
 cells = condgen.load_smears(IMAGES, size=SIZE)
 shape, classes = cells.image_shape, cells.num_classes
 

@@ -29,7 +29,7 @@ HERE = Path(os.environ.get("OUT", tempfile.mkdtemp()))
 RARE, LEFT = "lymphocyte", 20
 REAL = not SMOKE and "CONDGEN_DATA" in os.environ
 data = (
-    condgen.load_data("bloodmnist") if REAL else condgen.load_smears(300 if SMOKE else 3000, size=16 if SMOKE else 28)
+    condgen.load_data("bloodmnist") if REAL else condgen.load_smears(300 if SMOKE else 2000, size=16 if SMOKE else 28)
 )
 print(data.train.class_counts)
 
@@ -58,7 +58,7 @@ write_balanced(balanced, provenance, HERE / "balanced.npz")
 # 20 drawn more often, and on the 20 filled up by generated ones; all are tested on real images, once. They are small,
 # so that the example ends within the hour: ``StudyPlan()`` trains larger ones until they have converged.
 small = {"steps": 500, "batch_size": 32, "width": 8, "cuts": (LEFT,), "cutmix": False}
-plan = StudyPlan(seeds=1, steps=5, width=4, cuts=(LEFT,)) if SMOKE else StudyPlan(seeds=3, **small)
+plan = StudyPlan(seeds=1, steps=5, width=4, cuts=(LEFT,)) if SMOKE else StudyPlan(seeds=3 if REAL else 1, **small)
 found = usefulness(drawing(model), data, plan=plan, rare=RARE, saw=LEFT)
 for row in found.rows():
     if str(LEFT) in row["arm"] or row["arm"] == "real":

@@ -19,7 +19,7 @@ from condgen.io.pictures import class_grid
 from condgen.sampling.grids import per_class
 
 SMOKE = "--smoke" in sys.argv
-IMAGES, SIZE, EPOCHS = (200, 16, 1) if SMOKE else (3000, 28, 20)
+IMAGES, SIZE, EPOCHS = (200, 16, 1) if SMOKE else (2000, 28, 15)
 cells = condgen.load_smears(IMAGES, size=SIZE)
 judge = load_judge(cells, cache=tempfile.mkdtemp(), epochs=1 if SMOKE else 10, width=4 if SMOKE else 16)
 
