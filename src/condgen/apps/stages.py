@@ -2,16 +2,18 @@
 
 __all__ = ["StageTime", "stage_times", "table"]
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-from condgen.apps.benchmarking import calls
+from condgen.apps.benchmarking import BLOCK, calls
 from condgen.apps.timing import layers_seconds, median_seconds
 from condgen.data.adapters import as_labelled
 from condgen.data.batches import image_tensor
@@ -30,7 +32,7 @@ from condgen.training.work import learns_turns
 
 PARTS = ("forward", "backward", "optimizer", "averages", "augmentation", "noise")  # as the training loop marks them
 WARM = 2  # steps that do not count
-SAMPLES = 512  # that are drawn to time sampling
+SAMPLES = 512  # that are drawn to time sampling, in blocks
 NAMES = {"32-true": "float32", "bf16-mixed": "bfloat16"}
 
 
@@ -73,7 +75,7 @@ def stage_times(
         recipe: whose stages: the training of the model, with its discriminator once more, flow matching of latents, its
             distillation, and sampling.
         data: images; of a set with splits its `train` part. A few of them are used.
-        model: of one's own, instead of the recipe's.
+        model: of one's own, instead of the recipe's; it stays as it is.
         precision: "32-true" or "bf16-mixed".
         steps: that count, of each stage.
         hardware: where to train; steps are never recorded as CUDA graphs here, which would hide their parts.
@@ -91,7 +93,7 @@ def stage_times(
     labelled = labelled.train if labelled.splits else labelled
     where = replace(hardware or Hardware(), cuda_graphs=False)
     own = recipe.changed(precision=precision)
-    model = model or own.build(labelled.image_shape, labelled.num_classes)
+    model = copy.deepcopy(model) or own.build(labelled.image_shape, labelled.num_classes)
     timed = partial(time_training, steps=steps, hardware=where)
     images = tensors(repeated(labelled, own.training, steps), torch.device("cpu"))
     if own.loss is None:
@@ -103,7 +105,7 @@ def stage_times(
             loss = own.changed(discriminator_start=0.0).loss_for(model)
             yield timed("with its discriminator", "images", model, loss, images, own.training)
         yield from prior_times(own, model, labelled, steps, where)
-    yield sampling_time(model)
+    yield sampling_time(model, labelled.labels[np.arange(SAMPLES) % len(labelled)])
 
 
 def prior_times(own: Recipe, model: Any, data: LabelledImages, steps: int, hardware: Hardware) -> Iterator[StageTime]:
@@ -207,11 +209,10 @@ def forward(both: ModelAndLoss, prepare: Any, batch: tuple[Tensor, Any]) -> None
 
 
 @torch.no_grad()
-def sampling_time(model: Any) -> StageTime:
-    """The rate of `model.sample`; of a VAE what noise, prior and decoder take of it."""
-    y = torch.arange(SAMPLES) % max(1, model.conditioner.num_classes)
-    device, index = model.device, torch.arange(64, device=model.device)
-    blocks = SAMPLES / 64
+def sampling_time(model: Any, y: np.ndarray) -> StageTime:
+    """The rate of `model.sample` for these labels; of a VAE what noise, prior and decoder take of it."""
+    device, index = model.device, torch.arange(BLOCK, device=model.device)
+    blocks = len(y) / BLOCK
 
     def seconds(work: Any) -> float:
         return median_seconds(work, device, 1.0)
@@ -222,11 +223,11 @@ def sampling_time(model: Any) -> StageTime:
     shares = {"noise": seconds(draw_noise) * blocks / whole}
     if hasattr(model, "source"):
         with evaluating(model):
-            c, noise = model.condition(model.labels(y[:64])), latent_noise(draw_noise())
+            c, noise = model.condition(model.labels(y[:BLOCK])), latent_noise(draw_noise())
             z = model.source.draw(c, noise)
             shares["prior"] = seconds(lambda: model.source.draw(c, noise)) * blocks / whole
             shares["decoder"] = seconds(lambda: model.decode_from(z, c).mean) * blocks / whole
-    return StageTime("sampling", "images", SAMPLES / whole, {**shares, "rest": max(0.0, 1 - sum(shares.values()))})
+    return StageTime("sampling", "images", len(y) / whole, {**shares, "rest": max(0.0, 1 - sum(shares.values()))})
 
 
 def table(stages: list[StageTime]) -> list[tuple[str, ...]]:
