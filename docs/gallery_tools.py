@@ -1,8 +1,8 @@
 """How the gallery runs the examples: each example's variable `figure` is its picture.
 
-What whole trainings gave is kept in `gallery/`, so that a build runs only examples that have changed since: with `--smoke`
-for a look at the text, and before they are committed with the environment variable FULL_EXAMPLES set, which takes half an
-hour for all of them.
+What whole trainings gave is kept in `gallery/`, so that a build runs only examples that have changed since: with
+`--smoke` for a look at the text, and before they are committed with the environment variable FULL_EXAMPLES set, which
+takes half an hour for all of them.
 """
 
 import os
