@@ -116,8 +116,7 @@ def latent_map(
         image_shape: (channels, height, width), from 8x8 up.
         num_classes: 0 leaves labels out.
         channels: of the map, which is the first of at most 8x8 that halving the image leads to.
-        width: channels of the first map of features; by default 48, and 96 divided by the number of halvings where that
-            is less, so that an image of 64x64 costs three times one of 28x28, not nine times.
+        width: channels of the first map of features; by default 96 divided by the number of halvings, 48 at most.
         depth: residual blocks on each map.
         conditioner: instead of one-hot labels.
         label_free: whether encoder and decoder do without labels, so that images carry no trace of them
@@ -129,12 +128,11 @@ def latent_map(
     """
     sizes = halvings(image_shape[1:])
     place = next((size for size in sizes[1:] if max(size) <= 8), sizes[-1])
-    usual = min(48, 96 // sizes.index(place))
     model = conditional_vae(
         image_shape,
         num_classes,
         latent=(channels, *place),
-        width=width or usual,
+        width=width or min(48, 96 // sizes.index(place)),
         depth=depth,
         conditioner=conditioner,
         likelihood=Laplace("optimal"),

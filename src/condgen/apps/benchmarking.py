@@ -312,7 +312,7 @@ def calls(network: nn.Module, run: Callable[[], object]) -> list[tuple[nn.Module
 
 
 def step_forward(model: Generator, batch: int) -> None:
-    """One step of training, forward, on random images."""
+    """Run the losses of one training step on random images, forward alone."""
     index = torch.arange(batch, device=model.device)
     x = torch.rand(batch, *model.image_shape, device=model.device)  # type: ignore[misc]
     for phase in phases_of(model.objective().to(model.device)):

@@ -138,7 +138,7 @@ def prior_times(own: Recipe, model: Any, data: LabelledImages, steps: int, hardw
 
 
 def repeated(data: LabelledImages, training: Training, steps: int) -> LabelledImages:
-    """As many images as so many steps take."""
+    """Images for so many training steps; those of the set again and again, if it has fewer."""
     return data.subset(torch.arange(training.batch_size * (WARM + steps)) % len(data))
 
 
@@ -199,7 +199,7 @@ def time_training(
 
 
 def forward(both: ModelAndLoss, prepare: Any, batch: tuple[Tensor, Any]) -> None:
-    """All phases of one step, forward."""
+    """Run the losses of all phases of one training step, forward alone."""
     x, n = prepare(batch[0]).to(both.weights_dtype), len(batch[0])
     y = tuple(part[:n] for part in batch[1]) if isinstance(batch[1], tuple) else batch[1][:n]
     index = torch.arange(n, device=x.device)

@@ -11,7 +11,7 @@ from typing import Any
 
 from condgen.cli.shared import Accelerator, kind_of, say, show
 from condgen.io.atomic import check_writable, write_atomically
-from condgen.training.settings import NETWORKS, Checked, setting
+from condgen.training.settings import NETWORKS, Checked, changed, setting
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,19 @@ class OwnNetworks(Checked):
     decoder: str | None = setting(None)
 
 
+@dataclass(frozen=True)
+class Stages(Checked):
+    """The stages of a recipe, timed instead of networks: what forward, backward, optimizer and so on take of each.
+
+    Args:
+        recipe: its name, such as sharp.
+        data: images for it, smears, a MedMNIST set, an npz file or a folder.
+    """
+
+    recipe: str | None = setting(None)
+    data: str = setting("smears")
+
+
 def benchmark(
     networks: list[str] = list(NETWORKS),  # noqa: B006 - never changed
     widths: list[int] = [32],  # noqa: B006
@@ -37,8 +50,6 @@ def benchmark(
     layouts: list[str] = ["contiguous"],  # noqa: B006
     seconds: float = 2.0,
     quick: bool = False,
-    recipe: str | None = None,
-    data: str = "smears",
     out: Path | None = None,
     accelerator: Accelerator = "auto",
     given: Mapping[str, Any] | None = None,
@@ -56,12 +67,9 @@ def benchmark(
         seconds: spent on each figure, about.
         quick: a quarter of a second each: the whole of the defaults within two minutes on any two cores. bfloat16 is
             timed where the machine computes in it; elsewhere one convolution says how much slower it is.
-        recipe: time the stages of this recipe instead, such as sharp: what forward, backward, optimizer, averages,
-            augmentation and noise take of each, and what sampling takes.
-        data: images for the stages of a recipe: smears, a MedMNIST set, an npz file or a folder.
         out: a name without ending, for .md, .json and .png; by default the table is only shown.
         accelerator: where to run.
-        given: settings by name, of :class:`OwnNetworks`.
+        given: settings by name, of :class:`OwnNetworks` and :class:`Stages`.
     """
     from condgen.apps.benchmarking import benchmark as time_variants
     from condgen.apps.benchmarking import cells, grid, markdown, plot
@@ -70,10 +78,10 @@ def benchmark(
 
     if out is not None:
         check_writable(out.parent)
-    if recipe is not None:
-        benchmark_recipe(recipe, data, precisions, out, accelerator)
+    own, stages = changed(OwnNetworks(), Stages(), **(given or {}))
+    if stages.recipe is not None:
+        benchmark_recipe(stages.recipe, stages.data, precisions, out, accelerator)
         return
-    own = OwnNetworks(**(given or {}))
     networks = [*networks, "own"] if (own.encoder or own.decoder) and "own" not in networks else networks
     variants = grid(networks, widths, sizes, batches, precisions, modes, layouts)
     device = kind_of(accelerator)
@@ -142,4 +150,4 @@ benchmark.examples = (  # type: ignore[attr-defined]
 )
 
 
-benchmark.settings = (OwnNetworks,)  # type: ignore[attr-defined]
+benchmark.settings = (OwnNetworks, Stages)  # type: ignore[attr-defined]

@@ -51,7 +51,7 @@ class NotebookBar:
         return f"<progress{value} style='width:16em'></progress> <code>{html.escape(text)}</code>"
 
     def update(self, share: float | None, text: str, at_once: bool = False) -> None:
-        """Show how far it is, a few times a second at most."""
+        """Draw the bar at this share with a text beside it; calls too soon after the last one are passed over."""
         if at_once or time.monotonic() - self.drawn >= REDRAWN:
             self.show({"text/html": self.markup(share, text), "text/plain": text})
 
@@ -61,7 +61,7 @@ class NotebookBar:
             self.show({"text/html": "", "text/plain": ""})
 
     def show(self, content: dict[str, str]) -> None:
-        """Show this in the place of what is there."""
+        """Display this content, by type, in the place of what the cell shows."""
         from IPython.display import display  # type: ignore[import-not-found]
 
         self.drawn = time.monotonic()

@@ -187,7 +187,7 @@ def fit_as_stage(
 def in_order(
     model: Generator, data: LabelledImages, validation: Any
 ) -> tuple[LabelledImages, LabelledImages | None, tuple[str, ...]]:
-    """Training and validation images with the model's classes in the model's order, checked, and the classes' names."""
+    """Order training and validation images by the model's classes, and check them; returns them and the class names."""
     images, validation = resolve_splits(data, None if validation is None else as_labelled(validation, "validation"))
     images = images.ordered(model.class_names)
     names = model.class_names or tuple(images.class_names)

@@ -21,7 +21,7 @@ def shown_terms(terms: Iterable[str]) -> list[str]:
 
 
 class Progress(Callback):
-    """Shows how far training is and how long it will still take: a bar on a terminal or in a notebook, else lines.
+    """The callback that shows how far training is and how long it still takes, as a bar or, without a terminal, lines.
 
     Args:
         forecast: estimates the time that is left.
