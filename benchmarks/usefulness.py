@@ -5,7 +5,8 @@
 Classifiers of one kind (`condgen.train_classifier` as it comes: 1,500 updates for BloodMNIST) learn from real images
 as they are, with every class drawn equally often, and the same with CutMix; and on generated images alone, as many as
 real ones (of each class) and five times as many, with the labels they were drawn for, and with a teacher's
-probabilities: the teacher is the classifier of real images of the same seed. All are tested on real test images. A run
+probabilities: the teacher is the classifier of real images of the same seed. "Believed" are as many as real ones, of
+half as many again, that the teacher takes for the class they were drawn for. All are tested on real test images. A run
 that is done is kept beside the table (`.json`); the same command goes on with the others, and a training that was
 stopped goes on too.
 """
@@ -27,6 +28,7 @@ from condgen.evaluation.statistics import student
 from condgen.training.checkpoints import Checkpoints
 
 MANY = 5  # times as many generated images as real ones
+SPARE = 1.5  # times as many, of which only those are kept that the teacher believes, and no more than real ones
 REAL = {
     "real": {},
     "real, rare ones drawn more often": {"balance": True},
@@ -37,13 +39,16 @@ GENERATED = {
     f"{MANY} times as many generated": (MANY, False),
     "generated, teacher's labels": (1, True),
     f"{MANY} times as many, teacher's labels": (MANY, True),
+    "generated, believed": (SPARE, False),
+    "generated, believed, teacher's labels": (SPARE, True),
 }
 
 
-def generated(name: str, data: Any, seed: int, times: int, folder: Path) -> condgen.LabelledImages:
+def generated(name: str, data: Any, seed: int, times: float, folder: Path) -> condgen.LabelledImages:
     """So many times as many images of each class as the training set has, drawn once and kept."""
     file = folder / f"{Path(name).name}_{seed}_{times}.npz"
-    labels = np.repeat(np.arange(data.num_classes), times * np.bincount(data.train.labels))
+    counts = np.ceil(times * np.bincount(data.train.labels)).astype(int)
+    labels = np.repeat(np.arange(data.num_classes), counts)
     if not file.exists():
         folder.mkdir(parents=True, exist_ok=True)
         from condgen.sampling.shards import write_samples
@@ -51,6 +56,15 @@ def generated(name: str, data: Any, seed: int, times: int, folder: Path) -> cond
         write_samples(condgen.load(name), labels, file, seed=seed, progress=True)
     with np.load(file) as found:
         return condgen.LabelledImages(np.moveaxis(found["images"], -1, 1), found["labels"], data.class_names)
+
+
+def believed(images: condgen.LabelledImages, counts: np.ndarray) -> condgen.LabelledImages:
+    """So many images of each class, the first that the teacher takes for it."""
+    good = images.factors[PROBABILITIES].argmax(1) == images.labels
+    shares = [f"{good[images.labels == k].mean():.3f}" for k in range(len(counts))]
+    print(f"believed: {good.mean():.3f}, by class {', '.join(shares)}", flush=True)
+    kept = [np.flatnonzero(good & (images.labels == k))[:count] for k, count in enumerate(counts)]
+    return images.subset(np.concatenate(kept))
 
 
 def run(options: argparse.Namespace, data: Any, arm: str, seed: int) -> dict[str, Any]:
@@ -61,9 +75,13 @@ def run(options: argparse.Namespace, data: Any, arm: str, seed: int) -> dict[str
     if arm in GENERATED:
         times, soft = GENERATED[arm]
         images = generated(options.model, data, seed, times, folder)
-        if soft:
+        if soft or times == SPARE:
             factors = {PROBABILITIES: condgen.label(images.images, condgen.load_classifier(teacher))}
             images = condgen.LabelledImages(images.images, images.labels, images.class_names, factors=factors)
+        if times == SPARE:
+            images = believed(images, np.bincount(data.train.labels))
+        if not soft:
+            images = condgen.LabelledImages(images.images, images.labels, images.class_names)
     started = time.perf_counter()
     states = Checkpoints(folder / f"state_{list(REAL | GENERATED).index(arm)}_{seed}", keep=1)
     how = {"seed": seed, **settings, **({"steps": options.steps} if options.steps else {})}

@@ -14,11 +14,12 @@ from PIL import Image
 
 import condgen
 from condgen.io.pictures import class_grid
+from condgen.recipes import RECIPES
 from condgen.sampling.grids import per_class
 from condgen.sampling.shards import write_samples
 
 SMOKE = "--smoke" in sys.argv
-IMAGES, EPOCHS = (300, 1) if SMOKE else (3000, 15)
+IMAGES, EPOCHS = (300, 1) if SMOKE else (3000, 10)
 here = Path(tempfile.mkdtemp())
 
 # %%
@@ -35,9 +36,8 @@ cells = condgen.load_folder(here / "cells", size=28)
 print(cells.train, cells.validation, cells.test, sep="\n")
 
 # %%
-# Train; the best epoch's model, the metrics and the settings stay in the run's folder.
-model = condgen.conditional_vae(cells.image_shape, cells.num_classes, latent=16)
-condgen.fit(model, cells, epochs=EPOCHS, out=here / "run", progress=False)
+# Train by a recipe; the model, the metrics and the settings stay in the run's folder.
+RECIPES["fast"].fit(cells, here / "run", epochs=EPOCHS, progress=False)
 model = condgen.load(here / "run")
 
 # %%

@@ -17,9 +17,10 @@ import condgen
 from condgen.apps.provenance import write_balanced
 from condgen.evaluation.judge import load_judge
 from condgen.io.pictures import class_grid
+from condgen.recipes import RECIPES
 
 SMOKE = "--smoke" in sys.argv
-IMAGES, SIZE, EPOCHS = (300, 16, 1) if SMOKE else (3000, 28, 20)
+IMAGES, SIZE, EPOCHS = (300, 16, 1) if SMOKE else (3000, 28, 10)
 here = Path(tempfile.mkdtemp())
 
 cells = condgen.load_smears(IMAGES, size=SIZE)
@@ -27,8 +28,7 @@ print(cells.train.class_counts)
 
 # %%
 # A generator, trained on the training images alone.
-model = condgen.conditional_vae(cells.image_shape, cells.num_classes, latent=16)
-condgen.fit(model, cells, epochs=EPOCHS, progress=False)
+model, history = RECIPES["fast"].fit(cells, epochs=EPOCHS, progress=False)
 
 # %%
 # Every class as large as the largest. What a classifier of the real images does not take for its class is drawn again.

@@ -154,6 +154,7 @@ FLOW_MATCHING = Training(
     ema=0.9995,
 )  # how a velocity field of latents is trained
 SAMPLER_STATE = "sampler_state"  # folder of the sampler's checkpoints in the folder of a run
+SMALL = 32  # pixels: sides up to which a spectrally normalised discriminator tells fine texture
 STUDENT = Path("student")  # folder in that one, of what is distilled from it
 
 
@@ -339,17 +340,17 @@ class Recipe:
         """
         if self.loss is None:
             return None
-        loss = self.loss
+        loss, shape = self.loss, model.image_shape
         beta = LinearWarmup(loss.warmup, loss.beta) if loss.warmup else loss.beta
         if not loss.has_discriminator:
             return ELBO(beta, loss.free_bits)
-        if model.image_shape is None:
+        if shape is None:
             raise ValueError("Expected a model that knows its image_shape, for the discriminator.")
+        spectral = max(shape[1:]) <= SMALL if loss.spectral is None else loss.spectral
         with seeded(self.training.seed):
-            discriminator = ConvDiscriminator(model.image_shape, model.conditioner.dim)
-        return VAEGANLoss(
-            discriminator, beta, loss.free_bits, loss.adversarial, loss.matching, loss.discriminator_start
-        )
+            critic = ConvDiscriminator(shape, model.conditioner.dim, spectral=spectral)
+        weights = {"weight": loss.adversarial, "matching": loss.matching, "start": loss.discriminator_start}
+        return VAEGANLoss(critic, beta, loss.free_bits, **weights, relative=not spectral)
 
     def prior_for(self, model: Any, data: LabelledImages) -> nn.Module | None:
         """The prior to be fitted to the model's latents; None if none is asked for, or a mixture without classes."""
@@ -384,8 +385,7 @@ class Recipe:
     def of_stage(self, usual: Training, epochs: int, budget: Budget | None) -> Training:
         """The usual training of a later stage, with its passes or the rest of the budget."""
         passes = {"epochs": None if budget else epochs, "minutes": budget}
-        (own,) = changed(usual, **passes, seed=self.training.seed, precision=self.training.precision)
-        return own
+        return changed(usual, **passes, seed=self.training.seed, precision=self.training.precision)[0]
 
 
 @contextmanager

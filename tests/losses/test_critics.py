@@ -54,15 +54,19 @@ class TestObjective:
     @pytest.mark.parametrize(
         "likelihood", [likelihoods.Bernoulli(), likelihoods.Laplace(0.05), likelihoods.Gaussian(0.1)]
     )
-    def test_the_loss_is_the_formula(self, likelihood):
-        model, objective = small(likelihood=likelihood), VAEGANLoss(Known(), weight=0.3, matching=0.7)
+    @pytest.mark.parametrize("relative", [False, True])
+    def test_the_loss_is_the_formula(self, likelihood, relative):
+        options = {"weight": 0.3, "matching": 0.7, "relative": relative}
+        model, objective = small(likelihood=likelihood), VAEGANLoss(Known(), **options)
         x, y, noise = batch(model)
         objective.begun.fill_(True)
         found = objective.model_loss(model, x, y, noise)
         inference = model.infer(x, y, noise)
         back = inference.p.mean
         score = 2 * back.mean()
-        matching = ((2 * (back - x)).abs().mean() + (back - x).mean((2, 3)).abs().mean()) / 2
+        apart = [(2 * (back - x)).abs().mean(), (back - x).mean((2, 3)).abs().mean()]
+        sizes = [2 * x.mean(), x.mean()] if relative else [1, 1]
+        matching = (apart[0] / sizes[0] + apart[1] / sizes[1]) / 2
         slope = torch.func.grad(lambda given: model.likelihood(given).log_prob(x).sum())(inference.output.detach())
         pull = slope.abs().sum() / len(x)
         expected = ELBO()(inference)["loss"] + pull * (0.7 * matching - 0.3 * score)

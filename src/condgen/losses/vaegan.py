@@ -42,6 +42,8 @@ class VAEGANLoss(nn.Module):
         matching: m, of the features.
         start: share of the training after which the discriminator begins.
         every: the discriminator learns at every so many steps.
+        relative: divide the error of each map of features by their mean magnitude in the images, for discriminators
+            whose features may be of any size, since nothing normalises them.
 
     Raises:
         ValueError: for negative weights.
@@ -76,12 +78,13 @@ class VAEGANLoss(nn.Module):
         matching: float = 0.5,
         start: float = 0.25,
         every: int = 1,
+        relative: bool = False,
     ) -> None:
         super().__init__()
         if min(weight, matching) < 0:
             raise ValueError(f"Expected weights of 0 or more; got weight={weight} and matching={matching}.")
         self.discriminator, self.bound = discriminator, ELBO(beta, free_bits)
-        self.weight, self.matching = weight, matching
+        self.weight, self.matching, self.relative = weight, matching, relative
         self.register_buffer("begun", torch.zeros((), dtype=torch.bool))  # saved with the networks
         self.active: bool | None = None  # the same, without asking the device at every step
         self.drawn: tuple[Tensor, Tensor] | None = None  # this step's reconstructions and conditions
@@ -110,7 +113,8 @@ class VAEGANLoss(nn.Module):
     def extra_repr(self) -> str:
         """As it was built."""
         start, every = self.phases[1].start, self.phases[1].every
-        return f"weight={self.weight}, matching={self.matching}, start={start}, every={every}"
+        relative = ", relative=True" if self.relative else ""
+        return f"weight={self.weight}, matching={self.matching}, start={start}, every={every}{relative}"
 
     def model_loss(
         self,
@@ -144,6 +148,8 @@ class VAEGANLoss(nn.Module):
                 _, real = self.discriminator(x, c)
             scores, features = self.discriminator(back, c)
         apart = [F.l1_loss(own, other) for own, other in zip(features, real, strict=True)]
+        if self.relative:
+            apart = [error / other.abs().mean() for error, other in zip(apart, real, strict=True)]
         return {"score": scores.mean(), "matching": torch.stack(apart).mean()}
 
     def critic_loss(

@@ -26,8 +26,9 @@ class ConvDiscriminator(Part):
 
     .. math:: s_p(x, c) = w^\top h_p + (V c)^\top h_p
 
-    with h the last map of features and p its places. The image goes in as its 2x2 pixels stacked; all layers are
-    spectrally normalised, so that no score can change faster than the image does.
+    with h the last map of features and p its places. The image goes in as its 2x2 pixels stacked. With all layers
+    spectrally normalised no score can change faster than the image does: safe, and too slow to tell the finest texture
+    of larger images, whose loss moves few grey levels.
 
     Args:
         image_shape: (channels, height, width), from 8x8 up.
@@ -35,6 +36,7 @@ class ConvDiscriminator(Part):
         widths: channels of the convolutions, the first at half the image's size, the second halving it again, further
             ones at that size.
         slope: of the leaky rectifiers.
+        spectral: normalise all layers by their spectral norm.
 
     Raises:
         ValueError: for an image smaller than 8x8, or fewer than two widths.
@@ -59,18 +61,20 @@ class ConvDiscriminator(Part):
         condition_dim: int,
         widths: Sequence[int] = (48, 96, 96),
         slope: float = 0.2,
+        spectral: bool = True,
     ) -> None:
         super().__init__()
         if min(image_shape[1:]) < 8 or len(widths) < 2:
             raise ValueError(f"Expected images of at least 8x8 and two widths or more; got {image_shape} and {widths}.")
         self.slope = slope
+        normed = spectral_norm if spectral else nn.Identity()
         channels = (4 * image_shape[0], *widths)
         self.convs = nn.ModuleList(
-            spectral_norm(nn.Conv2d(i, o, 3, stride=2 if k == 1 else 1, padding=1))
+            normed(nn.Conv2d(i, o, 3, stride=2 if k == 1 else 1, padding=1))
             for k, (i, o) in enumerate(pairwise(channels))
         )
-        self.score = spectral_norm(nn.Conv2d(widths[-1], 1, 1))
-        self.projection = spectral_norm(nn.Linear(condition_dim, widths[-1], bias=False)) if condition_dim else None
+        self.score = normed(nn.Conv2d(widths[-1], 1, 1))
+        self.projection = normed(nn.Linear(condition_dim, widths[-1], bias=False)) if condition_dim else None
 
     def forward(
         self, x: Float[Tensor, "batch channels height width"], c: Float[Tensor, "batch dim"]

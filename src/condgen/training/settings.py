@@ -207,6 +207,8 @@ class VAELoss(Checked):
         adversarial: weight of a discriminator's score of the reconstructions; 0 for none.
         matching: weight of the error of the discriminator's features; 0 for none.
         discriminator_start: share of training after which the discriminator begins.
+        spectral: whether all its layers are normalised by their spectral norm; if not, errors of its features are
+            shares of their magnitude. By default they are normalised for images of at most 32x32.
 
     Example:
         >>> VAELoss(adversarial=0.05).has_discriminator
@@ -219,6 +221,7 @@ class VAELoss(Checked):
     adversarial: float = setting(0.0, 0, 10**6)
     matching: float = setting(0.0, 0, 10**6)
     discriminator_start: float = setting(0.25, 0, 1)
+    spectral: bool | None = setting(None)
 
     @property
     def has_discriminator(self) -> bool:
