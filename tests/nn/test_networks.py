@@ -22,6 +22,7 @@ from condgen.nn.layers import (
     join,
     map_sizes,
 )
+from condgen.nn.velocities import MLPVelocity, ResNetVelocity, UNetVelocity
 
 LATENT, LABELS = 4, 3
 FEW = {"channels": (6, 8), "strides": (2, 2)}
@@ -342,3 +343,15 @@ def test_residual_networks_have_a_block_on_each_map_unless_asked_for_more():
     encoder, decoder = ResNetEncoder((3, 16, 16), 2, (4, 4, 4)), ResNetDecoder((3, 16, 16), (4, 4, 4), 2)
     assert [len(blocks) for blocks in encoder.stages] == [1, 1]
     assert [len(blocks) for blocks in decoder.stages] == [2, 1]  # the smallest has one more
+
+
+@pytest.mark.parametrize(
+    ("velocity", "weights"),
+    [
+        (lambda: ResNetVelocity((4, 7, 7), 8, components=64), 1_650_820),
+        (lambda: UNetVelocity((3, 28, 28), 8), 2_167_180),
+        (lambda: MLPVelocity(16, 8), 621_584),
+    ],
+)
+def test_the_velocities_that_recipes_train_are_as_large_as_ever(velocity, weights):
+    assert sum(parameter.numel() for parameter in velocity().parameters()) == weights
