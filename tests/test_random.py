@@ -114,6 +114,12 @@ def test_no_two_uses_share_a_stream(use, step, level):
     assert (number >> 28, number >> 8 & 0xFFFFF, number & 0xFF) == (use, step, level)
 
 
+def test_uses_have_the_numbers_that_they_had():
+    """Saved seeds, runs and provenance tables rely on them: a new use is added at the end."""
+    names = "ORDER TRAINING VALIDATION SAMPLING POSTERIOR DEQUANTIZATION DATA AUGMENTATION VARIATION DISTILLATION"
+    assert [(use.name, use.value) for use in Use] == [(name, k) for k, name in enumerate(names.split())]
+
+
 @pytest.mark.parametrize(("step", "level"), [(-1, 0), (2**20, 0), (0, -1), (0, 256)])
 def test_a_stream_out_of_range_is_refused(step, level):
     got = re.escape(f"Expected step in [0, 1048576) and level in [0, 256); got {step} and {level}.")

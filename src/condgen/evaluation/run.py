@@ -202,26 +202,19 @@ def evaluate(
     started, tell = time.perf_counter(), teller(progress)
     if unknown := sorted(set(measure) - set(PARTS)) or not measure:
         raise ValueError(f"Expected parts among {', '.join(PARTS)}; got {unknown if measure else 'none'}.")
-    draws = hasattr(generated, "sample")
-    data = as_labelled(data)
-    data = data.ordered(getattr(generated, "class_names", ()) if draws else ())
-    if data.kind == "class" or not draws:
-        check_data(data)
-    whole, (data, shared) = data, without_shared(data)
+    whole = prepared(data, generated)
+    data, shared = without_shared(whole)
     source = as_source(generated, data)
     held_out = data.validation.subset(chosen(data, source, images, seed))
     own = resolve_judge(judge, whole, cache, progress, tell) if data.kind == "class" else None
     usefulness = usefulness if own else "none"
     tell(f"drawing {len(held_out):,} images")
-    look, labelled = looker(own, features), source.labelled and data.kind == "class"
+    labelled = source.labelled and data.kind == "class"
     with working("drawing and looking at images", progress=progress):
-        sets = compared(look, source, data, held_out, labelled, seed)
-    found = Found(
-        warnings=[*shared, *cautions(sets, source, data, held_out, images, own), *origins(source.model, data)]
-    )
-    found.pictures["samples"] = grid(sets.generated, sets)
-    if include_real:
-        found.pictures["real"] = grid(sets.held_out, sets)
+        sets = compared(looker(own, features), source, data, held_out, labelled, seed)
+    warnings = [*shared, *cautions(sets, source, data, held_out, images, own), *origins(source.model, data)]
+    shown = {"samples": sets.generated, **({"real": sets.held_out} if include_real else {})}
+    found = Found(warnings=warnings, pictures={name: grid(part, sets) for name, part in shown.items()})
     parts: dict[Part, tuple[str, Callable[[], None]]] = {
         "fidelity": (PARTS["fidelity"], lambda: of_images(sets, found)),
         "privacy": (PARTS["privacy"], lambda: of_copies(sets, data.train, found, include_real)),
@@ -232,7 +225,7 @@ def evaluate(
         ),
     }
     skipped = {"model": source.model is None, "usefulness": usefulness == "none"}
-    wanted: list[Part] = [part for part in PARTS if part in measure and not skipped.get(part)]
+    wanted = [part for part in PARTS if part in measure and not skipped.get(part)]
     failed = measured({part: parts[part] for part in wanted}, tell, progress)
     add_history(history, found)
     details = {
@@ -252,6 +245,19 @@ def evaluate(
         "failed": failed,
     }
     return concluded(found, own, {**details, **found.details, "seconds": time.perf_counter() - started})
+
+
+def prepared(data: Any, generated: Any) -> LabelledImages:
+    """The real images as a data set, its classes in the order of the generator's.
+
+    Raises:
+        ValueError: for data that lack splits or, beside generated images, class labels.
+    """
+    draws = hasattr(generated, "sample")
+    found = as_labelled(data).ordered(getattr(generated, "class_names", ()) if draws else ())
+    if found.kind == "class" or not draws:
+        check_data(found)
+    return found
 
 
 def add_history(history: History | None, found: Found) -> None:
