@@ -1,4 +1,4 @@
-"""How often a judge recognises reconstructions, beside the images themselves: where truth to the label is lost.
+"""What a judge makes of reconstructions, beside the images themselves: where truth to the label and texture are lost.
 
     python benchmarks/reconstructions.py runs/sharp --learn --out benchmarks/results/reconstructions
 
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from maps import measured
 from notes import keep
 
 import condgen
@@ -31,11 +32,15 @@ def main() -> None:
     options = parser.parse_args()
     data, model = condgen.load_data(options.data), condgen.load(options.run)
     judge = load_judge(data, cache=options.cache)
-    lines = ["| split | images, recognised | macro | reconstructions, recognised | macro |", "|---|---|---|---|---|"]
+    lines = [
+        "| split | images, macro | reconstructions, macro | FID | FID, early | coverage | sharpness |",
+        "|---" * 7 + "|",
+    ]
     for name, part in (("validation", data.validation), ("test", data.test)):
         back = to_uint8(model.reconstruct(torch.as_tensor(part.images), part.labels)).numpy()
-        found = [label_truth(judge.embed(images).probabilities, part.labels) for images in (part.images, back)]
-        lines.append(f"| {name} | {' | '.join(f'{x:.3f}' for truth in found for x in (truth.accuracy, truth.macro))} |")
+        truth, found = label_truth(judge.embed(part.images).probabilities, part.labels), measured(judge, part, back)
+        figures = (truth.macro, *(found[key] for key in ("macro", "FID", "FID early", "coverage", "sharpness")))
+        lines.append(f"| {name} | {' | '.join(f'{figure:.3f}' for figure in figures)} |")
     if options.learn:
         train = data.train
         parts = [train.subset(slice(k, k + 512)) for k in range(0, len(train), 512)]
@@ -47,7 +52,7 @@ def main() -> None:
             recall = ", ".join(f"{value or 0:.2f}" for value in found.recall.values())
             lines.append(f"| {name} | {found.accuracy:.4f} | {found.macro_f1:.4f} | {recall} |")
             print(lines[-1], flush=True)
-    keep(options.out, "Recognised reconstructions", "\n".join(lines))
+    keep(options.out, "Reconstructions", "\n".join(lines))
 
 
 if __name__ == "__main__":
