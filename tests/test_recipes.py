@@ -258,7 +258,7 @@ def test_work_is_that_of_the_layers():
     model = recipe.build(data.image_shape, data.num_classes)
     work = work_of(model, None, data, recipe.training, recipe.loss, recipe.sampler)
     assert work.per_image == 3 * multiply_adds(model)
-    assert work.training == pytest.approx((1 + 0.3 * 0.75) * work.per_image * len(data.train) * 3)
+    assert work.training == pytest.approx((1 + 0.9 * 0.75) * work.per_image * len(data.train) * 3)
     assert work.first_share == 1.0
     assert work.later(64) == 0.0
     works = []

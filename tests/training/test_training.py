@@ -729,6 +729,16 @@ class TestTheTimeThatIsLeft:
             forecast.stepped(now=60.0 + 3 * step)
         assert forecast.left(1.2) == pytest.approx(3 * 880)
 
+    def test_a_discriminator_that_begins_later_is_reckoned_with(self):
+        """Plain steps of 1 s, 1.9 s beside the discriminator; what follows has none."""
+        forecast = Forecast(Plan(epochs=10, budget=None, steps=100), later=500.0, critic_start=0.5)
+        for step in range(60):
+            forecast.stepped(now=float(step))
+        assert forecast.left(1.0) == pytest.approx(400 + 1.9 * 500 + 500)
+        for step in range(60):
+            forecast.stepped(now=100 + 1.9 * step)
+        assert forecast.left(6.0) == pytest.approx(1.9 * 400 + 500)
+
     def test_what_comes_between_epochs_is_no_step(self):
         forecast = self.forecast()
         for step in range(30):

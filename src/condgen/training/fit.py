@@ -172,7 +172,8 @@ def fit_as_stage(
     listening += [EarlyStopping(training.patience)] if training.patience else []
     if progress and main:
         steps = -(-len(validation or ()) // training.batch_size)
-        listening.append(Progress(Forecast(state.plan, stage.later), steps))
+        begins = max((phase.start for phase in getattr(loss, "phases", ())), default=0.0) or 1.0
+        listening.append(Progress(Forecast(state.plan, stage.later, begins), steps))
     device = trainer.fabric.device
     held_out = tensors(validation, device) if validation is not None else None
     train(trainer, state, tensors(images, device), held_out, Callbacks(listening))

@@ -12,12 +12,13 @@ from torch import Tensor, nn
 from condgen.data.augmentation import symmetries
 from condgen.data.images import LabelledImages
 from condgen.nn.precision import multiply_adds
+from condgen.training.budget import CRITIC
 from condgen.training.fit_prior import loss_of
 from condgen.training.set_up import EPOCHS, tensors, try_once
 from condgen.training.settings import Sampler, Training, VAELoss
 from condgen.training.step import ModelAndLoss
 
-CRITIC, FLOW_COST = 0.3, 1.5  # measured: what a discriminator adds to a step; a flow's time per multiply-add
+FLOW_COST = 1.5  # measured: a flow's time per multiply-add, in those of the networks around the latents
 MOST_FIRST = 0.75  # share of a budget that training the model may have where a prior is fitted afterwards
 
 
