@@ -27,7 +27,8 @@ def main() -> None:
     parser.add_argument("run")
     parser.add_argument("--data", default="bloodmnist")
     parser.add_argument("--cache", type=Path, default=Path("runs/judges"))
-    parser.add_argument("--learn", action="store_true", help="train a classifier on reconstructions")
+    parser.add_argument("--learn", action="store_true", help="train classifiers on images and reconstructions")
+    parser.add_argument("--only", choices=("images", "reconstructions"), help="on one of these alone")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     data, model = condgen.load_data(options.data), condgen.load(options.run)
@@ -47,6 +48,8 @@ def main() -> None:
         back = [to_uint8(model.reconstruct(torch.as_tensor(part.images), part.labels)).numpy() for part in parts]
         lines += ["", "| trained on | accuracy on real test images | macro-F1 | recall by class |", "|---|---|---|---|"]
         for name, images in (("images", train.images), ("reconstructions", np.concatenate(back))):
+            if options.only not in (None, name):
+                continue
             learnt = condgen.LabelledImages(images, train.labels, train.class_names)
             found = condgen.train_classifier(learnt, validation=data.validation, progress=True).score(data.test)
             recall = ", ".join(f"{value or 0:.2f}" for value in found.recall.values())
