@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from condgen.cli.shared import beside
 from condgen.data.images import LabelledImages
 from condgen.data.readers import load_data, load_folder, load_medmnist, load_npz
 
@@ -599,6 +600,16 @@ class TestLoadData:
         official("breastmnist", tmp_path)
         monkeypatch.setenv("CONDGEN_DATA", str(tmp_path))
         assert load_data("breastmnist").name == "breastmnist"
+
+    @pytest.mark.parametrize("name", ["bloodmnist64", "bloodmnist_64"])
+    def test_a_flag_with_its_size(self, name, tmp_path, monkeypatch):
+        asked, drawn = [], LabelledImages(pixels(4, 3, 8, 8), np.arange(4))
+        monkeypatch.setattr("condgen.data.readers.load_medmnist", lambda *given: asked.append(given) or drawn)
+        assert load_data(name, size=28) is drawn
+        assert asked == [("bloodmnist", 64)]
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("CONDGEN_DATA", str(tmp_path))
+        assert beside(name) == tmp_path / ".condgen"
 
     def test_npz(self, save):
         path = save(**medmnist_arrays())

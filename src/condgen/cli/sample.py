@@ -33,7 +33,7 @@ def sample(
     """Draw new images from a trained model: so many of every class, or one for each label you list.
 
     Args:
-        run: folder of a trained model, or the name of one that comes with condgen: bloodmnist.
+        run: folder of a trained model, or the name of one that comes with condgen: bloodmnist, bloodmnist64.
         out: a .png grid, an .npz file (images and labels), or a folder (one subfolder per class); by default
             drawn.png in the run, beside the samples.png of its training.
         per_class: images of every class; where labels are no classes, images with the labels of validation images.

@@ -106,12 +106,12 @@ def data_for(run: Path, data: str | None) -> "LabelledImages":
 
 def beside(data: str) -> Path | None:
     """The folder of judges beside the data, where there is a place for it; None means the user's own cache."""
-    from condgen.data.readers import medmnist_folder
+    from condgen.data.readers import medmnist_folder, sized
 
     path = Path(data).expanduser()
     if path.exists() and data != "smears":
         folder = path.resolve().parent
-    elif data.endswith("mnist"):
+    elif sized(data)[0].endswith("mnist"):
         folder = medmnist_folder(None)
     else:
         return None

@@ -22,7 +22,7 @@ def vary(
     """Draw new images near given ones, of the same class; a table says which image each comes from.
 
     Args:
-        run: folder of a trained model, or the name of one that comes with condgen: bloodmnist.
+        run: folder of a trained model, or the name of one that comes with condgen: bloodmnist, bloodmnist64.
         images: what to vary: a folder with one subfolder per class, an .npz file, or a name, as --data of train. If
             they come in splits, the training images are taken.
         out: an .npz file (images and labels), or a .png grid with a row for each image, the image itself (as the model

@@ -8,6 +8,7 @@ __all__ = ["load_data", "load_folder", "load_medmnist", "load_npz"]
 
 import hashlib
 import os
+import re
 import tempfile
 import warnings
 from pathlib import Path
@@ -28,11 +29,12 @@ PREFIXES = {"train": "train_", "validation": "val_", "test": "test_"}  # of MedM
 def load_data(source: str | Path, size: int = 28, n: int = 5000, seed: int = 0) -> LabelledImages:
     """The images behind a name or path: "smears", a MedMNIST flag, an npz file or a folder of class folders.
 
-    Names come first: a folder called "smears" is reached as "./smears", or as a `Path`.
+    Names come first: a folder called "smears" is reached as "./smears", or as a `Path`. A flag may end in a size of
+    MedMNIST's: "bloodmnist64".
 
     Args:
         source: what to load.
-        size: height and width in pixels; an npz file keeps its own.
+        size: height and width in pixels; an npz file keeps its own, and so does a flag that ends in one.
         n: number of images to draw, for "smears" only.
         seed: of the drawing, for "smears" only.
 
@@ -49,8 +51,9 @@ def load_data(source: str | Path, size: int = 28, n: int = 5000, seed: int = 0) 
     if path.suffix.lower() == ".npz":
         return load_npz(path)
     # The ending spares everyone else the import of medmnist, which takes seconds.
-    if isinstance(source, str) and source.endswith("mnist") and source in medmnist_flags():
-        return load_medmnist(source, size)
+    flag, own = sized(source) if isinstance(source, str) else ("", None)
+    if flag.endswith("mnist") and flag in medmnist_flags():
+        return load_medmnist(flag, own or size)
     if path.is_dir():
         return load_folder(path, size)
     raise ValueError(
@@ -122,6 +125,17 @@ def load_medmnist(flag: str, size: int = 28, root: str | Path | None = None, dow
     if differences:
         warnings.warn(f"{path} is not the official file: {'; '.join(differences)}.", stacklevel=2)
     return images
+
+
+def sized(name: str) -> tuple[str, int | None]:
+    """A MedMNIST flag and the size that it ends in, if it ends in one.
+
+    Example:
+        >>> sized("bloodmnist64"), sized("bloodmnist_128"), sized("bloodmnist")
+        (('bloodmnist', 64), ('bloodmnist', 128), ('bloodmnist', None))
+    """
+    found = re.fullmatch(rf"(.*mnist)_?({'|'.join(map(str, MEDMNIST_SIZES))})", name)
+    return (found[1], int(found[2])) if found else (name, None)
 
 
 def medmnist_flags() -> list[str]:
