@@ -349,7 +349,7 @@ class Recipe:
         spectral = max(shape[1:]) <= SMALL if loss.spectral is None else loss.spectral
         with seeded(self.training.seed):
             critic = ConvDiscriminator(shape, model.conditioner.dim, spectral=spectral)
-        weights = {"weight": loss.adversarial, "matching": loss.matching, "start": loss.discriminator_start}
+        weights: dict[str, Any] = {"weight": loss.adversarial, "matching": loss.matching, "start": loss.discriminator_start}
         return VAEGANLoss(critic, beta, loss.free_bits, **weights, relative=not spectral)
 
     def prior_for(self, model: Any, data: LabelledImages) -> nn.Module | None:

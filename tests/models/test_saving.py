@@ -780,22 +780,24 @@ class TestShipped:
             condgen.load("nowhere")
 
 
-class TestTheShippedModel:
-    """The model that comes with the package."""
+class TestTheShippedModels:
+    """The models that come with the package."""
 
-    def test_it_draws_what_it_is_asked_for_out_of_the_box(self):
-        assert places.shipped() == ["bloodmnist"]
-        model = condgen.load("bloodmnist")
-        assert len(model.class_names) == 8
+    @pytest.mark.parametrize(("name", "side"), [("bloodmnist", 28), ("bloodmnist64", 64)])
+    def test_they_draw_what_they_are_asked_for_out_of_the_box(self, name, side):
+        assert places.shipped() == ["bloodmnist", "bloodmnist64"]
+        model = condgen.load(name)
+        assert model.class_names == condgen.load("bloodmnist").class_names
         images = model.sample(["neutrophil", "platelet"], seed=0)
-        assert images.shape == (2, 3, 28, 28)
+        assert images.shape == (2, 3, side, side)
         neutrophil, platelet = (1 - image.mean(0) for image in images)
-        centre = slice(9, 19)
-        assert neutrophil[centre, centre].mean() > neutrophil[:3].mean() + 0.2  # a dark cell on light ground
+        centre = slice(side // 3, side - side // 3)
+        assert neutrophil[centre, centre].mean() > neutrophil[: side // 9].mean() + 0.2  # a dark cell on light ground
         assert (neutrophil > 0.5).sum() > 2 * (platelet > 0.5).sum()  # and a large one
 
-    def test_its_file_is_small_and_has_a_card(self):
-        folder = places.SHIPPED / "bloodmnist"
+    @pytest.mark.parametrize("name", ["bloodmnist", "bloodmnist64"])
+    def test_their_files_are_small_and_have_cards(self, name):
+        folder = places.SHIPPED / name
         assert (folder / "model.safetensors").stat().st_size < 12e6
         card = (folder / "README.md").read_text(encoding="utf-8")
         for said in ("CC BY 4.0", "Not for clinical use", "Near copies", "ecognised", "seed"):

@@ -225,7 +225,7 @@ def evaluate(
         ),
     }
     skipped = {"model": source.model is None, "usefulness": usefulness == "none"}
-    wanted = [part for part in PARTS if part in measure and not skipped.get(part)]
+    wanted: list[Part] = [part for part in PARTS if part in measure and not skipped.get(part)]
     failed = measured({part: parts[part] for part in wanted}, tell, progress)
     add_history(history, found)
     details = {
