@@ -349,8 +349,8 @@ class Recipe:
         spectral = max(shape[1:]) <= SMALL if loss.spectral is None else loss.spectral
         with seeded(self.training.seed):
             critic = ConvDiscriminator(shape, model.conditioner.dim, spectral=spectral)
-        weights: dict[str, Any] = {"weight": loss.adversarial, "matching": loss.matching, "start": loss.discriminator_start}
-        return VAEGANLoss(critic, beta, loss.free_bits, **weights, relative=not spectral)
+        weights = (loss.free_bits, loss.adversarial, loss.matching)
+        return VAEGANLoss(critic, beta, *weights, loss.discriminator_start, relative=not spectral)
 
     def prior_for(self, model: Any, data: LabelledImages) -> nn.Module | None:
         """The prior to be fitted to the model's latents; None if none is asked for, or a mixture without classes."""
