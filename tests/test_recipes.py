@@ -303,3 +303,14 @@ def test_fast_on_images_of_128(tmp_path):
         found.append(model.sample([0, 7]))
     assert found[0].shape == (2, 3, 128, 128)
     assert torch.equal(*found)
+
+
+@pytest.mark.parametrize(
+    ("side", "asked", "spectral"), [(32, None, True), (33, None, False), (32, False, False), (33, True, True)]
+)
+def test_the_discriminator_of_larger_images_is_not_held_back(side, asked, spectral):
+    recipe = RECIPES["sharp"].changed(spectral=asked)
+    objective = recipe.loss_for(recipe.build((1, side, 16), 2))
+    layers = [*objective.discriminator.convs, objective.discriminator.score, objective.discriminator.projection]
+    assert {hasattr(layer, "parametrizations") for layer in layers} == {spectral}
+    assert objective.relative != spectral
