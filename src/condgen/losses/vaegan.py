@@ -149,7 +149,7 @@ class VAEGANLoss(nn.Module):
             scores, features = self.discriminator(back, c)
         apart = [F.l1_loss(own, other) for own, other in zip(features, real, strict=True)]
         if self.relative:
-            apart = [error / other.abs().mean() for error, other in zip(apart, real, strict=True)]
+            apart = [error / other.abs().mean().clamp_min(1e-6) for error, other in zip(apart, real, strict=True)]
         return {"score": scores.mean(), "matching": torch.stack(apart).mean()}
 
     def critic_loss(
