@@ -27,8 +27,8 @@ def main() -> None:
     parser.add_argument("run")
     parser.add_argument("--data", default="bloodmnist")
     parser.add_argument("--cache", type=Path, default=Path("runs/judges"))
-    parser.add_argument("--learn", action="store_true", help="train classifiers on images and reconstructions")
-    parser.add_argument("--only", choices=("images", "reconstructions"), help="on one of these alone")
+    kinds = ("images", "reconstructions")
+    parser.add_argument("--learn", nargs="*", choices=kinds, help="train a classifier on each of these, or on both")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     data, model = condgen.load_data(options.data), condgen.load(options.run)
@@ -42,13 +42,13 @@ def main() -> None:
         truth, found = label_truth(judge.embed(part.images).probabilities, part.labels), measured(judge, part, back)
         figures = (truth.macro, *(found[key] for key in ("macro", "FID", "FID early", "coverage", "sharpness")))
         lines.append(f"| {name} | {' | '.join(f'{figure:.3f}' for figure in figures)} |")
-    if options.learn:
+    if options.learn is not None:
         train = data.train
         parts = [train.subset(slice(k, k + 512)) for k in range(0, len(train), 512)]
         back = [to_uint8(model.reconstruct(torch.as_tensor(part.images), part.labels)).numpy() for part in parts]
         lines += ["", "| trained on | accuracy on real test images | macro-F1 | recall by class |", "|---|---|---|---|"]
         for name, images in (("images", train.images), ("reconstructions", np.concatenate(back))):
-            if options.only not in (None, name):
+            if name not in (options.learn or kinds):
                 continue
             learnt = condgen.LabelledImages(images, train.labels, train.class_names)
             found = condgen.train_classifier(learnt, validation=data.validation, progress=True).score(data.test)

@@ -58,13 +58,12 @@ def generated(name: str, data: Any, seed: int, times: float, folder: Path) -> co
         return condgen.LabelledImages(np.moveaxis(found["images"], -1, 1), found["labels"], data.class_names)
 
 
-def believed(images: condgen.LabelledImages, counts: np.ndarray) -> condgen.LabelledImages:
-    """So many images of each class, the first that the teacher takes for it."""
+def believed(images: condgen.LabelledImages, counts: np.ndarray) -> np.ndarray:
+    """The places of so many images of each class, the first that the teacher takes for it."""
     good = images.factors[PROBABILITIES].argmax(1) == images.labels
     shares = [f"{good[images.labels == k].mean():.3f}" for k in range(len(counts))]
     print(f"believed: {good.mean():.3f}, by class {', '.join(shares)}", flush=True)
-    kept = [np.flatnonzero(good & (images.labels == k))[:count] for k, count in enumerate(counts)]
-    return images.subset(np.concatenate(kept))
+    return np.concatenate([np.flatnonzero(good & (images.labels == k))[:count] for k, count in enumerate(counts)])
 
 
 def run(options: argparse.Namespace, data: Any, arm: str, seed: int) -> dict[str, Any]:
@@ -77,11 +76,9 @@ def run(options: argparse.Namespace, data: Any, arm: str, seed: int) -> dict[str
         images = generated(options.model, data, seed, times, folder)
         if soft or times == SPARE:
             factors = {PROBABILITIES: condgen.label(images.images, condgen.load_classifier(teacher))}
-            images = condgen.LabelledImages(images.images, images.labels, images.class_names, factors=factors)
-        if times == SPARE:
-            images = believed(images, np.bincount(data.train.labels))
-        if not soft:
-            images = condgen.LabelledImages(images.images, images.labels, images.class_names)
+            judged = condgen.LabelledImages(images.images, images.labels, images.class_names, factors=factors)
+            kept = believed(judged, np.bincount(data.train.labels)) if times == SPARE else slice(None)
+            images = (judged if soft else images).subset(kept)
     started = time.perf_counter()
     states = Checkpoints(folder / f"state_{list(REAL | GENERATED).index(arm)}_{seed}", keep=1)
     how = {"seed": seed, **settings, **({"steps": options.steps} if options.steps else {})}

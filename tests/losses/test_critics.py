@@ -73,6 +73,12 @@ class TestObjective:
         torch.testing.assert_close(found["loss"], expected, rtol=1e-5, atol=1e-4)
         torch.testing.assert_close(found["score"], score)
 
+    def test_features_of_nothing_leave_the_relative_error_finite(self):
+        model, objective = small(), VAEGANLoss(Known(), relative=True)
+        objective.begun.fill_(True)
+        torch.nn.init.zeros_(objective.discriminator.scale)
+        assert objective.model_loss(model, *batch(model))["matching"].isfinite()
+
     def test_the_pull_of_a_laplace_likelihood_is_known(self):
         model = small(likelihood=likelihoods.Laplace(0.05))
         assert pull_of(model.infer(*batch(model))).item() == pytest.approx(64 / (2 * 0.05), rel=1e-5)

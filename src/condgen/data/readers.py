@@ -128,7 +128,7 @@ def load_medmnist(flag: str, size: int = 28, root: str | Path | None = None, dow
 
 
 def sized(name: str) -> tuple[str, int | None]:
-    """A MedMNIST flag and the size that it ends in, if it ends in one.
+    """Split a name such as "bloodmnist64" into a MedMNIST flag and a size in pixels; None where it has no size.
 
     Example:
         >>> sized("bloodmnist64"), sized("bloodmnist_128"), sized("bloodmnist")

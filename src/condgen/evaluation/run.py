@@ -248,7 +248,7 @@ def evaluate(
 
 
 def prepared(data: Any, generated: Any) -> LabelledImages:
-    """The real images as a data set, its classes in the order of the generator's.
+    """Read and check the real images of an evaluation, their classes in the order that the generator has.
 
     Raises:
         ValueError: for data that lack splits or, beside generated images, class labels.
