@@ -5,10 +5,11 @@
 Classifiers of one kind (`condgen.train_classifier` as it comes: 1,500 updates for BloodMNIST) learn from real images
 as they are, with every class drawn equally often, and the same with CutMix; and on generated images alone, as many as
 real ones (of each class) and five times as many, with the labels they were drawn for, and with a teacher's
-probabilities: the teacher is the classifier of real images of the same seed. "Believed" are as many as real ones, of
-half as many again, that the teacher takes for the class they were drawn for. All are tested on real test images. A run
-that is done is kept beside the table (`.json`); the same command goes on with the others, and a training that was
-stopped goes on too.
+probabilities: the teacher is the classifier of real images of the same seed. "Labels mixed" are decoded under
+conditions half-way to those of other classes (`model.label_mixing = 0.5`). "Believed" are as many as real ones, of half
+as many again, that the teacher takes for the class they were drawn for. All are tested on real test images. A run that
+is done is kept beside the table (`.json`); the same command goes on with the others, and a training that was stopped
+goes on too.
 """
 
 import argparse
@@ -34,26 +35,31 @@ REAL = {
     "real, rare ones drawn more often": {"balance": True},
     "real, drawn more often, CutMix": {"balance": True, "cutmix": 0.5},
 }
-GENERATED = {
-    "generated": (1, False),
-    f"{MANY} times as many generated": (MANY, False),
-    "generated, teacher's labels": (1, True),
-    f"{MANY} times as many, teacher's labels": (MANY, True),
-    "generated, believed": (SPARE, False),
-    "generated, believed, teacher's labels": (SPARE, True),
+GENERATED = {  # times as many images as real ones, how far labels are mixed, whether the teacher labels them
+    "generated": (1, 0.0, False),
+    f"{MANY} times as many generated": (MANY, 0.0, False),
+    "generated, teacher's labels": (1, 0.0, True),
+    f"{MANY} times as many, teacher's labels": (MANY, 0.0, True),
+    "generated, labels mixed": (1, 0.5, False),
+    "generated, labels mixed, teacher's labels": (1, 0.5, True),
+    f"{MANY} times as many, labels mixed, teacher's labels": (MANY, 0.5, True),
+    "generated, believed": (SPARE, 0.0, False),
+    "generated, believed, teacher's labels": (SPARE, 0.0, True),
 }
 
 
-def generated(name: str, data: Any, seed: int, times: float, folder: Path) -> condgen.LabelledImages:
+def generated(name: str, data: Any, seed: int, times: float, mixing: float, folder: Path) -> condgen.LabelledImages:
     """So many times as many images of each class as the training set has, drawn once and kept."""
-    file = folder / f"{Path(name).name}_{seed}_{times}.npz"
+    file = folder / f"{Path(name).name}_{seed}_{times}_{mixing}.npz"
     counts = np.ceil(times * np.bincount(data.train.labels)).astype(int)
     labels = np.repeat(np.arange(data.num_classes), counts)
     if not file.exists():
         folder.mkdir(parents=True, exist_ok=True)
         from condgen.sampling.shards import write_samples
 
-        write_samples(condgen.load(name), labels, file, seed=seed, progress=True)
+        model = condgen.load(name)
+        model.label_mixing = mixing
+        write_samples(model, labels, file, seed=seed, progress=True)
     with np.load(file) as found:
         return condgen.LabelledImages(np.moveaxis(found["images"], -1, 1), found["labels"], data.class_names)
 
@@ -72,8 +78,8 @@ def run(options: argparse.Namespace, data: Any, arm: str, seed: int) -> dict[str
     teacher = folder / f"teacher_{seed}.safetensors"
     images, settings = data.train, REAL.get(arm, {})
     if arm in GENERATED:
-        times, soft = GENERATED[arm]
-        images = generated(options.model, data, seed, times, folder)
+        times, mixing, soft = GENERATED[arm]
+        images = generated(options.model, data, seed, times, mixing, folder)
         if soft or times == SPARE:
             factors = {PROBABILITIES: condgen.label(images.images, condgen.load_classifier(teacher))}
             judged = condgen.LabelledImages(images.images, images.labels, images.class_names, factors=factors)

@@ -2,11 +2,12 @@
 
 __all__ = ["balance"]
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from condgen.cli.shared import Accelerator, about_run, beside, data_for, on, say, teacher_for
+from condgen.cli.settings import Drawing
+from condgen.cli.shared import Accelerator, about_run, beside, data_for, drawing_as, on, say, teacher_for
 from condgen.io.places import weights_file
 from condgen.io.progress import working
 
@@ -24,6 +25,7 @@ def balance(
     strength: float = 0.5,
     seed: int = 0,
     accelerator: Accelerator = "auto",
+    given: Mapping[str, Any] | None = None,
 ) -> None:
     """Fill rare classes of a set up with generated images; a table says which image is what.
 
@@ -45,6 +47,7 @@ def balance(
         strength: how far variations go, from 0 (the image itself, as the model sees it) to 1.
         seed: of the samples.
         accelerator: where to draw.
+        given: settings by name, of :class:`condgen.cli.settings.Drawing`, instead of the model's.
     """
     weights_file(run)
 
@@ -58,7 +61,7 @@ def balance(
         raise ValueError(f"{out} is there already. Choose another file (out=).")
     if teacher is not None and out.suffix != ".npz":
         raise ValueError(f"Expected an .npz file for --teacher; got {out}. Pass --out.")
-    model = on(accelerator, load(run))
+    model = drawing_as(given, on(accelerator, load(run)), run)
     labelled = data_for(run, data)
     own = (
         load_judge(labelled.ordered(model.class_names), cache=beside(data or about_run(run)["data"])) if judge else None
@@ -80,6 +83,7 @@ balance.examples = (  # type: ignore[attr-defined]
     "condgen balance runs/mine --out balanced.npz",
     "condgen balance runs/mine --counts [platelet=3000] --out balanced.npz",
 )
+balance.settings = (Drawing,)  # type: ignore[attr-defined]
 
 
 def counted(counts: Sequence[str]) -> dict[str, int]:

@@ -27,7 +27,7 @@ LONGEST = 300  # characters of an error
 BOUNDS = {  # of numbers that are no settings of training
     **dict.fromkeys(("images", "size", "per_class", "count", "epochs"), (1, 10**9)),
     **{"seed": (0, 2**64 - 1), "start": (0, 2**62), "temperature": (0, 100), "seconds": (1e-3, 3600)},
-    **{"steps": (1, 1000), "guidance": (0, 10**6), "strength": (0, 1)},
+    "strength": (0, 1),
 }
 
 

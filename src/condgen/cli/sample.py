@@ -3,10 +3,12 @@
 __all__ = ["sample"]
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from condgen.cli.shared import Accelerator, load_run_data, on, say, teacher_for
+from condgen.cli.settings import Drawing
+from condgen.cli.shared import Accelerator, drawing_as, load_run_data, on, say, teacher_for
 from condgen.io.atomic import check_writable
 from condgen.io.places import weights_file
 
@@ -24,11 +26,10 @@ def sample(
     seed: int = 0,
     start: int = 0,
     temperature: float = 1.0,
-    steps: int | None = None,
-    guidance: float | None = None,
     shard: str | None = None,
     teacher: str | None = None,
     accelerator: Accelerator = "auto",
+    given: Mapping[str, Any] | None = None,
 ) -> None:
     """Draw new images from a trained model: so many of every class, or one for each label you list.
 
@@ -42,30 +43,23 @@ def sample(
         seed: of the samples.
         start: number of the first sample, to go on where an earlier call stopped.
         temperature: scales the noise; below 1 is more typical and less varied.
-        steps: of flow matching, instead of the model's: more are better and slower.
-        guidance: of flow matching, instead of the model's: above 0 labels are truer, at twice the cost.
         shard: k/n, the k-th of n parts, for one of n workers that are called alike; the last to end joins the parts.
         teacher: a classifier's file (of condgen.train_classifier), or bloodmnist for the one that comes with condgen;
             its probabilities of the classes are written to the .npz file beside the labels, to train on.
         accelerator: where to draw.
+        given: settings by name, of :class:`condgen.cli.settings.Drawing`, instead of the model's.
     """
     weights_file(run)
 
     import torch
 
-    from condgen.distributions.priors.flow_matching import FlowMatching
     from condgen.io.pictures import check_png, save_grid
     from condgen.models.classes import class_names, num_classes
     from condgen.models.saving import load
     from condgen.sampling.shards import write_samples
 
-    model, out = on(accelerator, load(run)), out or (run if run.exists() else Path()) / "drawn.png"
-    flow = next((own for own in model.children() if isinstance(own, FlowMatching)), None)
-    for name, value in (("steps", steps), ("guidance", guidance)):
-        if value is not None and flow is None:
-            raise ValueError(f"Expected a model that samples by flow matching for --{name}; {run} does not.")
-        if value is not None:
-            setattr(flow, name, value)
+    model = drawing_as(given, on(accelerator, load(run)), run)
+    out = out or (run if run.exists() else Path()) / "drawn.png"
     classes = num_classes(model) if model.conditioner.columns <= 1 and not continuous(model) else 0
     if classes and labels is None and out.suffix.lower() == ".png":  # before there are as many labels
         check_png(out, classes, per_class, model.image_shape or (0, 1, 1))
@@ -98,6 +92,7 @@ sample.examples = (  # type: ignore[attr-defined]
     "condgen sample bloodmnist --per-class 10 --out cells.png",
     "condgen sample runs/mine --labels neutrophil basophil --out two.png",
 )
+sample.settings = (Drawing,)  # type: ignore[attr-defined]
 
 
 def continuous(model: "Generator") -> bool:

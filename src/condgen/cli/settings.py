@@ -1,6 +1,6 @@
 """Settings as options of the command line: every field of a dataclass becomes an option of the same name."""
 
-__all__ = ["TRAIN", "Architecture", "add_settings", "given"]
+__all__ = ["TRAIN", "Architecture", "Drawing", "add_settings", "given"]
 
 from dataclasses import asdict, dataclass, fields, is_dataclass, make_dataclass
 from typing import Any, Literal
@@ -37,6 +37,23 @@ class Architecture(Checked):
     likelihood: LikelihoodName | None = setting(None)
     output_labels: bool | None = setting(None)
     conditional: bool = setting(True)
+
+
+@dataclass(frozen=True)
+class Drawing(Checked):
+    """How images are drawn, where it is not to be as the model draws them by itself.
+
+    Args:
+        steps: of flow matching; more are better and slower.
+        guidance: of flow matching; above 0 labels are truer, at twice the cost.
+        label_mixing: for images to train on, how far the label that the decoder is told is moved towards another one,
+            so that a classifier cannot learn the textures that it draws for each label; 0.5 helps most. Images to look
+            at are best at 0.
+    """
+
+    steps: int | None = setting(None, 1, 1000)
+    guidance: float | None = setting(None, 0, 10**6)
+    label_mixing: float | None = setting(None, 0, 1)
 
 
 TRAIN = (Training, VAELoss, Sampler, Architecture, Hardware)  # settings that `condgen train` has options for

@@ -6,6 +6,7 @@ __all__ = [
     "absolute",
     "beside",
     "data_for",
+    "drawing_as",
     "kind_of",
     "load_run_data",
     "on",
@@ -18,7 +19,7 @@ __all__ = [
 import os
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -41,6 +42,23 @@ def seconds_so_far() -> float:
 def on(accelerator: Accelerator, model: "Generator") -> "Generator":
     """The model on the device of this kind."""
     return model.to(kind_of(accelerator))
+
+
+def drawing_as(settings: Mapping[str, Any] | None, model: "Generator", run: Path) -> "Generator":
+    """The model, made to draw as the fields of :class:`condgen.cli.settings.Drawing` say.
+
+    Raises:
+        ValueError: for a setting that a model of its kind does not have.
+    """
+    from condgen.distributions.priors.flow_matching import FlowMatching
+
+    flow = next((own for own in model.children() if isinstance(own, FlowMatching)), None)
+    for name, value in (settings or {}).items():
+        part, kind = (model, "decodes latents under a label") if name == "label_mixing" else (flow, "samples by flow matching")
+        if not hasattr(part, name):
+            raise ValueError(f"Expected a model that {kind} for --{name.replace('_', '-')}; {run} does not.")
+        setattr(part, name, value)
+    return model
 
 
 def kind_of(accelerator: Accelerator) -> str:

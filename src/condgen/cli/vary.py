@@ -2,9 +2,12 @@
 
 __all__ = ["vary"]
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from condgen.cli.shared import Accelerator, on, say
+from condgen.cli.settings import Drawing
+from condgen.cli.shared import Accelerator, drawing_as, on, say
 from condgen.io.atomic import check_writable
 from condgen.io.places import weights_file
 
@@ -18,6 +21,7 @@ def vary(
     background: str | None = None,
     seed: int = 0,
     accelerator: Accelerator = "auto",
+    given: Mapping[str, Any] | None = None,
 ) -> None:
     """Draw new images near given ones, of the same class; a table says which image each comes from.
 
@@ -33,6 +37,7 @@ def vary(
             latents.
         seed: of the variations.
         accelerator: where to draw.
+        given: settings by name, of :class:`condgen.cli.settings.Drawing`, instead of the model's.
     """
     weights_file(run)
     if images is None:
@@ -49,7 +54,8 @@ def vary(
     from condgen.sampling.variations import vary as varied
     from condgen.sampling.variations import write_variations
 
-    model, out = on(accelerator, load(run)), out or (run if run.exists() else Path()) / "varied.npz"
+    model = drawing_as(given, on(accelerator, load(run)), run)
+    out = out or (run if run.exists() else Path()) / "varied.npz"
     picture = out.suffix.lower() == ".png"
     if not picture and out.suffix != ".npz":
         raise ValueError(f"Expected --out as an .npz file or a .png grid; got {out}.")
@@ -60,14 +66,14 @@ def vary(
         found = load_data(source, size=size).ordered(model.class_names)
         return found.train if in_splits(source) else found
 
-    given, behind = read(images), None if background is None else read(background)
+    originals, behind = read(images), None if background is None else read(background)
     if picture:
-        check_png(out, len(given), 1 + per_image, given.image_shape)
-    number = np.repeat(np.arange(len(given)), per_image)
+        check_png(out, len(originals), 1 + per_image, originals.image_shape)
+    number = np.repeat(np.arange(len(originals)), per_image)
     made = varied(
         model,
-        given.images[number],
-        given.labels[number],
+        originals.images[number],
+        originals.labels[number],
         strength=strength,
         background=behind,
         seed=seed,
@@ -76,14 +82,15 @@ def vary(
     if picture:
         import torch
 
-        rows = torch.cat([model.images(given.images).cpu()[:, None], made.unflatten(0, (-1, per_image))], 1)
-        save_grid(rows, out, [str(given.class_names[label]) for label in given.labels])
-        say(f"Wrote {len(made)} variations of {len(given)} images to {out}.")
+        rows = torch.cat([model.images(originals.images).cpu()[:, None], made.unflatten(0, (-1, per_image))], 1)
+        save_grid(rows, out, [str(originals.class_names[label]) for label in originals.labels])
+        say(f"Wrote {len(made)} variations of {len(originals)} images to {out}.")
         return
-    table = write_variations(model, to_uint8(made).numpy(), given, number, out, strength=strength, seed=seed)
-    say(f"Wrote {len(made)} variations of {len(given)} images to {out}, and which is of which image to {table}.")
+    table = write_variations(model, to_uint8(made).numpy(), originals, number, out, strength=strength, seed=seed)
+    say(f"Wrote {len(made)} variations of {len(originals)} images to {out}, and which is of which image to {table}.")
 
 
 vary.examples = (  # type: ignore[attr-defined]
     "condgen vary bloodmnist --images FOLDER --per-image 10 --out varied.npz",
 )
+vary.settings = (Drawing,)  # type: ignore[attr-defined]

@@ -31,12 +31,14 @@ from condgen.losses.elbo import (
 )
 from condgen.models.generator import Generator, Images, Labels, shape
 from condgen.models.latents import Latent, gathered, latent_noise, latent_shapes, levels
-from condgen.nn.conditioners import OneHot, Unconditional
+from condgen.nn.conditioners import OneHot, Unconditional, without_dropout
 from condgen.nn.decoders import DeconvDecoder, ResNetDecoder
 from condgen.nn.encoders import ConvEncoder, ResNetEncoder
 from condgen.nn.layers import Modulation, Norm, halvings
 from condgen.nn.parts import evaluating
 from condgen.random import Use, normals, stream, uniform
+
+OTHER = "other"  # noise that chooses the class whose condition is mixed in
 
 
 class ConditionalVAE(Generator):
@@ -57,6 +59,10 @@ class ConditionalVAE(Generator):
         output_labels: the decoder also redraws the label planes: its last channels, one per class, are their
             logits. Needs `OneHot`.
         image_shape: (channels, height, width); by default that of the encoder, if it has one.
+        label_mixing: how far the condition that samples and variations are decoded under is moved towards that of
+            another class, drawn at random for each image, in [0, 1]. A decoder that is told the label draws a texture
+            for it, which real images do not have; a classifier that is trained on samples learns that texture instead
+            of the class. At 0.5 it can no longer rely on it. To look at, images are best at 0. May be changed later.
 
     Raises:
         ValueError: if output_labels is asked for with another conditioner than `OneHot`.
@@ -108,6 +114,7 @@ class ConditionalVAE(Generator):
         sampler: nn.Module | None = None,
         output_labels: bool = False,
         image_shape: tuple[int, int, int] | None = None,
+        label_mixing: float = 0.0,
     ) -> None:
         super().__init__(conditioner, image_shape or getattr(encoder, "image_shape", None))
         if output_labels and not isinstance(conditioner, OneHot):
@@ -116,7 +123,7 @@ class ConditionalVAE(Generator):
             )
         self.encoder, self.reparameterizer = encoder, reparameterizer
         self.prior, self.decoder, self.likelihood, self.sampler = prior, decoder, likelihood, sampler
-        self.output_labels = output_labels
+        self.output_labels, self.label_mixing = output_labels, label_mixing
 
     # The model as mathematics: tensors on the model's device, no checks, one pass.
 
@@ -162,7 +169,13 @@ class ConditionalVAE(Generator):
     def draw(self, y: Shaped[Tensor, "batch ..."], noise: dict[str, Tensor]) -> Images:
         """Labels and noise → images in [0, 1], the mean of p(x | z, c) at z drawn from the sampler, or the prior."""
         c = self.condition(y)
-        return self.decode_from(self.source.draw(c, latent_noise(noise)), c).mean
+        return self.decode_from(self.source.draw(c, latent_noise(noise)), self.mixed(c, noise)).mean
+
+    def mixed(self, c: Float[Tensor, "batch dim"], noise: dict[str, Tensor]) -> Float[Tensor, "batch dim"]:
+        """The condition that new images are decoded under: (1 - label_mixing) of c and the rest of a random class's."""
+        if not self.label_mixing:
+            return c
+        return torch.lerp(c, self.condition(noise[OTHER].argmax(1)), self.label_mixing)
 
     @property
     def source(self) -> Any:
@@ -190,7 +203,16 @@ class ConditionalVAE(Generator):
     @property
     def sampling_noise_shapes(self) -> dict[str, tuple[int, ...]]:
         """Name → shape of the noise that drawing one image needs."""
-        return latent_shapes(self.source.noise_shape)
+        shapes = latent_shapes(self.source.noise_shape)
+        if not self.label_mixing:
+            return shapes
+        classes = getattr(without_dropout(self.conditioner), "num_classes", 0)
+        if not classes or not 0 <= self.label_mixing <= 1:
+            raise ValueError(
+                "Expected label_mixing from 0 to 1, and above 0 only where labels are classes; got "
+                f"{self.label_mixing} and {type(self.conditioner).__name__}. Set model.label_mixing = 0."
+            )
+        return shapes | {OTHER: (classes,)}
 
     def _check_latents(self, q: Any) -> None:
         """Raise unless prior and posterior agree: a single latent would be broadcast over the others."""

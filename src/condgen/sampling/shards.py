@@ -150,7 +150,7 @@ class Shard:
         note = note_of(self.file)
         if note is None:
             return False
-        if differ := [name for name, value in self.mark.items() if note.get(name) != value and name != "complete"]:
+        if differ := differing(self.mark, note):
             raise ValueError(f"{self.file} is of other {' and '.join(differ)}. Delete it, or choose another place.")
         return note["complete"]
 
@@ -219,9 +219,19 @@ def check_folder(path: Path, model: Any, labels: Tensor, **settings: Any) -> dic
         if not (path / MARK).is_file():
             raise ValueError(f"{path} holds other files. Choose another folder (out=).")
         earlier = read_json(path / MARK)
-        if differ := [name for name, value in mark.items() if earlier.get(name) != value]:
+        if differ := differing(mark, earlier):
             raise ValueError(f"{path} holds samples of other {' and '.join(differ)}. Choose another folder (out=).")
     return mark
+
+
+def differing(mark: Mapping[str, Any], earlier: Mapping[str, Any]) -> list[str]:
+    """What samples are of, by name, where two notes do not agree.
+
+    Example:
+        >>> differing({"seed": 0, "complete": True}, {"seed": 0, "label_mixing": 0.5})
+        ['label_mixing']
+    """
+    return [name for name in {**mark, **earlier} if name != "complete" and mark.get(name) != earlier.get(name)]
 
 
 def marked(model: Any, **settings: Any) -> dict[str, Any]:
@@ -229,7 +239,8 @@ def marked(model: Any, **settings: Any) -> dict[str, Any]:
     mark = {"weights": weights_hash(model.state_dict()), **settings}
     drawing = [part for part in model.children() if hasattr(part, "draw")]
     ways = itertools.product(drawing, ("steps", "solver", "guidance"))
-    return mark | {name: getattr(part, name) for part, name in ways if hasattr(part, name)}
+    mark |= {name: getattr(part, name) for part, name in ways if hasattr(part, name)}
+    return mark | ({"label_mixing": model.label_mixing} if getattr(model, "label_mixing", 0) else {})
 
 
 def ahead(blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:

@@ -155,7 +155,7 @@ def vary_latents(
     z, c = gathered([q.mean for q in levels(model.posterior(x, y))]), model.condition(y)
     if background is not None:
         z = with_border(z, gathered([q.mean for q in levels(model.posterior(*background))]))
-    return model.decode_from(model.source.vary(z, c, latent_noise(noise), strength), c).mean
+    return model.decode_from(model.source.vary(z, c, latent_noise(noise), strength), model.mixed(c, noise)).mean
 
 
 def background_of(index: Int64[Tensor, " n"], others: int, seed: int) -> Int64[np.ndarray, " n"]:

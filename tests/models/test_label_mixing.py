@@ -1,0 +1,101 @@
+"""Mixed labels: new images are decoded under a condition between that of their class and that of another."""
+
+import pytest
+import torch
+from torch import nn
+
+import condgen
+from condgen.models.cvae import OTHER
+from condgen.random import Use, normals
+from condgen.recipes import latent_map
+from condgen.sampling.shards import write_samples
+
+CLASSES = 3
+
+
+@pytest.fixture
+def model():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        found = latent_map((1, 16, 16), CLASSES, width=4)
+        for weight in found.parameters():
+            nn.init.normal_(weight, std=0.2)
+    return found.eval()
+
+
+def numbers(model, count, use=Use.SAMPLING):
+    return normals(model.sampling_noise_shapes, 0, torch.arange(count), use)
+
+
+@pytest.mark.parametrize("share", [0.25, 1.0])
+def test_latents_are_those_of_the_label_and_the_condition_lies_between_two(model, share):
+    labels = torch.arange(60) % CLASSES
+    z = numbers(model, 60)["z"]
+    model.label_mixing = share
+    noise = numbers(model, 60)
+    assert torch.equal(noise["z"], z)
+    other = noise[OTHER].argmax(1)
+    eye = torch.eye(CLASSES)
+    with torch.no_grad():
+        expected = model.decode_from(z, (1 - share) * eye[labels] + share * eye[other]).mean
+    assert torch.allclose(model.sample(labels), expected, atol=1e-6)
+    assert not torch.allclose(model.sample(labels), model.decode(z, labels).mean, atol=1e-3)
+
+
+def test_every_class_is_mixed_in_as_often(model):
+    model.label_mixing = 0.5
+    counts = torch.bincount(numbers(model, 6000)[OTHER].argmax(1), minlength=CLASSES)
+    assert (counts - 2000).abs().max() < 5 * (2000 * 2 / 3) ** 0.5
+
+
+def test_nothing_is_mixed_unless_it_is_asked_for(model):
+    assert model.label_mixing == 0
+    assert set(model.sampling_noise_shapes) == {"z"}
+    with torch.no_grad():
+        assert torch.equal(model.draw(torch.tensor([1, 2]), numbers(model, 2)), model.sample([1, 2]))
+
+
+def test_a_sample_is_a_function_of_its_number(model):
+    model.label_mixing = 0.5
+    assert torch.equal(model.sample([0, 1, 2, 0])[2:], model.sample([2, 0], start=2))
+    data = condgen.as_dataset(model, per_class=2)
+    assert torch.equal(torch.stack([image for image, _ in data]), model.sample([0, 0, 1, 1, 2, 2]))
+
+
+def test_networks_without_labels_have_nothing_to_mix():
+    model = latent_map((1, 16, 16), CLASSES, width=4, label_free=True)
+    own = model.sample([0, 1, 2])
+    model.label_mixing = 1.0
+    assert torch.equal(model.sample([0, 1, 2]), own)
+
+
+def test_variations_are_mixed_too(model):
+    x, labels = torch.rand(4, 1, 16, 16), torch.tensor([0, 1, 2, 0])
+    own = condgen.vary(model, x, labels, strength=0.0)
+    model.label_mixing = 1.0
+    other = numbers(model, 4, Use.VARIATION)[OTHER].argmax(1)
+    with torch.no_grad():
+        expected = model.decode(model.encode(x, labels), other).mean
+    found = condgen.vary(model, x, labels, strength=0.0)
+    assert torch.allclose(found, expected, atol=1e-5)
+    assert not torch.allclose(found, own, atol=1e-3)
+
+
+def test_it_is_saved_and_folders_of_samples_remember_it(model, tmp_path):
+    model.label_mixing = 0.5
+    condgen.save(model, tmp_path / "run")
+    again = condgen.load(tmp_path / "run")
+    assert again.label_mixing == 0.5
+    assert torch.equal(again.sample([0, 1]), model.sample([0, 1]))
+    write_samples(model, [0, 1], tmp_path / "images")
+    model.label_mixing = 0.0
+    with pytest.raises(ValueError, match="holds samples of other label_mixing"):
+        write_samples(model, [0, 1, 2], tmp_path / "images")
+
+
+@pytest.mark.parametrize(("classes", "share"), [(CLASSES, -0.1), (CLASSES, 1.1), (0, 0.5)])
+def test_wrong_values(classes, share):
+    model = latent_map((1, 16, 16), classes, width=4)
+    model.label_mixing = share
+    with pytest.raises(ValueError, match="Expected label_mixing from 0 to 1, and above 0 only where labels are clas"):
+        model.sample([0] if classes else [-1])
