@@ -66,6 +66,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, nargs="+", help="of flow matching, instead of the model's own")
     parser.add_argument("--guidance", type=float, nargs="+", help="of flow matching, instead of the model's own")
     parser.add_argument("--temperature", type=float, nargs="+", default=[1.0])
+    parser.add_argument("--mixing", type=float, nargs="+", default=[0.0], help="of labels (model.label_mixing)")
     parser.add_argument("--solver", choices=["heun", "euler"])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cache", type=Path, default=Path("runs/judges"))
@@ -85,10 +86,14 @@ def main() -> None:
             (options.steps or [None]) if flow else [None],
             (options.guidance or [None]) if flow else [None],
             options.temperature,
+            options.mixing if hasattr(model, "label_mixing") else [0.0],
         )
-        for steps, guidance, temperature in settings:
+        for steps, guidance, temperature, mixing in settings:
             name = f"{run}{f', {steps} steps' if steps else ''}{f', guidance {guidance}' if guidance else ''}"
             name += f", temperature {temperature}" if temperature != 1 else ""
+            if mixing:
+                name += f", labels mixed by {mixing}"
+                model.label_mixing = mixing
             if flow:
                 flow.steps = steps or flow.steps
                 flow.guidance = flow.guidance if guidance is None else guidance

@@ -3,13 +3,16 @@
     python benchmarks/reconstructions.py runs/sharp --learn --out benchmarks/results/reconstructions
 
 What the networks around the latents lose shows here; what is lost beyond that (`benchmarks/quality.py`) the prior
-loses. With `--learn` a classifier that converges is trained on reconstructions of the training images, under their
-true labels, and tested on real images: what it is short of one trained on the images themselves is what the networks
-add or take away that a judge does not see, such as a trace of the label.
+loses. Latents of an image that are decoded under the label of another class (`--mixing`) tell how much of a class the
+decoder paints by itself. With `--learn` a classifier that converges is trained on reconstructions of the training
+images, under their true labels, and tested on real images: what it is short of one trained on the images themselves is
+what the networks add or take away that a judge does not see, such as a trace of the label.
 """
 
 import argparse
+import itertools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +22,18 @@ from notes import keep
 import condgen
 from condgen.evaluation.fidelity import label_truth
 from condgen.evaluation.judge import load_judge
+from condgen.nn.parts import evaluating
+from condgen.random import Use, normals
 from condgen.sampling.grids import to_uint8
+
+
+def decoded(model: Any, part: condgen.LabelledImages) -> torch.Tensor:
+    """Images through the posterior's mean and back, under conditions that are mixed as for samples."""
+    index, y = torch.arange(len(part)), model.labels(part.labels)
+    noise = normals(model.sampling_noise_shapes, 0, index, Use.SAMPLING)
+    z = model.encode(torch.as_tensor(part.images), part.labels)
+    with torch.no_grad(), evaluating(model):
+        return model.decode_from(z, model.mixed(model.condition(y), noise)).mean
 
 
 def main() -> None:
@@ -28,20 +42,22 @@ def main() -> None:
     parser.add_argument("--data", default="bloodmnist")
     parser.add_argument("--cache", type=Path, default=Path("runs/judges"))
     kinds = ("images", "reconstructions")
+    parser.add_argument("--mixing", type=float, nargs="+", default=[0.0], help="of labels (model.label_mixing)")
     parser.add_argument("--learn", nargs="*", choices=kinds, help="train a classifier on each of these, or on both")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     data, model = condgen.load_data(options.data), condgen.load(options.run)
     judge = load_judge(data, cache=options.cache)
     lines = [
-        "| split | images, macro | reconstructions, macro | FID | FID, early | coverage | sharpness |",
-        "|---" * 7 + "|",
+        "| split | labels mixed | images, macro | reconstructions, macro | FID | FID, early | coverage | sharpness |",
+        "|---" * 8 + "|",
     ]
-    for name, part in (("validation", data.validation), ("test", data.test)):
-        back = to_uint8(model.reconstruct(torch.as_tensor(part.images), part.labels)).numpy()
+    splits = (("validation", data.validation), ("test", data.test))
+    for (name, part), model.label_mixing in itertools.product(splits, options.mixing):
+        back = to_uint8(decoded(model, part)).numpy()
         truth, found = label_truth(judge.embed(part.images).probabilities, part.labels), measured(judge, part, back)
         figures = (truth.macro, *(found[key] for key in ("macro", "FID", "FID early", "coverage", "sharpness")))
-        lines.append(f"| {name} | {' | '.join(f'{figure:.3f}' for figure in figures)} |")
+        lines.append(f"| {name} | {model.label_mixing} | {' | '.join(f'{figure:.3f}' for figure in figures)} |")
     if options.learn is not None:
         train = data.train
         parts = [train.subset(slice(k, k + 512)) for k in range(0, len(train), 512)]

@@ -54,7 +54,8 @@ def drawing_as(settings: Mapping[str, Any] | None, model: "Generator", run: Path
 
     flow = next((own for own in model.children() if isinstance(own, FlowMatching)), None)
     for name, value in (settings or {}).items():
-        part, kind = (model, "decodes latents under a label") if name == "label_mixing" else (flow, "samples by flow matching")
+        of_decoder = name == "label_mixing"
+        part, kind = (model, "decodes latents under a label") if of_decoder else (flow, "samples by flow matching")
         if not hasattr(part, name):
             raise ValueError(f"Expected a model that {kind} for --{name.replace('_', '-')}; {run} does not.")
         setattr(part, name, value)
