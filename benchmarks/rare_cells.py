@@ -4,9 +4,10 @@ samples of a generator, or variations of the few?
     python benchmarks/rare_cells.py --cuts 20 50 --seeds 3 --work runs/rare --out benchmarks/results/rare_cells
 
 Basophils, monocytes and lymphocytes are cut to 20 (or 50) images each, all others kept, and everything is trained on
-the cut set alone: the generator (the recipe `sharp` with some of its passes) and the classifiers
+the cut set alone: the generator (the recipe `sharp`, or another, with some of its passes) and the classifiers
 (`condgen.train_classifier`, classes drawn equally often, half of a class's draws real where it has generated images).
-They are tested on real test images. A run that is done is kept beside the table (`.json`), a generator in `--work`;
+"Labels mixed" are decoded under conditions half-way to those of other classes (`model.label_mixing = 0.5`). They are
+tested on real test images. A run that is done is kept beside the table (`.json`), a generator in `--work`;
 the same command goes on with the others.
 """
 
@@ -35,6 +36,9 @@ ARMS: dict[str, dict[str, Any]] = {
     "filled by variations": {"balance": True, "method": "vary"},
     "filled by samples, CutMix": {"balance": True, "cutmix": 0.5, "method": "sample"},
     "filled by variations, CutMix": {"balance": True, "cutmix": 0.5, "method": "vary"},
+    "filled by samples, labels mixed": {"balance": True, "method": "sample", "mixing": 0.5},
+    "filled by variations, labels mixed": {"balance": True, "method": "vary", "mixing": 0.5},
+    "filled by variations, labels mixed, CutMix": {"balance": True, "cutmix": 0.5, "method": "vary", "mixing": 0.5},
 }
 
 
@@ -57,9 +61,11 @@ def generator(small: condgen.LabelledImages, folder: Path, options: argparse.Nam
     """A model trained on the cut set, or gone on with; not distilled: variations go by the flow itself."""
     if (folder / "done").exists():
         return condgen.load(folder)
-    passes = {"epochs": options.epochs, "sampler_epochs": options.sampler_epochs, "distil_pairs": 0, "steps": 2}
+    passes = {"epochs": options.epochs}
+    if RECIPES[options.recipe].sampler.sampler == "flow_matching":
+        passes |= {"sampler_epochs": options.sampler_epochs, "distil_pairs": 0, "steps": 2}
     resume: Any = "auto" if folder.exists() else False
-    model, _ = RECIPES["sharp"].fit(small, folder, resume=resume, seed=options.seed, **passes)
+    model, _ = RECIPES[options.recipe].fit(small, folder, resume=resume, seed=options.seed, **passes)
     (folder / "done").touch()
     return model
 
@@ -67,9 +73,10 @@ def generator(small: condgen.LabelledImages, folder: Path, options: argparse.Nam
 def run(options: argparse.Namespace, data: Any, cut: int, arm: str, seed: int) -> dict[str, Any]:
     """One classifier: what it does on test images."""
     small, how = cut_set(data, cut, options.seed), dict(ARMS[arm])
-    train, method = small.train, how.pop("method", None)
+    train, method, mixing = small.train, how.pop("method", None), how.pop("mixing", 0.0)
     if method:
-        model = generator(small, options.work / f"cut_{cut}", options)
+        model = generator(small, options.work / f"{options.recipe}_{cut}", options)
+        model.label_mixing = mixing
         chosen = {"method": method, "strength": options.strength, "seed": seed}
         train = condgen.balance(train, model, dict.fromkeys(rare(data), FILLED), **chosen)[0]
     states = Checkpoints(options.work / f"state_{cut}_{list(ARMS).index(arm)}_{seed}", keep=1)
@@ -99,8 +106,11 @@ def table(runs: list[dict[str, Any]], options: argparse.Namespace, data: Any) ->
     lines += [
         f"{', '.join(rare(data))} cut to so many images each; {len(data.test):,} real test images of {data.name}; "
     ]
-    lines[-1] += f"the generator had {options.epochs} passes over the cut set and {options.sampler_epochs} over its "
-    lines[-1] += f"latents, classifiers {options.steps} updates of 128 images, variations a strength of "
+    flow = RECIPES[options.recipe].sampler.sampler == "flow_matching"
+    lines[-1] += f"the generator ({options.recipe}) had {options.epochs} passes over the cut set"
+    lines[-1] += (
+        f"{f' and {options.sampler_epochs} over its latents' if flow else ''}, classifiers {options.steps} updates of 128 images, variations a strength of "
+    )
     lines[-1] += f"{options.strength}. Means over seeds; in brackets the lowest and the highest."
     columns = ("accuracy", "macro_f1", "rare_recall", "rare_f1")
     for cut in dict.fromkeys(run["cut"] for run in runs):
@@ -131,6 +141,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="classifiers an arm")
     parser.add_argument("--seed", type=int, default=0, help="of the cut and the generator")
     parser.add_argument("--steps", type=int, default=1500, help="updates of each classifier")
+    parser.add_argument("--recipe", default="sharp", choices=["fast", "sharp"], help="of the generator")
     parser.add_argument("--epochs", type=int, default=30, help="passes of the generator over the cut set")
     parser.add_argument("--sampler-epochs", type=int, default=10, help="passes of its flow over the latents")
     parser.add_argument("--strength", type=float, default=0.3, help="of variations")
@@ -138,7 +149,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="a name without ending, for .md and .json")
     options = parser.parse_args()
     options.command = f"python benchmarks/rare_cells.py --cuts {' '.join(map(str, options.cuts))} "
-    options.command += f"--seeds {options.seeds} --steps {options.steps} --epochs {options.epochs} "
+    options.command += (
+        f"--recipe {options.recipe} --seeds {options.seeds} --steps {options.steps} --epochs {options.epochs} "
+    )
     options.command += f"--sampler-epochs {options.sampler_epochs} --strength {options.strength} --out {options.out}"
     data = condgen.load_data(options.data)
     kept = options.out and options.out.with_suffix(".json")

@@ -1,10 +1,16 @@
 """Mixed labels: new images are decoded under a condition between that of their class and that of another."""
 
+import csv
+import io
+import json
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import condgen
+from condgen.io.pictures import to_uint8
 from condgen.models.cvae import OTHER
 from condgen.random import Use, normals
 from condgen.recipes import latent_map
@@ -99,3 +105,23 @@ def test_wrong_values(classes, share):
     model.label_mixing = share
     with pytest.raises(ValueError, match="Expected label_mixing from 0 to 1, and above 0 only where labels are clas"):
         model.sample([0] if classes else [-1])
+
+
+def test_tables_tell_how_images_were_drawn(model):
+    cells = condgen.load_smears(30, size=16)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = latent_map(cells.image_shape, 8, width=4)
+    assert model.drawing == {}
+    model.label_mixing = 0.5
+    own, provenance = condgen.balance(cells, model, method="sample", seed=3)
+    rows = list(csv.DictReader(io.StringIO(provenance.table())))
+    made = next(place for place, row in enumerate(rows) if row["kind"] == "synthetic")
+    assert rows[0]["kind"] == "real"
+    assert rows[0]["drawing"] == ""
+    again = latent_map(cells.image_shape, 8, width=4)
+    again.load_state_dict(model.state_dict())
+    for name, value in json.loads(rows[made]["drawing"]).items():
+        setattr(again, name, value)
+    drawn = again.sample([int(rows[made]["label"])], seed=3, start=int(rows[made]["number"]))
+    assert np.array_equal(to_uint8(drawn)[0].numpy(), own.train.images[made])

@@ -6,6 +6,7 @@ variations of those that there are.
 
 __all__ = ["Balancer", "balance"]
 
+import json
 import math
 import warnings
 from collections.abc import Callable, Mapping
@@ -139,6 +140,7 @@ class Balancer:
             drawn,
             of=np.r_[np.full(len(labels), -1), np.array(of, np.int64)],
             strength=self.strength,
+            drawing=json.dumps(self.model.drawing),
         )
         return pixels.followed_by(images), classes.followed_by(made, class_names(self.model))
 

@@ -21,7 +21,7 @@ from condgen.data.writing import write_npz
 from condgen.io.atomic import check_writable, write_atomically
 from condgen.io.names import folder_names, write_classes
 
-TABLE = ("place", "kind", "label", "class", "weights", "seed", "number")
+TABLE = ("place", "kind", "label", "class", "weights", "seed", "number", "drawing")
 VARIED = ("of", "strength")  # further columns, where any image is a variation
 
 
@@ -41,6 +41,7 @@ class Provenance:
         teacher: hash of the weights of the classifier whose probabilities stand beside the labels; "" for none.
         of: of a variation, the place of the real image that it is one of; -1 for samples and real images.
         strength: how far variations went.
+        drawing: by which settings the model drew (`model.drawing`), as JSON.
 
     Example:
         >>> import condgen
@@ -48,7 +49,7 @@ class Provenance:
         >>> model = condgen.conditional_vae(cells.image_shape, 8, latent=4, width=4)
         >>> table = condgen.balance(cells, model, method="sample")[1].table()
         >>> table.splitlines()[:2]
-        ['place,kind,label,class,weights,seed,number', '0,real,...']
+        ['place,kind,label,class,weights,seed,number,drawing', '0,real,...']
     """
 
     synthetic: Bool[np.ndarray, " images"]
@@ -62,6 +63,7 @@ class Provenance:
     teacher: str = ""
     of: Int64[np.ndarray, " images"] | None = None
     strength: float = 0.0
+    drawing: str = "{}"
 
     @property
     def varied(self) -> Bool[np.ndarray, " images"]:
@@ -76,7 +78,7 @@ class Provenance:
         for place, (made, label, number) in enumerate(zip(self.synthetic, self.labels, self.number, strict=True)):
             name = self.names[label] if self.names else ""
             row: list[Any] = [place, "variation" if varied[place] else "synthetic" if made else "real", label, name]
-            row += [self.weights, self.seed, number] if made else ["", "", ""]
+            row += [self.weights, self.seed, number, self.drawing] if made else [""] * 4
             if varied.any():
                 row += [self.of[place], self.strength] if self.of is not None and varied[place] else ["", ""]
             writer.writerow([*row, self.teacher if made else ""] if self.teacher else row)

@@ -187,6 +187,11 @@ class ConditionalVAE(Generator):
         """Number of leading noise values that choose something, such as a mixture component, and are not scaled."""
         return getattr(self.source, "choices", 0)
 
+    @property
+    def drawing(self) -> dict[str, Any]:
+        """Name → value of what decides a sample beside weights, seed, number and temperature."""
+        return super().drawing | ({"label_mixing": self.label_mixing} if self.label_mixing else {})
+
     def objective(self) -> ELBO:
         """The loss that it is trained by unless another one is given: the negative ELBO."""
         return ELBO()

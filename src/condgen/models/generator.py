@@ -8,6 +8,7 @@ with a model (:class:`Generator`) is the same for all: labels by name, checked i
 
 __all__ = ["Generator"]
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -246,6 +247,19 @@ class Generator(Part):
     def dtype(self) -> torch.dtype:
         """Of the weights."""
         return next((p.dtype for p in self.parameters()), torch.get_default_dtype())
+
+    @property
+    def drawing(self) -> dict[str, Any]:
+        """Name → value of what decides a sample beside weights, seed, number and temperature, such as steps of a flow.
+
+        Example:
+            >>> import condgen
+            >>> condgen.conditional_flow((1, 8, 8), num_classes=2).drawing
+            {'steps': 12, 'solver': 'heun', 'guidance': 0.0}
+        """
+        drawn = [part for part in self.children() if hasattr(part, "draw")]
+        ways = itertools.product(drawn, ("steps", "solver", "guidance"))
+        return {name: getattr(part, name) for part, name in ways if hasattr(part, name)}
 
     @property
     def label_noise(self) -> dict[str, tuple[int, ...]]:

@@ -3,7 +3,6 @@
 __all__ = ["write_samples"]
 
 import io
-import itertools
 import json
 import math
 import zipfile
@@ -236,11 +235,7 @@ def differing(mark: Mapping[str, Any], earlier: Mapping[str, Any]) -> list[str]:
 
 def marked(model: Any, **settings: Any) -> dict[str, Any]:
     """What samples are of."""
-    mark = {"weights": weights_hash(model.state_dict()), **settings}
-    drawing = [part for part in model.children() if hasattr(part, "draw")]
-    ways = itertools.product(drawing, ("steps", "solver", "guidance"))
-    mark |= {name: getattr(part, name) for part, name in ways if hasattr(part, name)}
-    return mark | ({"label_mixing": model.label_mixing} if getattr(model, "label_mixing", 0) else {})
+    return {"weights": weights_hash(model.state_dict()), **settings, **model.drawing}
 
 
 def ahead(blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:

@@ -4,6 +4,7 @@ __all__ = ["can_vary", "has_surroundings", "vary", "write_variations"]
 
 import csv
 import io
+import json
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -209,10 +210,12 @@ def write_variations(
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
     text, weights = io.StringIO(), weights_hash(model.state_dict())
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("place", "kind", "label", "class", "of", "of_set", "strength", "weights", "seed", "number"))
+    columns = ("place", "kind", "label", "class", "of", "of_set", "strength", "weights", "seed", "number", "drawing")
+    writer.writerow(columns)
     for place, (label, of) in enumerate(zip(labels.tolist(), number.tolist(), strict=True)):
         name = given.class_names[label]
-        writer.writerow((place, "variation", label, name, of, given.fingerprint, strength, weights, seed, place))
+        row = (place, "variation", label, name, of, given.fingerprint, strength, weights, seed, place)
+        writer.writerow((*row, json.dumps(model.drawing)))
     table = path.with_suffix(".provenance.csv")
     write_atomically(table, text.getvalue().encode())
     return table
