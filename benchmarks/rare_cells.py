@@ -107,10 +107,10 @@ def table(runs: list[dict[str, Any]], options: argparse.Namespace, data: Any) ->
         f"{', '.join(rare(data))} cut to so many images each; {len(data.test):,} real test images of {data.name}; "
     ]
     flow = RECIPES[options.recipe].sampler.sampler == "flow_matching"
-    lines[-1] += f"the generator ({options.recipe}) had {options.epochs} passes over the cut set"
-    lines[-1] += (
-        f"{f' and {options.sampler_epochs} over its latents' if flow else ''}, classifiers {options.steps} updates of 128 images, variations a strength of "
-    )
+    passes = f"{options.epochs} passes over the cut set"
+    passes += f" and {options.sampler_epochs} over its latents" if flow else ""
+    lines[-1] += f"the generator ({options.recipe}) had {passes}, "
+    lines[-1] += f"classifiers {options.steps} updates of 128 images, variations a strength of "
     lines[-1] += f"{options.strength}. Means over seeds; in brackets the lowest and the highest."
     columns = ("accuracy", "macro_f1", "rare_recall", "rare_f1")
     for cut in dict.fromkeys(run["cut"] for run in runs):
@@ -149,9 +149,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="a name without ending, for .md and .json")
     options = parser.parse_args()
     options.command = f"python benchmarks/rare_cells.py --cuts {' '.join(map(str, options.cuts))} "
-    options.command += (
-        f"--recipe {options.recipe} --seeds {options.seeds} --steps {options.steps} --epochs {options.epochs} "
-    )
+    options.command += f"--recipe {options.recipe} --seeds {options.seeds} --steps {options.steps} "
+    options.command += f"--epochs {options.epochs} "
     options.command += f"--sampler-epochs {options.sampler_epochs} --strength {options.strength} --out {options.out}"
     data = condgen.load_data(options.data)
     kept = options.out and options.out.with_suffix(".json")
