@@ -6,8 +6,8 @@ samples of a generator, or variations of the few?
 Basophils, monocytes and lymphocytes are cut to 20 (or 50) images each, all others kept, and everything is trained on
 the cut set alone: the generator (the recipe `sharp`, or another, with some of its passes) and the classifiers
 (`condgen.train_classifier`, classes drawn equally often, half of a class's draws real where it has generated images).
-"Labels mixed" are decoded under conditions half-way to those of other classes (`model.label_mixing = 0.5`). They are
-tested on real test images. A run that is done is kept beside the table (`.json`), a generator in `--work`;
+"Labels mixed" are decoded under conditions half-way to those of other classes (`model.label_mixing = 0.5`). With
+samples of every other class a generated look says nothing of the class. They are tested on real test images. A run that is done is kept beside the table (`.json`), a generator in `--work`;
 the same command goes on with the others.
 """
 
@@ -27,7 +27,7 @@ from condgen.recipes import RECIPES
 from condgen.training.checkpoints import Checkpoints
 
 RARE = ("basophil", "monocyte", "lymphocyte")
-FILLED = 800  # images of each rare class, generated ones included
+FILLED = 800  # images of each rare class, generated ones included; or generated images of another class
 ARMS: dict[str, dict[str, Any]] = {
     "as it is": {},
     "rare ones drawn more often": {"balance": True},
@@ -38,7 +38,9 @@ ARMS: dict[str, dict[str, Any]] = {
     "filled by variations, CutMix": {"balance": True, "cutmix": 0.5, "method": "vary"},
     "filled by samples, labels mixed": {"balance": True, "method": "sample", "mixing": 0.5},
     "filled by variations, labels mixed": {"balance": True, "method": "vary", "mixing": 0.5},
-    "filled by variations, labels mixed, CutMix": {"balance": True, "cutmix": 0.5, "method": "vary", "mixing": 0.5},
+    "variations, and samples of every other class": {"balance": True, "method": "auto", "every": True},
+    "the same, labels mixed": {"balance": True, "method": "auto", "every": True, "mixing": 0.5},
+    "the same, labels mixed, CutMix": {"balance": True, "cutmix": 0.5, "method": "auto", "every": True, "mixing": 0.5},
 }
 
 
@@ -73,12 +75,14 @@ def generator(small: condgen.LabelledImages, folder: Path, options: argparse.Nam
 def run(options: argparse.Namespace, data: Any, cut: int, arm: str, seed: int) -> dict[str, Any]:
     """One classifier: what it does on test images."""
     small, how = cut_set(data, cut, options.seed), dict(ARMS[arm])
-    train, method, mixing = small.train, how.pop("method", None), how.pop("mixing", 0.0)
+    train, method, mixing, every = small.train, how.pop("method", None), how.pop("mixing", 0.0), how.pop("every", False)
+    goals = {name: FILLED + (0 if name in rare(data) else count) for name, count in train.class_counts.items()}
+    goals = goals if every else {name: goals[name] for name in rare(data)}
     if method:
         model = generator(small, options.work / f"{options.recipe}_{cut}", options)
         model.label_mixing = mixing
         chosen = {"method": method, "strength": options.strength, "seed": seed}
-        train = condgen.balance(train, model, dict.fromkeys(rare(data), FILLED), **chosen)[0]
+        train = condgen.balance(train, model, goals, **chosen)[0]
     states = Checkpoints(options.work / f"state_{cut}_{list(ARMS).index(arm)}_{seed}", keep=1)
     started, what = time.perf_counter(), f"{arm}, {cut} images, seed {seed}"
     how |= {"steps": options.steps, "batch_size": 128, "seed": seed}
