@@ -7,8 +7,8 @@ Basophils, monocytes and lymphocytes are cut to 20 (or 50) images each, all othe
 the cut set alone: the generator (the recipe `sharp`, or another, with some of its passes) and the classifiers
 (`condgen.train_classifier`, classes drawn equally often, half of a class's draws real where it has generated images).
 "Labels mixed" are decoded under conditions half-way to those of other classes (`model.label_mixing = 0.5`). With
-samples of every other class a generated look says nothing of the class. They are tested on real test images. A run that is done is kept beside the table (`.json`), a generator in `--work`;
-the same command goes on with the others.
+samples of every other class a generated look says nothing of the class. They are tested on real test images. A run
+that is done is kept beside the table (`.json`), a generator in `--work`; the same command goes on with the others.
 """
 
 import argparse
