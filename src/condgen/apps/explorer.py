@@ -137,7 +137,7 @@ class Explorer:
     @property
     def moves(self) -> bool:
         """Whether the latents of a cell can be moved and decoded."""
-        return hasattr(self.model, "decode") and set(self.model.sampling_noise_shapes) == {"z"}
+        return hasattr(self.model, "decode") and "z" in self.model.sampling_noise_shapes
 
     @cached_property
     def knobs(self) -> tuple[tuple[str, Float[Tensor, "*latent"]], ...]:
