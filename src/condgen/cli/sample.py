@@ -91,6 +91,7 @@ def sample(
 sample.examples = (  # type: ignore[attr-defined]
     "condgen sample bloodmnist --per-class 10 --out cells.png",
     "condgen sample runs/mine --labels neutrophil basophil --out two.png",
+    "condgen sample bloodmnist --per-class 1500 --label-mixing 0.5 --out cells.npz",
 )
 sample.settings = (Drawing,)  # type: ignore[attr-defined]
 

@@ -41,14 +41,14 @@ class Architecture(Checked):
 
 @dataclass(frozen=True)
 class Drawing(Checked):
-    """How images are drawn, where it is not to be as the model draws them by itself.
+    """How images are drawn, instead of the settings that the model has.
 
     Args:
         steps: of flow matching; more are better and slower.
         guidance: of flow matching; above 0 labels are truer, at twice the cost.
-        label_mixing: for images to train on, how far the label that the decoder is told is moved towards another one,
-            so that a classifier cannot learn the textures that it draws for each label; 0.5 helps most. Images to look
-            at are best at 0.
+        label_mixing: for images to train on, such as 0.5: how far the label that the decoder is told is moved towards
+            another one, so that a classifier cannot learn the textures that it draws for each label. Images to look at
+            are best at 0.
     """
 
     steps: int | None = setting(None, 1, 1000)
