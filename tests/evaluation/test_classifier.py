@@ -250,7 +250,7 @@ class TestTeacher:
         balanced, provenance = balance(few, model)
         soft, provenance = with_probabilities(balanced, provenance, teacher)
         table = write_balanced(soft, provenance, tmp_path / "cells.npz").read_text().splitlines()
-        assert table[0].endswith(",number,of,strength,teacher")
+        assert table[0].endswith(",number,drawing,of,strength,teacher")
         assert [row.endswith(f",{teacher.weights}") for row in table[1:]] == provenance.synthetic.tolist()
         read = condgen.load_npz(tmp_path / "cells.npz")
         assert provenance.synthetic.any()

@@ -11,7 +11,7 @@ from torch import nn
 
 import condgen
 from condgen.io.pictures import to_uint8
-from condgen.models.cvae import OTHER
+from condgen.models.label_mixing import OTHER
 from condgen.random import Use, normals
 from condgen.recipes import latent_map
 from condgen.sampling.shards import write_samples

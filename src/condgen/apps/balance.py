@@ -140,7 +140,7 @@ class Balancer:
             drawn,
             of=np.r_[np.full(len(labels), -1), np.array(of, np.int64)],
             strength=self.strength,
-            drawing=json.dumps(self.model.drawing),
+            drawing=json.dumps(getattr(self.model, "drawing", {})),
         )
         return pixels.followed_by(images), classes.followed_by(made, class_names(self.model))
 

@@ -30,15 +30,14 @@ from condgen.losses.elbo import (
     label_log_likelihood,
 )
 from condgen.models.generator import Generator, Images, Labels, shape
+from condgen.models.label_mixing import mixed, mixing_noise
 from condgen.models.latents import Latent, gathered, latent_noise, latent_shapes, levels
-from condgen.nn.conditioners import OneHot, Unconditional, without_dropout
+from condgen.nn.conditioners import OneHot, Unconditional
 from condgen.nn.decoders import DeconvDecoder, ResNetDecoder
 from condgen.nn.encoders import ConvEncoder, ResNetEncoder
 from condgen.nn.layers import Modulation, Norm, halvings
 from condgen.nn.parts import evaluating
 from condgen.random import Use, normals, stream, uniform
-
-OTHER = "other"  # noise that chooses the class whose condition is mixed in
 
 
 class ConditionalVAE(Generator):
@@ -119,7 +118,7 @@ class ConditionalVAE(Generator):
         super().__init__(conditioner, image_shape or getattr(encoder, "image_shape", None))
         if output_labels and not isinstance(conditioner, OneHot):
             raise ValueError(
-                f"Expected OneHot to redraw label planes; got {type(conditioner).__name__}. Pass output_labels=False."
+                f"Expected OneHot to redraw labels; got {type(conditioner).__name__}. Leave output_labels out."
             )
         self.encoder, self.reparameterizer = encoder, reparameterizer
         self.prior, self.decoder, self.likelihood, self.sampler = prior, decoder, likelihood, sampler
@@ -169,13 +168,7 @@ class ConditionalVAE(Generator):
     def draw(self, y: Shaped[Tensor, "batch ..."], noise: dict[str, Tensor]) -> Images:
         """Labels and noise → images in [0, 1], the mean of p(x | z, c) at z drawn from the sampler, or the prior."""
         c = self.condition(y)
-        return self.decode_from(self.source.draw(c, latent_noise(noise)), self.mixed(c, noise)).mean
-
-    def mixed(self, c: Float[Tensor, "batch dim"], noise: dict[str, Tensor]) -> Float[Tensor, "batch dim"]:
-        """The condition that new images are decoded under: (1 - label_mixing) of c and the rest of a random class's."""
-        if not self.label_mixing:
-            return c
-        return torch.lerp(c, self.condition(noise[OTHER].argmax(1)), self.label_mixing)
+        return self.decode_from(self.source.draw(c, latent_noise(noise)), mixed(self, c, noise)).mean
 
     @property
     def source(self) -> Any:
@@ -186,11 +179,6 @@ class ConditionalVAE(Generator):
     def choices(self) -> int:
         """Number of leading noise values that choose something, such as a mixture component, and are not scaled."""
         return getattr(self.source, "choices", 0)
-
-    @property
-    def drawing(self) -> dict[str, Any]:
-        """Name → value of what decides a sample beside weights, seed, number and temperature."""
-        return super().drawing | ({"label_mixing": self.label_mixing} if self.label_mixing else {})
 
     def objective(self) -> ELBO:
         """The loss that it is trained by unless another one is given: the negative ELBO."""
@@ -208,16 +196,7 @@ class ConditionalVAE(Generator):
     @property
     def sampling_noise_shapes(self) -> dict[str, tuple[int, ...]]:
         """Name → shape of the noise that drawing one image needs."""
-        shapes = latent_shapes(self.source.noise_shape)
-        if not self.label_mixing:
-            return shapes
-        classes = getattr(without_dropout(self.conditioner), "num_classes", 0)
-        if not classes or not 0 <= self.label_mixing <= 1:
-            raise ValueError(
-                "Expected label_mixing from 0 to 1, and above 0 only where labels are classes; got "
-                f"{self.label_mixing} and {type(self.conditioner).__name__}. Set model.label_mixing = 0."
-            )
-        return shapes | {OTHER: (classes,)}
+        return latent_shapes(self.source.noise_shape) | mixing_noise(self)
 
     def _check_latents(self, q: Any) -> None:
         """Raise unless prior and posterior agree: a single latent would be broadcast over the others."""
@@ -339,8 +318,7 @@ class ConditionalVAE(Generator):
         """Name of each part → what goes in and comes out."""
         latents = latent_shapes(self.prior.noise_shape).values()
         z, c = ", ".join(map(shape, latents)), self.condition_text
-        x = self.image_shape or ("?",)
-        q, p = self.reparameterizer.params, self.likelihood.params
+        x, q, p = self.image_shape or ("?",), self.reparameterizer.params, self.likelihood.params
         out = (p * x[0] + (self.conditioner.dim if self.output_labels else 0), *x[1:]) if self.image_shape else x
         parameters = ", ".join(shape((q * own[0], *own[1:])) for own in latents)
         return {
@@ -418,8 +396,8 @@ def conditional_vae(
     conditioner = conditioner or (OneHot(num_classes) if num_classes else Unconditional())
     likelihood = likelihood or Bernoulli()
     dim: int = conditioner.dim  # type: ignore[assignment]
-    outputs: int = likelihood.params * image_shape[0] + (dim if output_labels else 0)  # type: ignore[operator]
-    output_shape = (outputs, *image_shape[1:])
+    planes: int = likelihood.params * image_shape[0]  # type: ignore[operator]
+    output_shape = (planes + (dim if output_labels else 0), *image_shape[1:])
     if network == "resnet":
         stages = len(halvings(image_shape[1:], (z[1], z[2]) if len(z) == 3 else None)) - 1
         widths = [width * min(2**k, 4) for k in range(stages)]

@@ -259,7 +259,9 @@ class Generator(Part):
         """
         drawn = [part for part in self.children() if hasattr(part, "draw")]
         ways = itertools.product(drawn, ("steps", "solver", "guidance"))
-        return {name: getattr(part, name) for part, name in ways if hasattr(part, name)}
+        found = {name: getattr(part, name) for part, name in ways if hasattr(part, name)}
+        mixing = getattr(self, "label_mixing", 0.0)
+        return found | ({"label_mixing": mixing} if mixing else {})
 
     @property
     def label_noise(self) -> dict[str, tuple[int, ...]]:
