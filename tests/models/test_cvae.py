@@ -187,7 +187,7 @@ class TestInfer:
         assert model.infer(images(), Y, noise_for(model, 5)).label_log_likelihood is None
 
     def test_label_planes_need_one_hot_labels(self):
-        with pytest.raises(ValueError, match=r"OneHot to redraw labels; got Embedding. Leave output_labels out"):
+        with pytest.raises(ValueError, match=r"OneHot for output_labels; got Embedding. Leave it out"):
             build(conditioner=Embedding(3, 3), output_labels=True)
 
     def test_a_kl_without_closed_form_is_taken_at_the_latent_drawn(self):

@@ -117,9 +117,7 @@ class ConditionalVAE(Generator):
     ) -> None:
         super().__init__(conditioner, image_shape or getattr(encoder, "image_shape", None))
         if output_labels and not isinstance(conditioner, OneHot):
-            raise ValueError(
-                f"Expected OneHot to redraw labels; got {type(conditioner).__name__}. Leave output_labels out."
-            )
+            raise ValueError(f"Expected OneHot for output_labels; got {type(conditioner).__name__}. Leave it out.")
         self.encoder, self.reparameterizer = encoder, reparameterizer
         self.prior, self.decoder, self.likelihood, self.sampler = prior, decoder, likelihood, sampler
         self.output_labels, self.label_mixing = output_labels, label_mixing
