@@ -3,10 +3,11 @@
 __all__ = ["balance"]
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
 
-from condgen.cli.settings import Drawing
+from condgen.cli.settings import Drawing, Filling
 from condgen.cli.shared import Accelerator, about_run, beside, data_for, drawing_as, on, say, teacher_for
 from condgen.io.places import weights_file
 from condgen.io.progress import working
@@ -21,8 +22,6 @@ def balance(
     judge: bool = False,
     refuse_copies: bool = False,
     teacher: str | None = None,
-    method: Literal["auto", "sample", "vary"] = "auto",
-    strength: float = 0.5,
     seed: int = 0,
     accelerator: Accelerator = "auto",
     given: Mapping[str, Any] | None = None,
@@ -42,12 +41,9 @@ def balance(
         refuse_copies: draw near copies of training images again.
         teacher: a classifier's file (of condgen.train_classifier), or bloodmnist for the one that comes with condgen;
             its probabilities of the classes of each generated image are written to the .npz file beside the labels.
-        method: sample draws new images of a class; vary draws them near its real images; auto varies classes of at most
-            100 real images, where the model can, and samples the others.
-        strength: how far variations go, from 0 (the image itself, as the model sees it) to 1.
         seed: of the samples.
         accelerator: where to draw.
-        given: settings by name, of :class:`condgen.cli.settings.Drawing`, instead of the model's.
+        given: settings by name, of :class:`condgen.cli.settings.Drawing` and :class:`condgen.cli.settings.Filling`.
     """
     weights_file(run)
 
@@ -61,7 +57,9 @@ def balance(
         raise ValueError(f"{out} is there already. Choose another file (out=).")
     if teacher is not None and out.suffix != ".npz":
         raise ValueError(f"Expected an .npz file for --teacher; got {out}. Pass --out.")
-    model = drawing_as(given, on(accelerator, load(run)), run)
+    filling = dict(given or {})
+    drawing = {entry.name: filling.pop(entry.name) for entry in fields(Drawing) if entry.name in filling}
+    model = drawing_as(drawing, on(accelerator, load(run)), run)
     labelled = data_for(run, data)
     own = (
         load_judge(labelled.ordered(model.class_names), cache=beside(data or about_run(run)["data"])) if judge else None
@@ -69,8 +67,8 @@ def balance(
     wanted = counted(counts) if counts is not None else strategy
     say(f"Drawing what {labelled.name} lacks.")
     with working("drawing images for rare classes"):
-        chosen = {"judge": own, "refuse_copies": refuse_copies, "method": method, "strength": strength}
-        balanced, provenance = rebalance(labelled, model, wanted, seed=seed, **chosen)
+        chosen = {"seed": seed, "judge": own, "refuse_copies": refuse_copies, **filling}
+        balanced, provenance = rebalance(labelled, model, wanted, **chosen)
     if teacher is not None:
         known = teacher_for(teacher, balanced.class_names)
         balanced, provenance = with_probabilities(balanced, provenance, known)
@@ -83,7 +81,7 @@ balance.examples = (  # type: ignore[attr-defined]
     "condgen balance runs/mine --out balanced.npz",
     "condgen balance runs/mine --counts [platelet=3000] --out balanced.npz",
 )
-balance.settings = (Drawing,)  # type: ignore[attr-defined]
+balance.settings = (Filling, Drawing)  # type: ignore[attr-defined]
 
 
 def counted(counts: Sequence[str]) -> dict[str, int]:

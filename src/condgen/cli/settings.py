@@ -1,6 +1,6 @@
 """Settings as options of the command line: every field of a dataclass becomes an option of the same name."""
 
-__all__ = ["TRAIN", "Architecture", "Drawing", "add_settings", "given"]
+__all__ = ["TRAIN", "Architecture", "Drawing", "Filling", "add_settings", "given"]
 
 from dataclasses import asdict, dataclass, fields, is_dataclass, make_dataclass
 from typing import Any, Literal
@@ -41,7 +41,7 @@ class Architecture(Checked):
 
 @dataclass(frozen=True)
 class Drawing(Checked):
-    """How images are drawn, instead of the settings that the model has.
+    """Settings of drawing that take the place of those saved with the model.
 
     Args:
         steps: of flow matching; more are better and slower.
@@ -54,6 +54,20 @@ class Drawing(Checked):
     steps: int | None = setting(None, 1, 1000)
     guidance: float | None = setting(None, 0, 10**6)
     label_mixing: float | None = setting(None, 0, 1)
+
+
+@dataclass(frozen=True)
+class Filling(Checked):
+    """Which kind of new images fills classes up.
+
+    Args:
+        method: sample draws new images of a class; vary draws them near its real images; auto varies classes of at most
+            100 real images, where the model can, and samples the others.
+        strength: how far variations go, from 0 (the image itself, as the model sees it) to 1.
+    """
+
+    method: Literal["auto", "sample", "vary"] = setting("auto")
+    strength: float = setting(0.5, 0, 1)
 
 
 TRAIN = (Training, VAELoss, Sampler, Architecture, Hardware)  # settings that `condgen train` has options for

@@ -45,7 +45,7 @@ def on(accelerator: Accelerator, model: "Generator") -> "Generator":
 
 
 def drawing_as(settings: Mapping[str, Any] | None, model: "Generator", run: Path) -> "Generator":
-    """The model, made to draw as the fields of :class:`condgen.cli.settings.Drawing` say.
+    """Change how a model draws: its steps, guidance or label mixing, as far as they were given on the command line.
 
     Raises:
         ValueError: for a setting that a model of its kind does not have.

@@ -250,7 +250,7 @@ class Generator(Part):
 
     @property
     def drawing(self) -> dict[str, Any]:
-        """Name → value of what decides a sample beside weights, seed, number and temperature, such as steps of a flow.
+        """The settings by which it draws: steps, solver and guidance of a flow, and label mixing, each by name.
 
         Example:
             >>> import condgen

@@ -18,7 +18,7 @@ OTHER = "other"  # the noise that chooses the other class
 
 
 def mixing_noise(model: Any) -> dict[str, tuple[int, ...]]:
-    """Name → shape of the noise that mixing needs for one image; nothing where labels are not mixed.
+    """The shape of the noise that chooses another class for one image, by its name; empty where labels are not mixed.
 
     Args:
         model: with `label_mixing` and `conditioner`.
@@ -45,7 +45,7 @@ def mixing_noise(model: Any) -> dict[str, tuple[int, ...]]:
 
 
 def mixed(model: Any, c: Float[Tensor, "batch dim"], noise: dict[str, Tensor]) -> Float[Tensor, "batch dim"]:
-    """Mix conditions: (1 - label_mixing) of each, and the rest of that of a class that the noise chooses.
+    """Move each condition by `model.label_mixing` towards the condition of a class that the noise chooses.
 
     Args:
         model: with `label_mixing` and `condition`.

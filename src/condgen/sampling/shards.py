@@ -224,7 +224,7 @@ def check_folder(path: Path, model: Any, labels: Tensor, **settings: Any) -> dic
 
 
 def differing(mark: Mapping[str, Any], earlier: Mapping[str, Any]) -> list[str]:
-    """What samples are of, by name, where two notes do not agree.
+    """Names of the entries in which the notes of two sets of samples differ, but for whether they are complete.
 
     Example:
         >>> differing({"seed": 0, "complete": True}, {"seed": 0, "label_mixing": 0.5})
