@@ -250,7 +250,7 @@ class Generator(Part):
 
     @property
     def drawing(self) -> dict[str, Any]:
-        """The settings by which it draws: steps, solver and guidance of a flow, and label mixing, each by name.
+        """Name → value of each setting by which it draws: steps, solver and guidance of a flow, and label mixing.
 
         Example:
             >>> import condgen
