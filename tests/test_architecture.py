@@ -157,6 +157,18 @@ def test_public_names_are_chosen_and_described(name):
             assert inspect.getdoc(thing), f"{name}.{public} has no docstring"
 
 
+@pytest.mark.parametrize("name", ORDER)
+def test_no_property_begins_with_a_type(name):
+    """The docs take what stands before the first colon of a property's first line for its type."""
+    module = importlib.import_module(f"condgen.{name}")
+    classes = [kind for kind in vars(module).values() if inspect.isclass(kind) and kind.__module__ == module.__name__]
+    for kind in classes:
+        for attribute, thing in vars(kind).items():
+            if isinstance(thing, property) and not attribute.startswith("_"):
+                first = (inspect.getdoc(thing) or "").split("\n")[0]
+                assert ": " not in re.sub(r":[a-z]+:`|`[^`]*`", "", first), f"{kind.__name__}.{attribute}: {first}"
+
+
 @pytest.mark.parametrize("name", [name for name in ORDER if name.split(".")[0] not in ("cli", "__main__")])
 def test_public_functions_have_an_example(name):
     """A class or function that takes part in a model or its use shows how."""

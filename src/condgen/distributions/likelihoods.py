@@ -396,7 +396,7 @@ class LogisticLevels(Distribution):
 
     @property
     def mean(self) -> Tensor:
-        r"""Expected intensity, within half a grey level: the mean of the logistic clipped to [0, 1].
+        r"""Expected intensity, within half a grey level, as the mean of the logistic clipped to [0, 1].
 
         .. math:: \int_0^1 P(X > t) \, dt = s \left[ \log(1 + e^{\mu / s}) - \log(1 + e^{(\mu - 1) / s}) \right]
         """

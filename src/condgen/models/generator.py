@@ -250,7 +250,7 @@ class Generator(Part):
 
     @property
     def drawing(self) -> dict[str, Any]:
-        """Name → value of each setting by which it draws: steps, solver and guidance of a flow, and label mixing.
+        """The settings by which it draws, such as steps, guidance and label mixing, with the value of each.
 
         Example:
             >>> import condgen
