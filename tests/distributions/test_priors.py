@@ -79,6 +79,17 @@ class TestGaussianMixture:
             torch.testing.assert_close(p.mean[0], drawn.mean(0), atol=0.1, rtol=0)
             torch.testing.assert_close(p.variance[0], drawn.var(0), atol=0.3, rtol=0)
 
+    def test_a_component_is_chosen_by_the_normal_that_falls_in_its_share(self, fitted):
+        """Noise at a quantile of the normal belongs to the component whose weights, added up, reach that quantile."""
+        normal = torch.distributions.Normal(*torch.tensor([0.0, 1.0], dtype=torch.float64))
+        c = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
+        group = int(fitted._groups(c))
+        weights, ends = fitted.weights[group], fitted.weights[group].cumsum(0)
+        for component in weights.nonzero()[:, 0].tolist():
+            first, last = ends[component] - weights[component], ends[component]
+            within = normal.icdf(torch.stack([0.99 * first + 0.01 * last, 0.01 * first + 0.99 * last]))
+            assert fitted.choose(c.expand(2, 2), within).tolist() == [group * fitted.components + component] * 2
+
     def test_both_clusters_are_found(self, fitted):
         drawn = fitted.draw(torch.tensor([[1.0, 0.0]], dtype=torch.float64).expand(5000, 2), randn(5000, 3, seed=3))
         assert ((drawn[:, 0].abs() - 3).abs() < 1.2).double().mean() > 0.98  # hardly one lies between them

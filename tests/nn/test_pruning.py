@@ -8,7 +8,7 @@ import condgen
 from condgen import recipes
 from condgen.nn.decoders import DeconvDecoder
 from condgen.nn.encoders import ConvEncoder
-from condgen.nn.layers import ChannelNorm, FiLM, live_taps, trimmed
+from condgen.nn.layers import ChannelNorm, FiLM, WholeConv2d, WholeConvTranspose2d, live_taps, trimmed
 from condgen.random import Use, normals
 
 SHAPES = [
@@ -121,3 +121,18 @@ def test_the_generator_is_left_alone():
     before = torch.get_rng_state()
     assert trimmed(conv, (1, 1), (1, 1)).weight.shape == (3, 2, 1, 1)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 3), (3, 4)])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"groups": 2}, {"padding": 1, "stride": 2}, {"bias": False}, {"output_padding": 1, "stride": 2}],
+    ids=str,
+)
+@pytest.mark.parametrize(("kind", "plain"), [(WholeConv2d, nn.Conv2d), (WholeConvTranspose2d, nn.ConvTranspose2d)])
+def test_one_product_is_the_convolution(kind, plain, options, size):
+    """Where a product does not apply (another size of the map, groups, padding) the layer convolves as usual."""
+    if kind is WholeConv2d and ("output_padding" in options or (min(size) < 3 and "padding" not in options)):
+        pytest.skip("there is no such convolution")
+    layer, x = kind(4, 6, 3, **options).double(), torch.randn(3, 4, *size).double()
+    torch.testing.assert_close(layer(x), plain.forward(layer, x))

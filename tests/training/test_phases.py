@@ -133,6 +133,10 @@ class TestPhases:
         objective.phases[0].__dict__["start"] = 0.5
         with pytest.raises(ValueError, match="the first of them at every step; got"):
             quiet(small(), toy(), epochs=1, objective=objective)
+        objective = adversarial()
+        objective.phases[0].__dict__["every"] = 2
+        with pytest.raises(ValueError, match="the first of them at every step; got"):
+            phases_of(objective)
         with pytest.raises(ValueError, match="Expected an optimizer for the phase 'critic'; got model"):
             quiet(small(), toy(), epochs=1, objective=adversarial(), optimizer={"model": adam})
 

@@ -381,7 +381,7 @@ class WholeConv2d(nn.Conv2d):
 
     def forward(  # type: ignore[reportIncompatibleMethodOverride]
         self, h: Float[Tensor, "batch channels height width"]
-    ) -> Float[Tensor, "batch features 1 1"]:
+    ) -> Float[Tensor, "batch features height2 width2"]:
         """Map → features; a map of another size is convolved as usual."""
         if tuple(h.shape[2:]) != self.kernel_size or any(self.padding) or self.groups > 1:
             return super().forward(h)
