@@ -850,3 +850,17 @@ def test_each_of_two_devices_has_its_share_of_every_batch(rank):
     found = [batch.index.tolist() for batch in Trainer.order(trainer, images, 0, 0)]
     whole = [index.tolist() for index, _, _ in batches(*images, 4, seed=0, epoch=0)]
     assert found == [index[rank::2] for index in whole]
+
+
+@pytest.mark.parametrize("name", ["minutes", "learning_rate", "discriminator_rate", "clip", "ema"])
+def test_what_has_to_be_above_nought(name):
+    with pytest.raises(ValueError, match=f"Expected {name} (above 0|between 0 and 10*); got {name}=0"):
+        training.settings.Training(**{name: 0.0})
+    assert getattr(training.settings.Training(**{name: 1e-6}), name) == 1e-6
+
+
+@pytest.mark.parametrize("name", ["epsilon", "weight_decay", "lr_warmup", "lr_decay"])
+def test_what_may_be_nought(name):
+    assert getattr(training.settings.Training(**{name: 0.0}), name) == 0
+    with pytest.raises(ValueError, match=f"Expected {name} from 0 to 10*; got {name}=-0.5"):
+        training.settings.Training(**{name: -0.5})
