@@ -112,6 +112,15 @@ class TestInterpolate:
         angles = torch.atan2(way[:, 1], way[:, 0])
         torch.testing.assert_close(angles.diff(), torch.full((6,), torch.pi / 12))
 
+    @pytest.mark.parametrize("factor", [3.0, -3.0])
+    def test_ends_on_one_line_are_joined_by_it(self, factor):
+        """Rounding gives some of them a cosine beyond 1, whose angle would be no number."""
+        ends = torch.randn(200, 6, generator=torch.Generator().manual_seed(0))
+        assert any(abs(torch.dot(z, factor * z) / (z.norm() * (factor * z).norm())) > 1 for z in ends)
+        for z in ends:
+            way = latents.slerp(z, factor * z, torch.tensor([[0.5]]))
+            torch.testing.assert_close(way[0], (1 + factor) / 2 * z, atol=1e-5, rtol=1e-5)
+
     @pytest.mark.parametrize("last", [[1.0, 2.0], [2.0, 4.0], [-1.0, -2.0]])
     def test_where_there_is_no_circle_it_is_straight(self, last):
         first, last = torch.tensor([1.0, 2.0]), torch.tensor(last)

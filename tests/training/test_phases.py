@@ -141,6 +141,14 @@ class TestPhases:
             quiet(small(), toy(), epochs=1, objective=adversarial(), optimizer={"model": adam})
 
 
+def test_optimizers_have_the_usual_rates():
+    """An optimizer that is named, not built, comes with these."""
+    weights_ = [nn.Parameter(torch.zeros(1))]
+    plain, decoupled = adam(weights_).defaults, adamw(weights_).defaults
+    assert (plain["lr"], plain["betas"], plain["weight_decay"]) == (1e-3, (0.9, 0.999), 0)
+    assert (decoupled["lr"], decoupled["betas"], decoupled["weight_decay"]) == (1e-3, (0.9, 0.99), 1e-3)
+
+
 class TestAverages:
     def test_they_follow_the_formula(self):
         model = nn.Linear(1, 1, bias=False)
