@@ -25,6 +25,7 @@ import condgen.models.saving
 from condgen.distributions import likelihoods, priors, reparameterizers
 from condgen.io import places
 from condgen.io.atomic import replacing, write_atomically
+from condgen.models.checks import check_depths
 from condgen.models.saving import build, describe, load, save
 from condgen.nn import conditioners
 from condgen.nn.encoders import ConvEncoder
@@ -835,3 +836,20 @@ def test_what_would_take_minutes_to_build_is_refused_at_once(changes, tmp_path, 
     with pytest.raises(ValueError, match="is damaged: it describes"):
         condgen.load(tmp_path)
     assert time.perf_counter() - started < 1
+
+
+class TestDepths:
+    """A description may repeat a layer as often as there are tensors, and hold lists of a thousand numbers."""
+
+    def file(self, folder, tensors):
+        save_file({str(k): torch.zeros(1) for k in range(tensors)}, folder / "weights.safetensors")
+        return folder / "weights.safetensors"
+
+    @pytest.mark.parametrize(("tensors", "depth", "numbers"), [(3, 3, 1000), (1001, 2, 1001)])
+    def test_what_may_be(self, tensors, depth, numbers, tmp_path):
+        check_depths(self.file(tmp_path, tensors), {"part": [{"depth": depth}], "offsets": [0] * numbers})
+
+    @pytest.mark.parametrize(("tensors", "part"), [(3, {"depth": 4}), (3, [0] * 1001), (1001, [[0] * 1002])])
+    def test_what_may_not(self, tensors, part, tmp_path):
+        with pytest.raises(ValueError, match=f"is damaged: it describes .*, with {tensors} tensors"):
+            check_depths(self.file(tmp_path, tensors), {"part": part})

@@ -6,7 +6,7 @@ import torch
 
 import condgen
 from condgen.distributions.priors import FlowMatching, GaussianMixture, LabelNormal, StandardNormal
-from condgen.models.latents import with_border
+from condgen.models.latents import tempered, with_border
 from condgen.nn.velocities import ResNetVelocity
 from condgen.sampling.variations import has_surroundings
 
@@ -194,3 +194,16 @@ def test_samplers_without_a_way_back():
 def test_a_map_of_three_by_three_has_surroundings(latent, found):
     size = (1, 12, 12) if latent == (2, 3, 3) else (1, 8, 16)
     assert has_surroundings(condgen.conditional_vae(size, 2, latent=latent, width=4)) is found
+
+
+def test_the_temperature_scales_latents_of_every_level_and_nothing_else():
+    noise = {"z": torch.ones(2, 3), "z1": torch.ones(2, 3), "other": torch.ones(2, 3)}
+    found = tempered(noise, 0.5, choices=1)
+    for name, expected in (("z", [1, 0.5, 0.5]), ("z1", [1, 0.5, 0.5]), ("other", [1, 1, 1])):
+        assert found[name].tolist() == [expected] * 2
+
+
+@pytest.mark.parametrize(("z", "got"), [((torch.ones(1, 4),) * 2, "several levels"), (torch.ones(1, 4), r"\(4,\)")])
+def test_a_background_needs_a_map(z, got):
+    with pytest.raises(ValueError, match=f"for a background; got .*{got}"):
+        with_border(z, z)
