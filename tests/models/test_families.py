@@ -284,6 +284,10 @@ class TestRecipes:
 
 
 class TestHingeGANLoss:
+    def test_steps_are_whole_numbers(self):
+        """A float32 stops counting at 16,777,216, within a day on a GPU."""
+        assert HingeGANLoss().steps.dtype == torch.int64
+
     def test_the_losses_by_hand(self, cells):
         model, game = gan(cells.image_shape, 8), HingeGANLoss(augment=None)
         x, y = model.images(cells.images[:6]), model.labels(cells.labels[:6])
