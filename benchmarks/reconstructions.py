@@ -22,7 +22,7 @@ from notes import keep
 import condgen
 from condgen.evaluation.fidelity import label_truth
 from condgen.evaluation.judge import load_judge
-from condgen.models.label_mixing import mixed
+from condgen.models.mixing import mixed
 from condgen.nn.parts import evaluating
 from condgen.random import Use, normals
 from condgen.sampling.grids import to_uint8
@@ -34,7 +34,7 @@ def decoded(model: Any, part: condgen.LabelledImages) -> torch.Tensor:
     noise = normals(model.sampling_noise_shapes, 0, index, Use.SAMPLING)
     z = model.encode(torch.as_tensor(part.images), part.labels)
     with torch.no_grad(), evaluating(model):
-        return model.decode_from(z, mixed(model, model.condition(y), noise)).mean
+        return model.decode_from(*mixed(model, z, model.condition(y), noise)).mean
 
 
 def main() -> None:

@@ -77,7 +77,7 @@ def graphs(model: Any) -> dict[str, tuple[nn.Module, dict[str, Tensor]]]:
     """Name → module and example inputs, of what can be exported; a copy of the model, in evaluation mode.
 
     Raises:
-        ValueError: for models of several levels of latents, whose image shape is not known, or that mix labels.
+        ValueError: for models of several levels of latents, of an unknown image shape, or that mix labels or latents.
 
     Example:
         >>> model = condgen.conditional_vae((1, 8, 8), num_classes=2, latent=4)
@@ -85,7 +85,7 @@ def graphs(model: Any) -> dict[str, tuple[nn.Module, dict[str, Tensor]]]:
         {'draw': ['noise', 'labels'], 'encode': ['images', 'labels']}
     """
     if list(model.sampling_noise_shapes) != [NUMBERS] or model.image_shape is None:
-        raise ValueError("Expected a model with one level of latents, a known image_shape and label_mixing=0.")
+        raise ValueError("Expected a model with one level of latents, a known image_shape, and nothing mixed.")
     model = constant(copy.deepcopy(model).cpu().float().eval())
     columns = model.conditioner.columns
     labels = torch.zeros((3, columns) if columns > 1 else (3,), dtype=label_type(model))

@@ -49,11 +49,14 @@ class Drawing(Checked):
         label_mixing: for images to train on, such as 0.5: how far the label that the decoder is told is moved towards
             another one, so that a classifier cannot learn the textures that it draws for each label. Images to look at
             are best at 0.
+        latent_mixing: for images that a teacher labels, such as 0.5: how far at most every second image itself is moved
+            towards another class, so that a classifier learns where classes end.
     """
 
     steps: int | None = setting(None, 1, 1000)
     guidance: float | None = setting(None, 0, 10**6)
     label_mixing: float | None = setting(None, 0, 1)
+    latent_mixing: float | None = setting(None, 0, 1)
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ def drawing_as(settings: Mapping[str, Any] | None, model: "Generator", run: Path
 
     flow = next((own for own in model.children() if isinstance(own, FlowMatching)), None)
     for name, value in (settings or {}).items():
-        of_decoder = name == "label_mixing"
+        of_decoder = name.endswith("_mixing")
         part, kind = (model, "decodes latents under a label") if of_decoder else (flow, "samples by flow matching")
         if not hasattr(part, name):
             raise ValueError(f"Expected a model that {kind} for --{name.replace('_', '-')}; {run} does not.")

@@ -30,8 +30,8 @@ from condgen.losses.elbo import (
     label_log_likelihood,
 )
 from condgen.models.generator import Generator, Images, Labels, shape
-from condgen.models.label_mixing import mixed, mixing_noise
 from condgen.models.latents import Latent, gathered, latent_noise, latent_shapes, levels
+from condgen.models.mixing import mixed, mixing_noise
 from condgen.nn.conditioners import OneHot, Unconditional
 from condgen.nn.decoders import DeconvDecoder, ResNetDecoder
 from condgen.nn.encoders import ConvEncoder, ResNetEncoder
@@ -62,6 +62,9 @@ class ConditionalVAE(Generator):
             another class, drawn at random for each image, in [0, 1]. A decoder that is told the label draws a texture
             for it, which real images do not have; a classifier that is trained on samples learns that texture instead
             of the class. At 0.5 it can no longer rely on it. To look at, images are best at 0. May be changed later.
+        latent_mixing: how far at most, in [0, 1], the latents of every second sample or variation are moved towards a
+            draw of that other class. Such images are of no class for certain: they are for classifiers that learn a
+            teacher's probabilities, whom they show where classes end. May be changed later.
 
     Raises:
         ValueError: if output_labels is asked for with another conditioner than `OneHot`.
@@ -114,13 +117,14 @@ class ConditionalVAE(Generator):
         output_labels: bool = False,
         image_shape: tuple[int, int, int] | None = None,
         label_mixing: float = 0.0,
+        latent_mixing: float = 0.0,
     ) -> None:
         super().__init__(conditioner, image_shape or getattr(encoder, "image_shape", None))
         if output_labels and not isinstance(conditioner, OneHot):
             raise ValueError(f"Expected OneHot for output_labels; got {type(conditioner).__name__}. Leave it out.")
         self.encoder, self.reparameterizer = encoder, reparameterizer
         self.prior, self.decoder, self.likelihood, self.sampler = prior, decoder, likelihood, sampler
-        self.output_labels, self.label_mixing = output_labels, label_mixing
+        self.output_labels, self.label_mixing, self.latent_mixing = output_labels, label_mixing, latent_mixing
 
     # The model as mathematics: tensors on the model's device, no checks, one pass.
 
@@ -166,7 +170,7 @@ class ConditionalVAE(Generator):
     def draw(self, y: Shaped[Tensor, "batch ..."], noise: dict[str, Tensor]) -> Images:
         """Labels and noise → images in [0, 1], the mean of p(x | z, c) at z drawn from the sampler, or the prior."""
         c = self.condition(y)
-        return self.decode_from(self.source.draw(c, latent_noise(noise)), mixed(self, c, noise)).mean
+        return self.decode_from(*mixed(self, self.source.draw(c, latent_noise(noise)), c, noise)).mean
 
     @property
     def source(self) -> Any:

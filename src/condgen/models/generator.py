@@ -260,8 +260,8 @@ class Generator(Part):
         drawn = [part for part in self.children() if hasattr(part, "draw")]
         ways = itertools.product(drawn, ("steps", "solver", "guidance"))
         found = {name: getattr(part, name) for part, name in ways if hasattr(part, name)}
-        mixing = getattr(self, "label_mixing", 0.0)
-        return found | ({"label_mixing": mixing} if mixing else {})
+        mixing = {name: getattr(self, name, 0.0) for name in ("label_mixing", "latent_mixing")}
+        return found | {name: value for name, value in mixing.items() if value}
 
     @property
     def label_noise(self) -> dict[str, tuple[int, ...]]:

@@ -20,8 +20,8 @@ from condgen.io.archives import weights_hash
 from condgen.io.atomic import replacing, write_atomically
 from condgen.io.pictures import Images
 from condgen.io.progress import working
-from condgen.models.label_mixing import mixed
 from condgen.models.latents import gathered, latent_noise, levels, with_border
+from condgen.models.mixing import mixed
 from condgen.nn.parts import evaluating
 from condgen.random import Use, normals, stream, uniform
 
@@ -157,7 +157,8 @@ def vary_latents(
     z, c = gathered([q.mean for q in levels(model.posterior(x, y))]), model.condition(y)
     if background is not None:
         z = with_border(z, gathered([q.mean for q in levels(model.posterior(*background))]))
-    return model.decode_from(model.source.vary(z, c, latent_noise(noise), strength), mixed(model, c, noise)).mean
+    moved = model.source.vary(z, c, latent_noise(noise), strength)
+    return model.decode_from(*mixed(model, moved, c, noise)).mean
 
 
 def background_of(index: Int64[Tensor, " n"], others: int, seed: int) -> Int64[np.ndarray, " n"]:

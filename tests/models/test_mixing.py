@@ -1,8 +1,9 @@
-"""Mixed labels: new images are decoded under a condition between that of their class and that of another."""
+"""Mixing: images whose labels, and latents, lie between those of their class and those of another."""
 
 import csv
 import io
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,8 +11,10 @@ import torch
 from torch import nn
 
 import condgen
+from condgen.distributions.priors.mixture import GaussianMixture
 from condgen.io.pictures import to_uint8
-from condgen.models.label_mixing import OTHER
+from condgen.models.mixing import OTHER, OTHER_LATENT, SHARE, mixed, mixing_noise
+from condgen.nn.conditioners import OneHot
 from condgen.random import Use, normals
 from condgen.recipes import latent_map
 from condgen.sampling.shards import write_samples
@@ -125,3 +128,79 @@ def test_tables_tell_how_images_were_drawn(model):
         setattr(again, name, value)
     drawn = again.sample([int(rows[made]["label"])], seed=3, start=int(rows[made]["number"]))
     assert np.array_equal(to_uint8(drawn)[0].numpy(), own.train.images[made])
+
+
+class TestLatents:
+    def test_every_second_image_is_on_the_way_to_another_class(self, model):
+        labels = torch.arange(60) % CLASSES
+        model.latent_mixing = 0.6
+        noise = numbers(model, 60)
+        share = (1.2 * (torch.special.ndtr(noise[SHARE]) - 0.5)).clamp(min=0)[:, None, None, None]
+        assert 20 < (share > 0).sum() < 40
+        assert 0.5 < share.max() <= 0.6
+        z = ((1 - share) * noise["z"] + share * noise[OTHER_LATENT]) / ((1 - share) ** 2 + share**2).sqrt()
+        with torch.no_grad():
+            expected = model.decode(z, labels).mean
+        assert torch.allclose(model.sample(labels), expected, atol=1e-5)
+
+    def test_the_other_class_is_the_one_whose_label_is_mixed_in(self, model):
+        model.sampler = GaussianMixture(model.prior.noise_shape, CLASSES, components=1)
+        model.sampler.means.copy_(50.0 * torch.arange(1, CLASSES + 1)[:, None, None].expand_as(model.sampler.means))
+        model.latent_mixing, model.label_mixing = 1.0, 1.0
+        seen = []
+        model.decode_from, kept = (lambda z, c: seen.append((z, c)) or kept(z, c)), model.decode_from
+        noise = numbers(model, 200)
+        with torch.no_grad():
+            model.draw(torch.zeros(200, dtype=torch.int64), noise)
+        (z, c), far = seen[0], noise[SHARE] > 2
+        assert far.sum() > 2
+        whole = z.mean((1, 2, 3))[far]  # nearly all of the way: 50, 100 or 150
+        assert torch.equal((whole / 50).round().long() - 1, c.argmax(1)[far])
+
+    def test_latents_are_as_spread_as_draws(self, model):
+        """Between two draws of a wide mixture's means the variance would fall to a half without the root."""
+        model.sampler = GaussianMixture(model.prior.noise_shape, CLASSES, components=1)
+        model.sampler.means.fill_(7.0)
+        own = []
+        for mixing in (0.0, 1.0):
+            model.latent_mixing = mixing
+            noise = numbers(model, 2000)
+            c = model.condition(torch.arange(2000) % CLASSES)
+            z = model.source.draw(c, noise["z"])
+            z = mixed(model, z, c, noise)[0]
+            own.append((z.mean(), z.std()))
+        assert torch.allclose(torch.tensor(own[0]), torch.tensor(own[1]), atol=0.02)
+        assert abs(own[0][0] - 7) < 0.02
+
+    def test_the_temperature_is_that_of_both_draws(self, model):
+        model.latent_mixing = 0.5
+        nothing, labels = torch.zeros(2, *model.prior.noise_shape), torch.tensor([0, 1])
+        with torch.no_grad():
+            assert torch.allclose(model.sample(labels, temperature=0.0), model.decode(nothing, labels).mean)
+
+    def test_variations_are_mixed_too(self, model):
+        x, labels = torch.rand(8, 1, 16, 16), torch.tensor([0, 1, 2, 0] * 2)
+        own = condgen.vary(model, x, labels, strength=0.0)
+        model.latent_mixing = 1.0
+        found = condgen.vary(model, x, labels, strength=0.0)
+        same = torch.isclose(found, own, atol=1e-5).flatten(1).all(1)
+        assert torch.equal(same, numbers(model, 8, Use.VARIATION)[SHARE] <= 0)
+
+    def test_it_is_saved_and_told(self, model, tmp_path):
+        model.latent_mixing = 0.5
+        condgen.save(model, tmp_path)
+        again = condgen.load(tmp_path)
+        assert again.drawing == {"latent_mixing": 0.5}
+        assert torch.equal(again.sample([0, 1, 2]), model.sample([0, 1, 2]))
+
+    def test_several_levels_are_refused(self):
+        source, mixing = SimpleNamespace(noise_shape=((4,), (2, 4, 4))), {"label_mixing": 0.0, "latent_mixing": 0.5}
+        with pytest.raises(ValueError, match="Expected latents of one level for latent_mixing; got 2"):
+            mixing_noise(SimpleNamespace(conditioner=OneHot(CLASSES), source=source, **mixing))
+
+    @pytest.mark.parametrize(("classes", "share"), [(CLASSES, -0.1), (CLASSES, 1.1), (0, 0.5)])
+    def test_wrong_values(self, classes, share):
+        model = latent_map((1, 16, 16), classes, width=4)
+        model.latent_mixing = share
+        with pytest.raises(ValueError, match="Expected latent_mixing from 0 to 1, and above 0 only where labels are"):
+            model.sample([0] if classes else [-1])
