@@ -2,15 +2,16 @@
 
     python benchmarks/usefulness.py bloodmnist --seeds 3 --work runs/usefulness --out benchmarks/results/usefulness
 
-Classifiers of one kind (`condgen.train_classifier` as it comes: 1,500 updates for BloodMNIST) learn from real images
-as they are, with every class drawn equally often, and the same with CutMix; and on generated images alone, as many as
-real ones (of each class) and five times as many, with the labels they were drawn for, and with a teacher's
-probabilities: the teacher is the classifier of real images of the same seed. "Labels mixed" are decoded under
-conditions half-way to those of other classes (`model.label_mixing = 0.5`). "Between classes" are as many again whose
-latents, too, lie on the way to a draw of another class; only a teacher can say what they are. "Believed" are as many as
-real ones, of half as many again, that the teacher takes for the class they were drawn for. All are tested on real test
-images. A run that is done is kept beside the table (`.json`); the same command goes on with the others, and a training
-that was stopped goes on too.
+Classifiers of one kind (`condgen.train_classifier` as it comes: 1,500 updates for BloodMNIST, as many passes and so more
+updates for more images) learn from real images as they are, with every class drawn equally often, and the same with
+CutMix; and on generated images alone, as many as real ones (of each class) and five times as many, with the labels they
+were drawn for, and with a teacher's probabilities: the teacher is the classifier of real images of the same seed.
+"Labels mixed" are decoded under conditions half-way to those of other classes (`model.label_mixing = 0.5`). "Between
+classes" are as many again whose latents, too, lie on the way to a draw of another class; only a teacher can say what
+they are. "Latents mixed" are the same by the library (`model.latent_mixing = 0.5`): half of the images, their partners
+drawn evenly from the classes. "Believed" are as many as real ones, of half as many again, that the teacher takes for the
+class they were drawn for. All are tested on real test images. A run that is done is kept beside the table (`.json`);
+the same command goes on with the others, and a training that was stopped goes on too.
 """
 
 import argparse
@@ -41,23 +42,26 @@ REAL = {
     "real, drawn more often, CutMix": {"balance": True, "cutmix": 0.5},
 }
 BETWEEN = "generated, labels mixed, as many between classes, teacher's labels"
-GENERATED = {  # times as many images as real ones, how far labels are mixed, whether the teacher labels them
-    "generated": (1, 0.0, False),
-    f"{MANY} times as many generated": (MANY, 0.0, False),
-    "generated, teacher's labels": (1, 0.0, True),
-    f"{MANY} times as many, teacher's labels": (MANY, 0.0, True),
-    "generated, labels mixed": (1, 0.5, False),
-    "generated, labels mixed, teacher's labels": (1, 0.5, True),
-    f"{MANY} times as many, labels mixed, teacher's labels": (MANY, 0.5, True),
-    BETWEEN: (1, 0.5, True),
-    "generated, believed": (SPARE, 0.0, False),
-    "generated, believed, teacher's labels": (SPARE, 0.0, True),
+GENERATED = {  # times as many images as real ones, how far labels and latents are mixed, whether a teacher labels them
+    "generated": (1, 0.0, 0.0, False),
+    f"{MANY} times as many generated": (MANY, 0.0, 0.0, False),
+    "generated, teacher's labels": (1, 0.0, 0.0, True),
+    f"{MANY} times as many, teacher's labels": (MANY, 0.0, 0.0, True),
+    "generated, labels mixed": (1, 0.5, 0.0, False),
+    "generated, labels mixed, teacher's labels": (1, 0.5, 0.0, True),
+    f"{MANY} times as many, labels mixed, teacher's labels": (MANY, 0.5, 0.0, True),
+    BETWEEN: (1, 0.5, 0.0, True),
+    "twice as many, labels and latents mixed, teacher's labels": (2, 0.5, 0.5, True),
+    "generated, believed": (SPARE, 0.0, 0.0, False),
+    "generated, believed, teacher's labels": (SPARE, 0.0, 0.0, True),
 }
 
 
-def generated(name: str, data: Any, seed: int, times: float, mixing: float, folder: Path) -> condgen.LabelledImages:
+def generated(
+    name: str, data: Any, seed: int, times: float, mixing: float, latents: float, folder: Path
+) -> condgen.LabelledImages:
     """So many times as many images of each class as the training set has, drawn once and kept."""
-    file = folder / f"{Path(name).name}_{seed}_{times}_{mixing}.npz"
+    file = folder / f"{Path(name).name}_{seed}_{times}_{mixing}{f'_{latents}' if latents else ''}.npz"
     counts = np.ceil(times * np.bincount(data.train.labels)).astype(int)
     labels = np.repeat(np.arange(data.num_classes), counts)
     if not file.exists():
@@ -65,7 +69,7 @@ def generated(name: str, data: Any, seed: int, times: float, mixing: float, fold
         from condgen.sampling.shards import write_samples
 
         model = condgen.load(name)
-        model.label_mixing = mixing
+        model.label_mixing, model.latent_mixing = mixing, latents
         write_samples(model, labels, file, seed=seed, progress=True)
     with np.load(file) as found:
         return condgen.LabelledImages(np.moveaxis(found["images"], -1, 1), found["labels"], data.class_names)
@@ -108,8 +112,8 @@ def run(options: argparse.Namespace, data: Any, arm: str, seed: int) -> dict[str
     teacher = folder / f"teacher_{seed}.safetensors"
     images, settings = data.train, REAL.get(arm, {})
     if arm in GENERATED:
-        times, mixing, soft = GENERATED[arm]
-        images = generated(options.model, data, seed, times, mixing, folder)
+        times, mixing, latents, soft = GENERATED[arm]
+        images = generated(options.model, data, seed, times, mixing, latents, folder)
         if arm == BETWEEN:
             more = between(options.model, images.labels, seed)
             both, labels = np.concatenate([images.images, more]), np.tile(images.labels, 2)
