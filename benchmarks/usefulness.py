@@ -2,16 +2,16 @@
 
     python benchmarks/usefulness.py bloodmnist --seeds 3 --work runs/usefulness --out benchmarks/results/usefulness
 
-Classifiers of one kind (`condgen.train_classifier` as it comes: 1,500 updates for BloodMNIST, as many passes and so more
-updates for more images) learn from real images as they are, with every class drawn equally often, and the same with
+Classifiers of one kind (`condgen.train_classifier` as it comes: 1,500 updates for BloodMNIST; of more images as many
+passes, so more updates) learn from real images as they are, with every class drawn equally often, and the same with
 CutMix; and on generated images alone, as many as real ones (of each class) and five times as many, with the labels they
 were drawn for, and with a teacher's probabilities: the teacher is the classifier of real images of the same seed.
 "Labels mixed" are decoded under conditions half-way to those of other classes (`model.label_mixing = 0.5`). "Between
 classes" are as many again whose latents, too, lie on the way to a draw of another class; only a teacher can say what
 they are. "Latents mixed" are the same by the library (`model.latent_mixing = 0.5`): half of the images, their partners
-drawn evenly from the classes. "Believed" are as many as real ones, of half as many again, that the teacher takes for the
-class they were drawn for. All are tested on real test images. A run that is done is kept beside the table (`.json`);
-the same command goes on with the others, and a training that was stopped goes on too.
+drawn evenly from the classes. "Believed" are as many as real ones, of half as many again, that the teacher takes for
+the class they were drawn for. All are tested on real test images. A run that is done is kept beside the table
+(`.json`); the same command goes on with the others, and a training that was stopped goes on too.
 """
 
 import argparse
