@@ -63,8 +63,8 @@ class ConditionalVAE(Generator):
             for it, which real images do not have; a classifier that is trained on samples learns that texture instead
             of the class. At 0.5 it can no longer rely on it. To look at, images are best at 0. May be changed later.
         latent_mixing: how far at most, in [0, 1], the latents of every second sample or variation are moved towards a
-            draw of that other class. Such images are of no class for certain: they are for classifiers that learn a
-            teacher's probabilities, whom they show where classes end. May be changed later.
+            draw of that other class. Such images are of no class for certain. They are for classifiers that learn a
+            teacher's probabilities, and show them where classes end. May be changed later.
 
     Raises:
         ValueError: if output_labels is asked for with another conditioner than `OneHot`.
