@@ -41,11 +41,13 @@ def telling(model, cells):
     return model.eval()
 
 
-def test_the_page_draws_the_models_samples(explorer):
+@pytest.mark.parametrize("mixing", [0.0, 1.0])
+def test_the_page_draws_the_models_samples(explorer, mixing):
+    explorer.model.latent_mixing = mixing
     drawn = explorer.draw(3, 5, seed=7)
     of_model = to_uint8(explorer.model.sample([3] * 5, seed=7)).numpy().transpose(0, 2, 3, 1)
     assert np.array_equal(drawn, of_model)
-    for index in (0, 4):
+    for index in range(5):
         close(explorer.moved(Cell(3, 7, index), ()), drawn[index])
 
 

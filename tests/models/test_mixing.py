@@ -158,7 +158,7 @@ class TestLatents:
         assert torch.equal((whole / 50).round().long() - 1, c.argmax(1)[far])
 
     def test_latents_are_as_spread_as_draws(self, model):
-        """Between two draws of a wide mixture's means the variance would fall to a half without the root."""
+        """Half-way between two draws the variance would fall to a half, and grow about another middle than the mean."""
         model.sampler = GaussianMixture(model.prior.noise_shape, CLASSES, components=1)
         model.sampler.means.fill_(7.0)
         own = []

@@ -22,6 +22,7 @@ from condgen.io.names import folder_names
 from condgen.io.pictures import save_grid, to_uint8
 from condgen.models.classes import class_names
 from condgen.models.latents import latent_noise
+from condgen.models.mixing import mixed
 from condgen.nn.parts import evaluating
 from condgen.random import Use, normals
 from condgen.sampling.latents import decoded, interpolate
@@ -132,7 +133,8 @@ class Explorer:
         model = self.model
         noise = normals(model.sampling_noise_shapes, seed, index.to(model.device), Use.SAMPLING, dtype=model.dtype)
         with evaluating(model):
-            return model.source.draw(model.condition(y), latent_noise(noise))
+            c = model.condition(y)
+            return mixed(model, model.source.draw(c, latent_noise(noise)), c, noise)[0]
 
     @property
     def moves(self) -> bool:

@@ -85,7 +85,10 @@ def graphs(model: Any) -> dict[str, tuple[nn.Module, dict[str, Tensor]]]:
         {'draw': ['noise', 'labels'], 'encode': ['images', 'labels']}
     """
     if list(model.sampling_noise_shapes) != [NUMBERS] or model.image_shape is None:
-        raise ValueError("Expected a model with one level of latents, a known image_shape, and nothing mixed.")
+        raise ValueError(
+            "Expected a model with one level of latents, a known image_shape, and nothing mixed. Set label_mixing and "
+            "latent_mixing to 0."
+        )
     model = constant(copy.deepcopy(model).cpu().float().eval())
     columns = model.conditioner.columns
     labels = torch.zeros((3, columns) if columns > 1 else (3,), dtype=label_type(model))

@@ -250,7 +250,7 @@ class Generator(Part):
 
     @property
     def drawing(self) -> dict[str, Any]:
-        """The settings by which it draws, such as steps, guidance and label mixing, with the value of each.
+        """The settings that decide how images are drawn, such as steps, guidance and label mixing, with their values.
 
         Example:
             >>> import condgen

@@ -22,7 +22,7 @@ OTHER_LATENT, SHARE = "z_other", "share"  # the noise of its latent, and of how 
 
 
 def mixing_noise(model: Any) -> dict[str, tuple[int, ...]]:
-    """The shapes of the noise that mixing needs for one image, by name; empty where nothing is mixed.
+    """Name → shape of the noise that mixing one image with another class needs; empty where the model mixes nothing.
 
     Args:
         model: with `label_mixing`, `latent_mixing`, `conditioner` and `source`.
@@ -61,7 +61,7 @@ def mixing_noise(model: Any) -> dict[str, tuple[int, ...]]:
 
 
 def mixed(model: Any, z: Any, c: Float[Tensor, "batch dim"], noise: dict[str, Tensor]) -> tuple[Any, Tensor]:
-    """Latents and conditions of images, moved towards those of another class, which the noise chooses.
+    """Move latents and conditions of images towards those of another class, which the noise chooses for each.
 
     The condition goes `model.label_mixing` of the way. The latents of every second image go towards a draw of the other
     class, by a share of the way that is uniform from 0 to `model.latent_mixing`; other images keep theirs.
@@ -93,7 +93,7 @@ def mixed(model: Any, z: Any, c: Float[Tensor, "batch dim"], noise: dict[str, Te
 def towards(
     z: Float[Tensor, "batch *latent"], other: Float[Tensor, "batch *latent"], share: Float[Tensor, " batch"]
 ) -> Float[Tensor, "batch *latent"]:
-    """Latents a share of the way to others, as far from the middle (which is 0) as independent draws are.
+    """Move latents, spread about 0, a share of the way to others, without making them less spread.
 
     Example:
         >>> towards(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]]), torch.tensor([0.5]))
@@ -104,7 +104,7 @@ def towards(
 
 
 def prior_mean(model: Any, z: Float[Tensor, "batch *latent"]) -> Float[Tensor, "*latent"]:
-    """The mean over classes of what latents are drawn from; 0 where it has none to tell."""
+    """The mean latent of all classes together, by the prior that samples come from; 0 where it cannot tell."""
     source = getattr(model.source, "source", model.source)  # of a flow, the start: its field hardly moves the mean
     classes = torch.arange(without_dropout(model.conditioner).num_classes, device=z.device)
     try:

@@ -297,7 +297,7 @@ class Mixture(Distribution):
 
     @property
     def class_weights(self) -> Float[Tensor, "batch classes"]:
-        """Share of each class in each row, which is 1 for its own; for a missing label the shares of all classes."""
+        """Weight of each class in the mixture of each row; where the label is missing, its share of all images."""
         own = torch.nn.functional.one_hot(self.groups, len(self.prior.weights)).to(self.prior.weights)
         return torch.where(self.missing[:, None], self.prior.class_shares(), own)
 
