@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from condgen.sampling.variations import vary
     from condgen.training.distil import distil
     from condgen.training.fit import fit
+    from condgen.training.fit_grain import fit_grain
     from condgen.training.fit_prior import fit_prior
     from condgen.training.history import History
     from condgen.training.settings import Hardware, Training
@@ -59,6 +60,7 @@ __all__ = [
     "distil",
     "evaluate",
     "fit",
+    "fit_grain",
     "fit_prior",
     "label",
     "load",
@@ -88,6 +90,7 @@ _HOMES = {
     "sampling.variations": ("vary",),
     "training.distil": ("distil",),
     "training.fit": ("fit",),
+    "training.fit_grain": ("fit_grain",),
     "training.fit_prior": ("fit_prior",),
     "training.history": ("History",),
     "training.settings": ("Hardware", "Training"),

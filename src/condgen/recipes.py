@@ -40,6 +40,7 @@ from condgen.training.checkpoints import Checkpoints
 from condgen.training.distil import USUAL as STUDENT_TRAINING
 from condgen.training.distil import distil
 from condgen.training.fit import Stage, fit_as_stage
+from condgen.training.fit_grain import fit_grain
 from condgen.training.fit_prior import USUAL as PRIOR
 from condgen.training.fit_prior import fit_prior
 from condgen.training.history import History
@@ -293,6 +294,10 @@ class Recipe:
             done = bool(resume) and model.sampler is not None
             where_to = {"hardware": where, "progress": progress}
             own.fit_sampler(model, data, None if done else prior, out, budget, work.prior_share, **where_to)
+        if own.grains and not (resume and model.grain is not None):
+            fit_grain(model, data, seed=seed, progress=progress)
+            if out is not None:
+                save(model, out)
         return model, history
 
     def fit_sampler(
@@ -373,6 +378,11 @@ class Recipe:
         """Whether flow matching is distilled into a network of one step."""
         return self.loss is not None and self.sampler.sampler == "flow_matching" and self.sampler.distil_pairs > 0
 
+    @property
+    def grains(self) -> bool:
+        """Whether samples get the fine texture that decoded images lack."""
+        return self.loss is not None and self.sampler.grain
+
     def prior_training(self, budget: Budget | None) -> Training:
         """How the prior is trained."""
         usual = FLOW_MATCHING if self.sampler.sampler == "flow_matching" else PRIOR
@@ -429,7 +439,7 @@ SHARP = Recipe(
     latent_map,
     replace(LATENT_MAP, epochs=30),
     SHARP_LOSS,
-    Sampler("flow_matching", components=8, em=5, sampler_epochs=10, steps=1, distil_pairs=20_000),
+    Sampler("flow_matching", components=8, em=5, sampler_epochs=10, steps=1, distil_pairs=20_000, grain=True),
 )
 diffusion = partial(conditional_flow, path="cosine")
 diffusion.__name__ = "conditional_flow"  # type: ignore[attr-defined]

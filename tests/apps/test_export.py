@@ -46,6 +46,9 @@ if kind == "flow":
     velocity = ResNetVelocity((2, 4, 4), 8, components=16, width=16, depth=1)
     prior = FlowMatching((2, 4, 4), 8, GaussianMixture((2, 4, 4), 8, 2), velocity, steps=1, guidance=0.5)
     fit_prior(model, cells, prior, epochs=1, progress=False)
+if kind == "grain":
+    condgen.fit_grain(model, cells, progress=False)
+    assert float(model.grain.kernel.abs().max()) > 0.01
 model.eval()
 export(model, folder, to)
 worst = {}
@@ -53,12 +56,13 @@ for n in (1, 2, 7):
     noise = torch.randn(n, *model.sampling_noise_shapes["z"])
     labels = torch.rand(n) if kind == "radius" else torch.arange(n) % 8
     images = torch.rand(n, 3, 16, 16)
+    grain = {"grain": torch.randn(n, 3, 16, 16)} if kind == "grain" else {}
     with torch.no_grad():
-        ours = {"draw": [model.draw(labels, {"z": noise})]}
+        ours = {"draw": [model.draw(labels, {"z": noise, **grain})]}
         if hasattr(model, "posterior"):
             q = model.posterior(images, labels)
             ours["encode"] = [q.mean, q.stddev]
-    asked = {"draw": {"noise": noise, "labels": labels}, "encode": {"images": images, "labels": labels}}
+    asked = {"draw": {"noise": noise, "labels": labels, **grain}, "encode": {"images": images, "labels": labels}}
     for name in ours:
         inputs = asked[name]
         if to == "onnx":
@@ -72,7 +76,7 @@ for n in (1, 2, 7):
         for one, other in zip(ours[name], theirs, strict=True):
             assert one.shape == tuple(other.shape), (name, one.shape, other.shape)
             worst[name] = max(worst.get(name, 0), float((one - torch.as_tensor(other)).abs().max()))
-if to == "onnx" and kind not in ("radius", "pixels"):
+if to == "onnx" and kind not in ("radius", "pixels", "grain"):
     session, noise = onnxruntime.InferenceSession(f"{folder}/draw.onnx"), noise.numpy()
     drawn = [session.run(None, {"noise": noise, "labels": np.full(7, label)})[0] for label in (99, 7, -3, 0)]
     assert np.array_equal(drawn[0], drawn[1]) and np.array_equal(drawn[2], drawn[3])
@@ -83,7 +87,10 @@ print(json.dumps(worst))
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "to"),
-    [("mixture", "torch-export"), ("flow", "onnx"), ("gan", "onnx"), ("pixels", "onnx"), ("radius", "onnx")],
+    [
+        *(("mixture", "torch-export"), ("flow", "onnx"), ("gan", "onnx"), ("pixels", "onnx"), ("radius", "onnx")),
+        *(("grain", "torch-export"), ("grain", "onnx")),
+    ],
 )
 def test_graphs_give_the_same_images(kind, to, tmp_path):
     """In a process of its own: a graph cannot be traced through the type checks that tests run under."""

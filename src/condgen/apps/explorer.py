@@ -22,7 +22,7 @@ from condgen.io.names import folder_names
 from condgen.io.pictures import save_grid, to_uint8
 from condgen.models.classes import class_names
 from condgen.models.latents import latent_noise
-from condgen.models.mixing import mixed
+from condgen.models.mixing import mixed, towards
 from condgen.nn.parts import evaluating
 from condgen.random import Use, normals
 from condgen.sampling.latents import decoded, interpolate
@@ -130,11 +130,15 @@ class Explorer:
 
     @torch.no_grad()
     def _latents(self, y: Tensor, seed: int, index: Tensor) -> Float[Tensor, "n *latent"]:
-        model = self.model
-        noise = normals(model.sampling_noise_shapes, seed, index.to(model.device), Use.SAMPLING, dtype=model.dtype)
+        model, noise = self.model, self._noise(seed, index)
         with evaluating(model):
             c = model.condition(y)
             return mixed(model, model.source.draw(c, latent_noise(noise)), c, noise)[0]
+
+    def _noise(self, seed: int, index: Tensor) -> dict[str, Tensor]:
+        """The noise that samples of these numbers are drawn from."""
+        model = self.model
+        return normals(model.sampling_noise_shapes, seed, index.to(model.device), Use.SAMPLING, dtype=model.dtype)
 
     @property
     def moves(self) -> bool:
@@ -188,13 +192,13 @@ class Explorer:
         z = self.latent(cell)
         for (_, direction), amount in zip(self.knobs, amounts, strict=False):
             z = z + amount * direction.to(z)
-        return self._decoded(z[None], self.labels(cell.label))[0]
+        return self._decoded(z[None], self.labels(cell.label), cell)[0]
 
     def as_every_class(self, cell: Cell) -> Pictures:
         """The latent of a cell, decoded as each class."""
         classes = torch.arange(len(self.names))
         z = self.latent(cell)
-        return self._decoded(z[None].expand(len(classes), *z.shape), self.model.labels(classes))
+        return self._decoded(z[None].expand(len(classes), *z.shape), self.model.labels(classes), cell)
 
     def drawn_as_every_class(self, cell: Cell) -> Pictures:
         """The noise of a cell, drawn anew as each class: of maps, the label works on the latent as much as after it."""
@@ -202,7 +206,7 @@ class Explorer:
         if not self.moves:
             return self._sampled(y, cell)
         z = self._latents(y, cell.seed, torch.full((len(y),), cell.index))
-        return self._decoded(z, y)
+        return self._decoded(z, y, cell)
 
     def _sampled(self, y: Tensor, cell: Cell) -> Pictures:
         """The sample of a cell's number, as each of these labels."""
@@ -213,10 +217,18 @@ class Explorer:
         """The way from one cell to another, both included; the label changes in the middle."""
         ends = self.latent(first), self.latent(second)
         images = interpolate(self.model, *ends, (first.label, second.label), steps=steps)
-        return channels_last(images)
+        return self._grained(images, first, second)
 
-    def _decoded(self, z: Tensor, y: Tensor) -> Pictures:
-        return channels_last(decoded(self.model, z, y))
+    def _decoded(self, z: Tensor, y: Tensor, cell: Cell) -> Pictures:
+        return self._grained(decoded(self.model, z, y), cell, cell)
+
+    def _grained(self, images: Tensor, first: Cell, last: Cell) -> Pictures:
+        """Images with the grain of a cell, or on the way from that of one cell to that of another."""
+        if getattr(self.model, "grain", None) is None:
+            return channels_last(images)
+        start, end = (self._noise(cell.seed, torch.tensor([cell.index]))["grain"] for cell in (first, last))
+        share = torch.linspace(0, 1, len(images), device=images.device) * (first != last)
+        return channels_last(self.model.grain(images, towards(start, end, share)))
 
     @property
     def sees(self) -> bool:

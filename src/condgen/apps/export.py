@@ -1,6 +1,7 @@
 """Export: a trained model as a graph that runs without condgen, with noise and labels as explicit inputs.
 
 `draw` turns noise and labels into images, `encode` images and labels into the posterior's mean and standard deviation.
+A model with grain takes the noise of its grain besides; zeros leave the grain out.
 Both take batches of any size. Class labels beyond those of the model are taken for the nearest class, since a graph
 cannot refuse them.
 """
@@ -30,17 +31,21 @@ NUMBERS = "z"  # of a single level of latents
 
 
 class Draw(nn.Module):
-    """Standard normal noise and labels → images in [0, 1]."""
+    """Standard normal noise and labels → images in [0, 1]; `grain` is the noise of their grain, where there is one."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
 
     def forward(
-        self, noise: Float[Tensor, "batch *numbers"], labels: Shaped[Tensor, "batch ..."]
+        self,
+        noise: Float[Tensor, "batch *numbers"],
+        labels: Shaped[Tensor, "batch ..."],
+        grain: Float[Tensor, "batch channels height width"] | None = None,
     ) -> Float[Tensor, "batch channels height width"]:
         """The image that the noise stands for."""
-        return self.model.draw(known(self.model, labels), {NUMBERS: noise})
+        given = {NUMBERS: noise} if grain is None else {NUMBERS: noise, "grain": grain}
+        return self.model.draw(known(self.model, labels), given)
 
 
 class Encode(nn.Module):
@@ -60,12 +65,12 @@ class Encode(nn.Module):
 
 def known(model: Any, labels: Tensor) -> Tensor:
     """Class labels brought within those that the model knows: a graph cannot raise an error for others."""
-    classes = getattr(without_dropout(model.conditioner), "num_classes", None)
+    own = without_dropout(model.conditioner)
+    classes = getattr(own, "num_classes", None)
     if labels.is_floating_point() or classes is None:
         return labels
-    return labels.clamp(
-        0 if without_dropout(model.conditioner) is model.conditioner else -1, classes - 1
-    )  # -1: the label is missing
+    lowest = 0 if own is model.conditioner else -1  # -1 stands for a missing label, where the model knows of those
+    return labels.clamp(lowest, classes - 1)
 
 
 def label_type(model: Any) -> torch.dtype:
@@ -84,7 +89,8 @@ def graphs(model: Any) -> dict[str, tuple[nn.Module, dict[str, Tensor]]]:
         >>> {name: list(inputs) for name, (_, inputs) in graphs(model).items()}
         {'draw': ['noise', 'labels'], 'encode': ['images', 'labels']}
     """
-    if list(model.sampling_noise_shapes) != [NUMBERS] or model.image_shape is None:
+    drawing = model.sampling_noise_shapes
+    if next(iter(drawing)) != NUMBERS or set(drawing) - {NUMBERS, "grain"} or model.image_shape is None:
         raise ValueError(
             "Expected a model with one level of latents, a known image_shape, and nothing mixed. Set label_mixing and "
             "latent_mixing to 0."
@@ -92,9 +98,10 @@ def graphs(model: Any) -> dict[str, tuple[nn.Module, dict[str, Tensor]]]:
     model = constant(copy.deepcopy(model).cpu().float().eval())
     columns = model.conditioner.columns
     labels = torch.zeros((3, columns) if columns > 1 else (3,), dtype=label_type(model))
-    noise = torch.zeros(3, *model.sampling_noise_shapes[NUMBERS])
     images = torch.zeros(3, *model.image_shape)
-    found: dict[str, tuple[nn.Module, dict[str, Tensor]]] = {"draw": (Draw(model), {"noise": noise, "labels": labels})}
+    inputs = {"noise": torch.zeros(3, *drawing[NUMBERS]), "labels": labels}
+    inputs |= {"grain": images} if "grain" in drawing else {}
+    found: dict[str, tuple[nn.Module, dict[str, Tensor]]] = {"draw": (Draw(model), inputs)}
     if hasattr(model, "posterior"):
         found["encode"] = (Encode(model), {"images": images, "labels": labels})
     return found

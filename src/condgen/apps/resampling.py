@@ -129,9 +129,8 @@ class Classes:
         if array.ndim == 2 and array.shape[1] > 1:
             return np.concatenate([array, np.eye(array.shape[1], dtype=array.dtype)[made]])
         own = np.array(names, dtype=object)[made] if array.dtype.kind in "USO" else made
-        own = (
-            own.astype(str) if array.dtype.kind == "U" else own if array.dtype.kind == "O" else own.astype(array.dtype)
-        )
+        if array.dtype.kind != "O":  # text keeps its full length, whatever the longest label that was given
+            own = own.astype(str if array.dtype.kind == "U" else array.dtype)
         whole = np.concatenate([array, own.reshape(len(own), *array.shape[1:])])
         kind = type(self.given)
         if hasattr(self.given, "categories"):  # a categorical of pandas

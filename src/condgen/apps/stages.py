@@ -69,7 +69,7 @@ def stage_times(
     steps: int = 10,
     hardware: Hardware | None = None,
 ) -> Iterator[StageTime]:
-    """Time the stages of a recipe, a few steps of each, under PyTorch's profiler, which costs some hundredths itself.
+    """Time the stages of a recipe: a few steps of each, under PyTorch's profiler, which slows them by a few per cent.
 
     Args:
         recipe: whose stages: the training of the model, with its discriminator once more, flow matching of latents, its

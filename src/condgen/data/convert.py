@@ -52,7 +52,7 @@ def uint8_images(images: np.ndarray, what: str = "images") -> np.ndarray:
     kind = getattr(images, "dtype", None)
     if kind is None or kind.kind not in "biuf":
         raise TypeError(f"Expected {what} as an array of numbers; got {kind or type(images).__name__}.")
-    if images.ndim == 3 and kind.kind != "O":
+    if images.ndim == 3:
         images = images[:, None]
     elif images.ndim == 4 and images.shape[1] not in (0, *CHANNELS) and images.shape[3] in CHANNELS:
         note(f"The {what} have shape {images.shape}: the last axis is taken for the channels.")

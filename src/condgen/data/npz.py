@@ -34,9 +34,8 @@ def load_npz(path: str | Path, class_names: Sequence[str] = ()) -> LabelledImage
     `val_` or `test_` the set lacks that split), or `images` and `labels`, which are split 80:10:10 with
     :meth:`~condgen.data.images.LabelledImages.split`. `valid_` and `validation_` are read as `val_`, and `x` and `y` as
     images and labels, before or after the split's name (`x_train`, `train_x`). Images are of shape (N, H, W),
-    (N, H, W, C) or (N, C, H, W) with C of 1, 3 or 4, channels last where both could be meant; their values and the
-    labels are as
-    :class:`~condgen.data.images.LabelledImages` takes them. A teacher's probabilities of the classes
+    (N, H, W, C) or (N, C, H, W) with C of 1, 3 or 4, channels last where both could be meant. Their values and the
+    labels are as :class:`~condgen.data.images.LabelledImages` takes them. A teacher's probabilities of the classes
     (`train_probabilities`, or `probabilities` beside `images`) become `factors["probabilities"]`.
 
     Args:

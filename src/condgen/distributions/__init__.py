@@ -5,7 +5,7 @@ into a distribution over z and draws from it (`draw(c, noise)`, `noise_shape`); 
 parameters into a distribution over x with `log_prob` and `mean`. Log-probabilities are sums over pixels and latents,
 one per image, in nats.
 
-* `reparameterizers`, `likelihoods`;
+* `reparameterizers`, `likelihoods`; `grain`: the fine texture of images that no latent decides;
 * `priors`: a standard normal, a mixture, a normalizing flow, flow matching.
 """
 
@@ -14,6 +14,7 @@ __all__ = [
     "ContinuousBernoulli",
     "DiscretizedLogistic",
     "Gaussian",
+    "Grain",
     "Laplace",
     "Levels",
     "Measure",
@@ -21,5 +22,6 @@ __all__ = [
 ]
 
 from condgen.distributions import priors
+from condgen.distributions.grain import Grain
 from condgen.distributions.likelihoods import Bernoulli, ContinuousBernoulli, DiscretizedLogistic, Laplace, Measure
 from condgen.distributions.reparameterizers import Gaussian, Levels

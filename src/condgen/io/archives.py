@@ -91,8 +91,6 @@ def read_archive(path: str | Path, kind: str, *others: str) -> tuple[dict[str, A
 
 def archive_hash(about: Any, tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 of all of it."""
-    import hashlib
-
     text = json.dumps(about, sort_keys=True)
     return hashlib.sha256((text + weights_hash(tensors)).encode()).hexdigest()
 

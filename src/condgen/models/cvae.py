@@ -65,6 +65,8 @@ class ConditionalVAE(Generator):
         latent_mixing: how far at most, in [0, 1], the latents of every second sample or variation are moved towards a
             draw of that other class. Such images are of no class for certain. They are for classifiers that learn a
             teacher's probabilities, and show them where classes end. May be changed later.
+        grain: the fine random texture that is added to samples and variations, if there is any
+            (:func:`condgen.fit_grain`). May be set to None later.
 
     Raises:
         ValueError: if output_labels is asked for with another conditioner than `OneHot`.
@@ -103,6 +105,7 @@ class ConditionalVAE(Generator):
     decoder: Any
     likelihood: Any
     sampler: Any
+    grain: Any
 
     def __init__(
         self,
@@ -118,6 +121,7 @@ class ConditionalVAE(Generator):
         image_shape: tuple[int, int, int] | None = None,
         label_mixing: float = 0.0,
         latent_mixing: float = 0.0,
+        grain: nn.Module | None = None,
     ) -> None:
         super().__init__(conditioner, image_shape or getattr(encoder, "image_shape", None))
         if output_labels and not isinstance(conditioner, OneHot):
@@ -125,6 +129,7 @@ class ConditionalVAE(Generator):
         self.encoder, self.reparameterizer = encoder, reparameterizer
         self.prior, self.decoder, self.likelihood, self.sampler = prior, decoder, likelihood, sampler
         self.output_labels, self.label_mixing, self.latent_mixing = output_labels, label_mixing, latent_mixing
+        self.grain = grain
 
     # The model as mathematics: tensors on the model's device, no checks, one pass.
 
@@ -168,9 +173,14 @@ class ConditionalVAE(Generator):
         return self.likelihood(self._split(self.decoder(z, c))[0])
 
     def draw(self, y: Shaped[Tensor, "batch ..."], noise: dict[str, Tensor]) -> Images:
-        """Labels and noise → images in [0, 1], the mean of p(x | z, c) at z drawn from the sampler, or the prior."""
+        """Labels and noise → images in [0, 1]: :meth:`finish` of z drawn from the sampler, or the prior."""
         c = self.condition(y)
-        return self.decode_from(*mixed(self, self.source.draw(c, latent_noise(noise)), c, noise)).mean
+        return self.finish(self.source.draw(c, latent_noise(noise)), c, noise)
+
+    def finish(self, z: Latent, c: Float[Tensor, "batch dim"], noise: dict[str, Tensor]) -> Images:
+        """Latents of new images → the images: mixed if the model mixes, the mean of p(x | z, c), and its grain."""
+        x = self.decode_from(*mixed(self, z, c, noise)).mean
+        return x if self.grain is None else self.grain(x, noise["grain"])
 
     @property
     def source(self) -> Any:
@@ -198,7 +208,8 @@ class ConditionalVAE(Generator):
     @property
     def sampling_noise_shapes(self) -> dict[str, tuple[int, ...]]:
         """Name → shape of the noise that drawing one image needs."""
-        return latent_shapes(self.source.noise_shape) | mixing_noise(self)
+        grain = {} if self.grain is None else {"grain": tuple(self.grain.noise_shape)}
+        return latent_shapes(self.source.noise_shape) | mixing_noise(self) | grain
 
     def _check_latents(self, q: Any) -> None:
         """Raise unless prior and posterior agree: a single latent would be broadcast over the others."""
@@ -331,6 +342,7 @@ class ConditionalVAE(Generator):
             "decoder": f"z {z}, {c} → {shape(out)}",
             "likelihood": f"{shape(out)} → x {shape(x)}{' and label planes' if self.output_labels else ''}",
             **({} if self.sampler is None else {"sampler": f"{c} → z {z}"}),
+            **({} if self.grain is None else {"grain": f"x {shape(x)} → x {shape(x)}"}),
         }
 
 

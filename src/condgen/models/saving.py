@@ -269,10 +269,10 @@ def describe_module(module: nn.Module, place: str, external: dict[str, nn.Module
     if isinstance(module, Part):
         arguments = {}
         for key, value in module.arguments.items():
-            held = getattr(module, key, None)  # what was replaced after construction counts as it now is
+            held = getattr(module, key, value)  # what was replaced after construction counts as it now is
             if isinstance(held, nn.ModuleList):
                 value = list(held)
-            elif isinstance(held, nn.Module | PLAIN):
+            elif isinstance(held, nn.Module | PLAIN) or (held is None and isinstance(value, nn.Module)):
                 value = held
             arguments[key] = describe(value, inner(key), external)
         return {"module": name, "arguments": arguments}

@@ -21,7 +21,6 @@ from condgen.io.atomic import replacing, write_atomically
 from condgen.io.pictures import Images
 from condgen.io.progress import working
 from condgen.models.latents import gathered, latent_noise, levels, with_border
-from condgen.models.mixing import mixed
 from condgen.nn.parts import evaluating
 from condgen.random import Use, normals, stream, uniform
 
@@ -158,7 +157,7 @@ def vary_latents(
     if background is not None:
         z = with_border(z, gathered([q.mean for q in levels(model.posterior(*background))]))
     moved = model.source.vary(z, c, latent_noise(noise), strength)
-    return model.decode_from(*mixed(model, moved, c, noise)).mean
+    return model.finish(moved, c, noise)
 
 
 def background_of(index: Int64[Tensor, " n"], others: int, seed: int) -> Int64[np.ndarray, " n"]:

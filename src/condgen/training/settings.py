@@ -248,6 +248,8 @@ class Sampler(Checked):
         distil_epochs: passes over these pairs.
         teacher_steps: steps of flow matching to the sample of such a pair.
         teacher_guidance: guidance of flow matching for the sample of such a pair.
+        grain: draw the fine texture that decoded images lack as noise on samples and variations; see
+            :func:`condgen.fit_grain`.
 
     Example:
         >>> Sampler("mixture").components
@@ -264,6 +266,7 @@ class Sampler(Checked):
     distil_epochs: int = setting(10, 1, 10**6)
     teacher_steps: int = setting(4, 1, 1000)
     teacher_guidance: float = setting(0.8, 0, 10**6)
+    grain: bool = setting(False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
