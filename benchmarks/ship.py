@@ -6,7 +6,6 @@
 """
 
 import argparse
-from pathlib import Path
 
 import torch
 
@@ -17,11 +16,14 @@ from condgen.sampling.grids import to_uint8
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path)
+    parser.add_argument("run")
     parser.add_argument("--name", default="bloodmnist")
     parser.add_argument("--images", type=int, default=1024)
+    parser.add_argument("--grain", metavar="DATA", help="estimate the model's grain first, by these training images")
     options = parser.parse_args()
     model = condgen.load(options.run)
+    if options.grain:
+        condgen.fit_grain(model, condgen.load_data(options.grain))
     folder = condgen.save(model, SHIPPED / options.name, half=True)
     again, labels = condgen.load(folder), torch.arange(options.images) % model.conditioner.dim
     before, after = (to_uint8(m.sample(labels)).int() for m in (model, again))

@@ -6,12 +6,12 @@ Classifiers of one kind (`condgen.train_classifier` as it comes: 1,500 updates f
 passes, so more updates) learn from real images as they are, with every class drawn equally often, and the same with
 CutMix; and on generated images alone, as many as real ones (of each class) and five times as many, with the labels they
 were drawn for, and with a teacher's probabilities: the teacher is the classifier of real images of the same seed.
-"Labels mixed" are decoded under conditions half-way to those of other classes (`model.label_mixing = 0.5`). "Between
-classes" are as many again whose latents, too, lie on the way to a draw of another class; only a teacher can say what
-they are. "Latents mixed" are the same by the library (`model.latent_mixing = 0.5`): half of the images, their partners
-drawn evenly from the classes. "Believed" are as many as real ones, of half as many again, that the teacher takes for
-the class they were drawn for. All are tested on real test images. A run that is done is kept beside the table
-(`.json`); the same command goes on with the others, and a training that was stopped goes on too.
+"Labels mixed" are decoded under conditions half-way to those of other classes (`model.label_mixing = 0.5`). "Latents
+mixed" are twice as many, of which every second one's latents, too, lie on the way to a draw of another class
+(`model.latent_mixing = 0.5`); only a teacher can say what they are. "Believed" are as many as real ones, of half as
+many again, that the teacher takes for the class they were drawn for. All are tested on real test images. A run that is
+done is kept beside the table (`.json`); the same command goes on with the others, and a training that was stopped goes
+on too.
 """
 
 import argparse
@@ -22,16 +22,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 import condgen
 from condgen.apps.timing import machine
 from condgen.data.names import PROBABILITIES
 from condgen.evaluation.bootstrap import image_spreads, widened
 from condgen.evaluation.statistics import student
-from condgen.io.pictures import to_uint8
-from condgen.models.latents import latent_noise
-from condgen.random import Use, normals, stream, uniform
 from condgen.training.checkpoints import Checkpoints
 
 MANY = 5  # times as many generated images as real ones
@@ -41,7 +37,6 @@ REAL = {
     "real, rare ones drawn more often": {"balance": True},
     "real, drawn more often, CutMix": {"balance": True, "cutmix": 0.5},
 }
-BETWEEN = "generated, labels mixed, as many between classes, teacher's labels"
 GENERATED = {  # times as many images as real ones, how far labels and latents are mixed, whether a teacher labels them
     "generated": (1, 0.0, 0.0, False),
     f"{MANY} times as many generated": (MANY, 0.0, 0.0, False),
@@ -50,7 +45,6 @@ GENERATED = {  # times as many images as real ones, how far labels and latents a
     "generated, labels mixed": (1, 0.5, 0.0, False),
     "generated, labels mixed, teacher's labels": (1, 0.5, 0.0, True),
     f"{MANY} times as many, labels mixed, teacher's labels": (MANY, 0.5, 0.0, True),
-    BETWEEN: (1, 0.5, 0.0, True),
     "twice as many, labels and latents mixed, teacher's labels": (2, 0.5, 0.5, True),
     "generated, believed": (SPARE, 0.0, 0.0, False),
     "generated, believed, teacher's labels": (SPARE, 0.0, 0.0, True),
@@ -75,29 +69,6 @@ def generated(
         return condgen.LabelledImages(np.moveaxis(found["images"], -1, 1), found["labels"], data.class_names)
 
 
-@torch.no_grad()
-def between(name: str, labels: np.ndarray, seed: int) -> np.ndarray:
-    """Images on the way from a draw of one class to a draw of another: half-way at most, and as spread as draws are."""
-    model = condgen.load(name)
-    u = uniform(seed, torch.arange(len(labels)), stream(Use.SAMPLING, 1), (2,))
-    own, share = torch.as_tensor(labels), 0.5 * u[:, 0]
-    other = own[u[:, 1].argsort()]  # as often as there are images of each class
-
-    def drawn(y: torch.Tensor, places: torch.Tensor, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        c = model.condition(model.labels(y[places]))
-        noise = normals(model.sampling_noise_shapes, seed, places, Use.SAMPLING, step, model.dtype)
-        return model.source.draw(c, latent_noise(noise)), c
-
-    middle = drawn(own, torch.arange(0, len(own), max(len(own) // 512, 1)), 2)[0].mean(0)
-    parts = []
-    for block in torch.arange(len(own)).split(64):
-        (first, c), (last, c_last) = drawn(own, block, 2), drawn(other, block, 3)
-        t = share[block].to(first.dtype).view(-1, *[1] * (first.ndim - 1))
-        z = middle + torch.lerp(first - middle, last - middle, t) / (t**2 + (1 - t) ** 2).sqrt()
-        parts.append(to_uint8(model.decode_from(z, torch.lerp(c, c_last, 0.5)).mean))
-    return torch.cat(parts).numpy()
-
-
 def believed(images: condgen.LabelledImages, counts: np.ndarray) -> np.ndarray:
     """The places of so many images of each class, the first that the teacher takes for it."""
     good = images.factors[PROBABILITIES].argmax(1) == images.labels
@@ -114,10 +85,6 @@ def run(options: argparse.Namespace, data: Any, arm: str, seed: int) -> dict[str
     if arm in GENERATED:
         times, mixing, latents, soft = GENERATED[arm]
         images = generated(options.model, data, seed, times, mixing, latents, folder)
-        if arm == BETWEEN:
-            more = between(options.model, images.labels, seed)
-            both, labels = np.concatenate([images.images, more]), np.tile(images.labels, 2)
-            images = condgen.LabelledImages(both, labels, data.class_names)
         if soft or times == SPARE:
             factors = {PROBABILITIES: condgen.label(images.images, condgen.load_classifier(teacher))}
             judged = condgen.LabelledImages(images.images, images.labels, images.class_names, factors=factors)
