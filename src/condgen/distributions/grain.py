@@ -12,17 +12,25 @@ from torch import Tensor
 from condgen.nn.parts import Part
 
 Images = Float[Tensor, "batch channels height width"]
+Plane = Float[Tensor, "batch 1 height width"]
 SLOW = (0.15, 0.25)  # cycles per pixel: what changes more slowly is no grain; from the second on all of it is
 SIZE = 9  # height and width of the kernel, in pixels
+AROUND = 5  # pixels a side of the places whose activity is measured
+LEVELS = 10  # of activity at which the strength of grain is known
 
 
 class Grain(Part):
-    r"""Stationary Gaussian noise that is added to a drawn image, with the spectrum that the decoder's images lack.
+    r"""Gaussian noise that is added to a drawn image, of the spectrum and the strength that decoded images lack.
 
-    A latent holds what an image shows, not the noise of camera, film and compression, and a decoder draws the same
-    image for it every time. So the fine texture of its images is too weak. Grain is white noise under a small kernel,
-    which :meth:`estimate` finds: :math:`x = \text{decoded} + k * \varepsilon` then has the power of real images at
-    every frequency above a quarter of a cycle per pixel, in every channel and between channels, as a mean over images.
+    A latent holds what an image shows, not the finest texture of a cell nor the noise of camera and compression, and a
+    decoder draws the same image for it every time. So the fine texture of its images is too weak. Grain is white noise
+    under a small kernel, times a strength that depends on how much fine detail an image has at a place,
+
+    .. math:: x = \text{decoded} + s(\text{activity}) \; (k * \varepsilon),
+
+    so that a smooth background stays smooth. :meth:`estimate` finds both: the spectrum from what drawn images lack at
+    every frequency above a quarter of a cycle per pixel, in every channel and between channels; the strength from what
+    they lack at places of equal activity. As a mean over images their power is then that of real ones.
 
     The log-likelihood of a model is not changed by its grain.
 
@@ -31,8 +39,10 @@ class Grain(Part):
         size: height and width of the kernel, an odd number; smaller where images are.
 
     Attributes:
-        kernel: (channels, channels, size, size), from white noise to grain, in units of images in [0, 1]; 0 until it
-            is estimated.
+        kernel: (channels, channels, size, size), from white noise to grain of mean variance 1.
+        activity: (levels,), the activities at which the strength is known, ascending; see :func:`activity`.
+        strength: (levels,), standard deviation of the grain at these, in units of images in [0, 1], straight lines
+            between; 0 until it is estimated.
         noise_shape: of the white noise of one image.
 
     Raises:
@@ -40,7 +50,8 @@ class Grain(Part):
 
     References:
         Film grain synthesis for AV1 video codec (Norkin & Birkbeck, 2018), https://doi.org/10.1109/DCC.2018.00008:
-        there, too, grain is taken away before coding and drawn anew, by parameters, afterwards.
+        there, too, grain is taken away before coding and drawn anew afterwards, as filtered noise with a piecewise
+        linear strength.
 
     Example:
         >>> grain = Grain((1, 16, 16))
@@ -52,6 +63,8 @@ class Grain(Part):
     """
 
     kernel: Float[Tensor, "channels channels size size"]
+    activity: Float[Tensor, " levels"]
+    strength: Float[Tensor, " levels"]
 
     def __init__(self, image_shape: tuple[int, int, int], size: int = SIZE) -> None:
         super().__init__()
@@ -60,6 +73,8 @@ class Grain(Part):
         channels, height, width = self.image_shape = image_shape
         side = min(size, (min(height, width) - 1) // 2 * 2 + 1)
         self.register_buffer("kernel", torch.zeros(channels, channels, side, side))
+        self.register_buffer("activity", torch.linspace(0, 1, LEVELS))
+        self.register_buffer("strength", torch.zeros(LEVELS))
 
     @property
     def noise_shape(self) -> tuple[int, int, int]:
@@ -68,28 +83,80 @@ class Grain(Part):
 
     def forward(self, x: Images, noise: Images) -> Images:
         """Add grain to images; the result is cut to [0, 1]."""
-        return (x + F.conv2d(wrapped(noise, self.kernel.shape[-1] // 2), self.kernel)).clamp(0, 1)
+        filtered = F.conv2d(wrapped(noise, self.kernel.shape[-1] // 2), self.kernel)
+        return (x + between(activity(x), self.activity, self.strength) * filtered).clamp(0, 1)
 
     @torch.no_grad()
-    def estimate(self, real: Images, drawn: Images) -> None:
-        """Find the kernel that gives drawn images the fine texture of real ones.
+    def estimate(self, real: Images, drawn: Float[Tensor, "_ channels height width"]) -> None:
+        """Find the kernel and the strength that give drawn images the fine texture of real ones.
 
         Where drawn images have as much power as real ones, or more, there is no grain.
 
         Args:
             real: images in [0, 1].
-            drawn: the same as the decoder draws them, such as reconstructions.
+            drawn: the same images as the decoder draws them, such as their reconstructions.
+
+        Raises:
+            ValueError: for fewer than two images, or others than those of the grain's shape.
         """
-        lacking = (spectrum(real) - spectrum(drawn)) * fine(real.shape[-2:]).to(real)
+        if real.shape != drawn.shape or len(real) < 2 or tuple(real.shape[1:]) != tuple(self.image_shape):
+            raise ValueError(
+                f"Expected two images or more of {self.image_shape}, and as many drawn ones; got {tuple(real.shape)} "
+                f"and {tuple(drawn.shape)}."
+            )
+        all_of_it, fast = spectrum(real), fine(real.shape[-2:]).to(real)
+        lacking = (all_of_it - spectrum(drawn)) * fast
         values, vectors = torch.linalg.eigh(lacking.permute(2, 3, 0, 1))
-        root = vectors @ torch.diag_embed(values.clamp(min=0).sqrt()) @ vectors.mT
+        values = values.clamp(min=0)
+        root = vectors @ torch.diag_embed(values.sqrt()) @ vectors.mT
         whole = torch.fft.fftshift(torch.fft.ifft2(root.permute(2, 3, 0, 1)).real, dim=(2, 3))
         reach = self.kernel.shape[-1] // 2
         down, across = (slice(side // 2 - reach, side // 2 + reach + 1) for side in whole.shape[2:])
         kernel = whole[:, :, down, across]
         # What lies beyond the kernel's edge is power, too.
         kernel = kernel * (power(whole) / power(kernel).clamp(min=1e-12)).sqrt()
-        self.kernel.copy_(kernel)
+        variance = power(whole).mean()
+        self.kernel.copy_(kernel / variance.clamp(min=1e-12).sqrt())
+        # Where they lack it: seen through a filter that lets a frequency pass as far as it is lacking.
+        share = values.sum(-1) / all_of_it.diagonal().sum(-1).clamp(min=1e-12)
+        seen = [torch.fft.ifft2(torch.fft.fft2(x) * share.clamp(0, 1).sqrt()).real for x in (real, drawn)]
+        missing = seen[0].square().mean(1) - seen[1].square().mean(1)
+        busy = activity(drawn).flatten()
+        parts = busy.argsort(stable=True).tensor_split(LEVELS)
+        self.activity.copy_(torch.stack([busy[part].mean() for part in parts]))
+        squares = torch.stack([missing.flatten()[part].mean() for part in parts]).clamp(min=0)
+        self.strength.copy_((squares * variance / squares.mean().clamp(min=1e-12)).sqrt())
+
+
+def activity(x: Images) -> Plane:
+    """How much fine detail images have around each place: the standard deviation of what a mean of 3x3 pixels removes.
+
+    Example:
+        >>> flat = torch.full((1, 3, 8, 8), 0.5)
+        >>> float(activity(flat).max()), bool(activity(flat + 0.1 * torch.randn(1, 3, 8, 8)).min() > 0.01)
+        (0.0, True)
+    """
+    detail = x - around(x, 3)
+    return around(detail.square().mean(1, keepdim=True), AROUND).sqrt()
+
+
+def around(x: Images, side: int) -> Images:
+    """The mean of the square of so many pixels around each; at the border, of those that there are."""
+    return F.avg_pool2d(x, side, stride=1, padding=side // 2, count_include_pad=False)
+
+
+def between(x: Tensor, places: Float[Tensor, " levels"], values: Float[Tensor, " levels"]) -> Tensor:
+    """Straight lines between known values; before the first place and after the last the value there.
+
+    Example:
+        >>> between(torch.tensor([0.0, 1.5, 9.0]), torch.tensor([1.0, 2.0]), torch.tensor([3.0, 5.0]))
+        tensor([3., 4., 5.])
+    """
+    steps = values.diff() / places.diff().clamp(min=1e-12)
+    found = values[0].expand(x.shape)
+    for place, end, step in zip(places[:-1], places[1:], steps, strict=True):
+        found = found + step * (x.clamp(place, end) - place)
+    return found
 
 
 def power(kernel: Float[Tensor, "channels channels height width"]) -> Float[Tensor, "channels 1 1 1"]:
