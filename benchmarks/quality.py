@@ -67,6 +67,7 @@ def main() -> None:
     parser.add_argument("--guidance", type=float, nargs="+", help="of flow matching, instead of the model's own")
     parser.add_argument("--temperature", type=float, nargs="+", default=[1.0])
     parser.add_argument("--mixing", type=float, nargs="+", default=[0.0], help="of labels (model.label_mixing)")
+    parser.add_argument("--no-grain", action="store_true", help="leave the grain of models out")
     parser.add_argument("--solver", choices=["heun", "euler"])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cache", type=Path, default=Path("runs/judges"))
@@ -81,6 +82,8 @@ def main() -> None:
     show("real", rows["real"])
     for run in options.runs:
         model = condgen.load(run)
+        if options.no_grain and hasattr(model, "grain"):
+            model.grain = None
         flow = next((own for own in model.children() if isinstance(own, FlowMatching)), None)
         settings = itertools.product(
             (options.steps or [None]) if flow else [None],
@@ -91,6 +94,7 @@ def main() -> None:
         for steps, guidance, temperature, mixing in settings:
             name = f"{run}{f', {steps} steps' if steps else ''}{f', guidance {guidance}' if guidance else ''}"
             name += f", temperature {temperature}" if temperature != 1 else ""
+            name += ", without grain" if options.no_grain else ""
             if mixing:
                 name += f", labels mixed by {mixing}"
                 model.label_mixing = mixing

@@ -40,6 +40,7 @@ from condgen.training.checkpoints import Checkpoints
 from condgen.training.distil import USUAL as STUDENT_TRAINING
 from condgen.training.distil import distil
 from condgen.training.fit import Stage, fit_as_stage
+from condgen.training.fit_grain import IMAGES as GRAIN
 from condgen.training.fit_grain import fit_grain
 from condgen.training.fit_prior import USUAL as PRIOR
 from condgen.training.fit_prior import fit_prior
@@ -295,7 +296,7 @@ class Recipe:
             where_to = {"hardware": where, "progress": progress}
             own.fit_sampler(model, data, None if done else prior, out, budget, work.prior_share, **where_to)
         if own.grains and not (resume and model.grain is not None):
-            fit_grain(model, data, seed=seed, progress=progress)
+            fit_grain(model, data, images=GRAIN if budget is None else GRAIN // 4, seed=seed, progress=progress)
             if out is not None:
                 save(model, out)
         return model, history
