@@ -30,7 +30,7 @@ from condgen.losses.elbo import (
     label_log_likelihood,
 )
 from condgen.models.generator import Generator, Images, Labels, shape
-from condgen.models.latents import Latent, gathered, latent_noise, latent_shapes, levels
+from condgen.models.latents import Latent, check_latents, gathered, latent_noise, latent_shapes, levels
 from condgen.models.mixing import mixed, mixing_noise
 from condgen.nn.conditioners import OneHot, Unconditional
 from condgen.nn.decoders import DeconvDecoder, ResNetDecoder
@@ -127,9 +127,9 @@ class ConditionalVAE(Generator):
         if output_labels and not isinstance(conditioner, OneHot):
             raise ValueError(f"Expected OneHot for output_labels; got {type(conditioner).__name__}. Leave it out.")
         self.encoder, self.reparameterizer = encoder, reparameterizer
-        self.prior, self.decoder, self.likelihood, self.sampler = prior, decoder, likelihood, sampler
+        self.prior, self.decoder, self.likelihood = prior, decoder, likelihood
+        self.sampler, self.grain = sampler, grain
         self.output_labels, self.label_mixing, self.latent_mixing = output_labels, label_mixing, latent_mixing
-        self.grain = grain
 
     # The model as mathematics: tensors on the model's device, no checks, one pass.
 
@@ -144,7 +144,7 @@ class ConditionalVAE(Generator):
         c = self.condition(y, noise.get("label"))
         parameters = self.encoder(x, c)
         q = self.reparameterizer(parameters)
-        self._check_latents(q)
+        check_latents(q, self.prior.noise_shape)
         z = self.reparameterizer.draw(parameters, latent_noise(noise))
         output, label_logits = self._split(self.decoder(z, c))
         p = self.likelihood(output)
@@ -210,16 +210,6 @@ class ConditionalVAE(Generator):
         """Name → shape of the noise that drawing one image needs."""
         grain = {} if self.grain is None else {"grain": tuple(self.grain.noise_shape)}
         return latent_shapes(self.source.noise_shape) | mixing_noise(self) | grain
-
-    def _check_latents(self, q: Any) -> None:
-        """Raise unless prior and posterior agree: a single latent would be broadcast over the others."""
-        found = [tuple(own.event_shape) for own in levels(q)]
-        expected = [*latent_shapes(self.prior.noise_shape).values()]
-        if found != expected:
-            raise ValueError(
-                f"Expected an encoder for the prior's z of shape {', '.join(map(shape, expected))}; got a posterior of "
-                f"shape {', '.join(map(shape, found))}. Give encoder and prior the same latents."
-            )
 
     def _split(self, output: Tensor) -> tuple[Tensor, Tensor | None]:
         """The decoder's output as the likelihood's parameters and the label planes' logits."""

@@ -3,7 +3,7 @@
 Shapes are written as a prior's `noise_shape`: (128,) is a vector, (8, 7, 7) a map, ((4,), (2, 4, 4)) are two levels.
 """
 
-__all__ = ["gathered", "latent_noise", "latent_shapes", "levels", "tempered", "with_border"]
+__all__ = ["check_latents", "gathered", "latent_noise", "latent_shapes", "levels", "tempered", "with_border"]
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -44,6 +44,30 @@ def latent_shapes(noise_shape: Sequence[Any]) -> dict[str, tuple[int, ...]]:
     if any(not isinstance(size, int) for size in noise_shape):
         return {f"z{level}": tuple(shape) for level, shape in enumerate(noise_shape)}
     return {"z": tuple(noise_shape)}
+
+
+def check_latents(q: Any, noise_shape: Sequence[Any]) -> None:
+    """Raise unless prior and posterior agree: a single latent would be broadcast over the others.
+
+    Args:
+        q: the posterior, or one for each level.
+        noise_shape: of the prior.
+
+    Raises:
+        ValueError: telling both shapes.
+
+    Example:
+        >>> from torch.distributions import Independent, Normal
+        >>> check_latents(Independent(Normal(torch.zeros(3, 4), torch.ones(3, 4)), 1), (4,))
+    """
+    found = [tuple(own.event_shape) for own in levels(q)]
+    expected = [*latent_shapes(noise_shape).values()]
+    if found != expected:
+        wanted, got = (", ".join(f"({', '.join(map(str, own))})" for own in shapes) for shapes in (expected, found))
+        raise ValueError(
+            f"Expected an encoder for the prior's z of shape {wanted}; got a posterior of shape {got}. Give encoder "
+            "and prior the same latents."
+        )
 
 
 def latent_noise(noise: Mapping[str, Tensor]) -> Latent:
