@@ -1,5 +1,7 @@
 """Grain: noise with the spectrum that drawn images lack, found from real and drawn images."""
 
+from importlib import import_module
+
 import numpy as np
 import pytest
 import torch
@@ -236,6 +238,15 @@ def test_it_is_saved_and_told(model, cells, tmp_path):
 def test_what_has_no_grain(made, count, message, cells):
     with pytest.raises(ValueError, match=message):
         condgen.fit_grain(made(), cells, images=count, progress=False)
+
+
+def test_large_images_are_fewer(model, cells, monkeypatch):
+    seen = []
+    monkeypatch.setattr(import_module("condgen.training.fit_grain"), "PIXELS", 40 * 16 * 16)
+    monkeypatch.setattr(Grain, "estimate", lambda _, real, drawn: seen.extend((len(real), len(drawn))))
+    condgen.fit_grain(model, cells, progress=False)
+    condgen.fit_grain(model, cells, images=9, progress=False)
+    assert seen == [40, 40, 9, 9]
 
 
 def test_a_recipe_draws_it_if_it_is_asked_to(cells, tmp_path):
