@@ -29,18 +29,20 @@ about = json.loads((here / "graphs" / "export.json").read_text())
 print(json.dumps(about["graphs"], indent=1))
 
 # %%
-# From here on no condgen is needed: ONNX Runtime and numpy draw eight neutrophils.
+# From here on no condgen is needed: ONNX Runtime and numpy draw eight neutrophils. This model takes two kinds of noise,
+# that of the latents and that of the images' grain.
 draw = onnxruntime.InferenceSession(here / "graphs" / about["graphs"]["draw"]["file"])
-numbers = about["graphs"]["draw"]["inputs"]["noise"]["shape"][1:]
-noise = np.random.default_rng(0).standard_normal((8, *numbers), dtype=np.float32)
-labels = np.full(8, about["class_names"].index("neutrophil"), np.int64)
-(images,) = draw.run(None, {"noise": noise, "labels": labels})
+rng, inputs = np.random.default_rng(0), about["graphs"]["draw"]["inputs"]
+given = {name: rng.standard_normal((8, *own["shape"][1:]), dtype=np.float32) for name, own in inputs.items()}
+given["labels"] = np.full(8, about["class_names"].index("neutrophil"), np.int64)
+(images,) = draw.run(None, given)
 print(images.shape, images.min(), images.max())
 
 # %%
 # They are condgen's images of the same noise.
 with torch.no_grad():
-    ours = model.eval().draw(torch.as_tensor(labels), {"z": torch.as_tensor(noise)}).numpy()
+    noise = {"z": torch.as_tensor(given["noise"]), "grain": torch.as_tensor(given["grain"])}
+    ours = model.eval().draw(torch.as_tensor(given["labels"]), noise).numpy()
 print("the most they differ by:", abs(images - ours).max())
 assert abs(images - ours).max() < 1e-3
 

@@ -43,7 +43,6 @@ class Grain(Part):
         activity: (levels,), the activities at which the strength is known, ascending; see :func:`activity`.
         strength: (levels,), standard deviation of the grain at these, in units of images in [0, 1], straight lines
             between; 0 until it is estimated.
-        noise_shape: of the white noise of one image.
 
     Raises:
         ValueError: for an even size.
@@ -78,7 +77,7 @@ class Grain(Part):
 
     @property
     def noise_shape(self) -> tuple[int, int, int]:
-        """That of the images."""
+        """The shape of the white noise of one image: that of the image."""
         return self.image_shape
 
     def forward(self, x: Images, noise: Images) -> Images:
