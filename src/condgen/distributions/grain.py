@@ -77,7 +77,7 @@ class Grain(Part):
 
     @property
     def noise_shape(self) -> tuple[int, int, int]:
-        """The shape of the white noise of one image: that of the image."""
+        """The shape of the white noise of one image, which is that of the image."""
         return self.image_shape
 
     def forward(self, x: Images, noise: Images) -> Images:
