@@ -3,8 +3,7 @@
 __all__ = ["RECIPES", "Recipe", "bloodmnist_reference", "latent_map", "smears_demo"]
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
@@ -35,13 +34,13 @@ from condgen.nn.discriminators import ConvDiscriminator
 from condgen.nn.encoders import ConvEncoder
 from condgen.nn.label_free import without_labels
 from condgen.nn.layers import halvings
+from condgen.nn.parts import seeded
 from condgen.training.budget import Budget
 from condgen.training.checkpoints import Checkpoints
 from condgen.training.distil import USUAL as STUDENT_TRAINING
 from condgen.training.distil import distil
 from condgen.training.fit import Stage, fit_as_stage
-from condgen.training.fit_grain import IMAGES as GRAIN
-from condgen.training.fit_grain import fit_grain
+from condgen.training.fit_grain import IMAGES, fit_grain
 from condgen.training.fit_prior import USUAL as PRIOR
 from condgen.training.fit_prior import fit_prior
 from condgen.training.history import History
@@ -295,8 +294,8 @@ class Recipe:
             done = bool(resume) and model.sampler is not None
             where_to = {"hardware": where, "progress": progress}
             own.fit_sampler(model, data, None if done else prior, out, budget, work.prior_share, **where_to)
-        if own.grains and not (resume and model.grain is not None):
-            fit_grain(model, data, images=GRAIN if budget is None else GRAIN // 4, seed=seed, progress=progress)
+        if own.sampler.grain and not (resume and model.grain is not None):
+            fit_grain(model, data, images=IMAGES if budget is None else IMAGES // 4, seed=seed, progress=progress)
             if out is not None:
                 save(model, out)
         return model, history
@@ -379,11 +378,6 @@ class Recipe:
         """Whether flow matching is distilled into a network of one step."""
         return self.loss is not None and self.sampler.sampler == "flow_matching" and self.sampler.distil_pairs > 0
 
-    @property
-    def grains(self) -> bool:
-        """Whether samples get the fine texture that decoded images lack."""
-        return self.loss is not None and self.sampler.grain
-
     def prior_training(self, budget: Budget | None) -> Training:
         """How the prior is trained."""
         usual = FLOW_MATCHING if self.sampler.sampler == "flow_matching" else PRIOR
@@ -397,14 +391,6 @@ class Recipe:
         """The usual training of a later stage, with its passes or the rest of the budget."""
         passes = {"epochs": None if budget else epochs, "minutes": budget}
         return changed(usual, **passes, seed=self.training.seed, precision=self.training.precision)[0]
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Weights drawn inside come from this seed; torch's generator is as it was afterwards."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        yield
 
 
 def check_useful(model: Callable[..., Any], given: set[str]) -> None:

@@ -223,7 +223,7 @@ class Explorer:
         return self._grained(decoded(self.model, z, y), cell, cell)
 
     def _grained(self, images: Tensor, first: Cell, last: Cell) -> Pictures:
-        """Images with the grain of a cell, or on the way from that of one cell to that of another."""
+        """Add grain to images: that of one cell, or a blend that goes from the first cell's to the last's."""
         if getattr(self.model, "grain", None) is None:
             return channels_last(images)
         start, end = (self._noise(cell.seed, torch.tensor([cell.index]))["grain"] for cell in (first, last))

@@ -31,7 +31,7 @@ NUMBERS = "z"  # of a single level of latents
 
 
 class Draw(nn.Module):
-    """Standard normal noise and labels → images in [0, 1]; `grain` is the noise of their grain, where there is one."""
+    """Draw images in [0, 1] from standard normal noise and labels; a model with grain takes its noise as `grain`."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()

@@ -140,12 +140,12 @@ def activity(x: Images) -> Plane:
 
 
 def around(x: Images, side: int) -> Images:
-    """The mean of the square of so many pixels around each; at the border, of those that there are."""
+    """Average images over a small square around every pixel; at the border, over the pixels that exist."""
     return F.avg_pool2d(x, side, stride=1, padding=side // 2, count_include_pad=False)
 
 
 def between(x: Tensor, places: Float[Tensor, " levels"], values: Float[Tensor, " levels"]) -> Tensor:
-    """Straight lines between known values; before the first place and after the last the value there.
+    """Interpolate linearly between known values; before the first place and after the last, the nearest one holds.
 
     Example:
         >>> between(torch.tensor([0.0, 1.5, 9.0]), torch.tensor([1.0, 2.0]), torch.tensor([3.0, 5.0]))
@@ -164,7 +164,7 @@ def power(kernel: Float[Tensor, "channels channels height width"]) -> Float[Tens
 
 
 def wrapped(x: Images, by: int) -> Float[Tensor, "batch channels height2 width2"]:
-    """Images continued by so many pixels on every side by their opposite side.
+    """Pad images on every side with pixels of the opposite side, as if they repeated.
 
     Example:
         >>> wrapped(torch.arange(4.0).view(1, 1, 1, 4).expand(1, 1, 4, 4), 1)[0, 0, 0].tolist()
@@ -177,7 +177,7 @@ def wrapped(x: Images, by: int) -> Float[Tensor, "batch channels height2 width2"
 
 
 def spectrum(x: Images) -> Float[Tensor, "channels channels height width"]:
-    """Power of the channels of images, and between them, at each frequency, taken as equal for mirrored directions.
+    """Mean power of images at each frequency, for every pair of channels, averaged over mirrored directions.
 
     Example:
         >>> found = spectrum(torch.randn(500, 1, 8, 8, generator=torch.Generator().manual_seed(0)))

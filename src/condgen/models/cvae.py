@@ -178,7 +178,7 @@ class ConditionalVAE(Generator):
         return self.finish(self.source.draw(c, latent_noise(noise)), c, noise)
 
     def finish(self, z: Latent, c: Float[Tensor, "batch dim"], noise: dict[str, Tensor]) -> Images:
-        """Latents of new images → the images: mixed if the model mixes, the mean of p(x | z, c), and its grain."""
+        """Decode latents into new images: first mixed with another class if the model mixes, at last with grain."""
         x = self.decode_from(*mixed(self, z, c, noise)).mean
         return x if self.grain is None else self.grain(x, noise["grain"])
 

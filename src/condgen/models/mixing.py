@@ -22,7 +22,7 @@ OTHER_LATENT, SHARE = "z_other", "share"  # the noise of its latent, and of how 
 
 
 def mixing_noise(model: Any) -> dict[str, tuple[int, ...]]:
-    """Name → shape of the noise that mixing one image with another class needs; empty where the model mixes nothing.
+    """Names and shapes of the noise that mixing an image with another class takes; empty for a model that mixes none.
 
     Args:
         model: with `label_mixing`, `latent_mixing`, `conditioner` and `source`.
@@ -104,7 +104,7 @@ def towards(
 
 
 def prior_mean(model: Any, z: Float[Tensor, "batch *latent"]) -> Float[Tensor, "*latent"]:
-    """The mean latent of all classes together, by the prior that samples come from; 0 where it cannot tell."""
+    """Mean latent over all classes, by the prior that samples come from; zeros where that prior has no known mean."""
     source = getattr(model.source, "source", model.source)  # of a flow, the start: its field hardly moves the mean
     classes = torch.arange(without_dropout(model.conditioner).num_classes, device=z.device)
     try:

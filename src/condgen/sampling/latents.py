@@ -68,7 +68,7 @@ def latent_of(model: Any, end: Tensor | np.ndarray, label: Any) -> Float[Tensor,
 
 
 def slerp(z0: Tensor, z1: Tensor, t: Tensor) -> Tensor:
-    """Latents on the great circle from z0 to z1, or on a straight line where they point the same or opposite ways."""
+    """Interpolate latents along the great circle from z0 to z1; straight where they point the same or opposite ways."""
     cosine = torch.dot(z0.flatten(), z1.flatten()) / (z0.norm() * z1.norm()).clamp(min=1e-12)
     angle = torch.arccos(cosine.clamp(-1, 1))
     if angle.sin() < 1e-3:  # rounding of the cosine in float32 alone makes an angle of 0.0003
