@@ -604,6 +604,7 @@ class TestHelp:
             (["train", "--epoch", "3"], "There is no option --epoch. Did you mean --epochs?"),
             (["sample", "run", "--per-clas", "3"], "There is no option --per-clas. Did you mean --per-class?"),
             (["train", "--zzz", "3"], "There is no option --zzz. See"),
+            (["sample", "run", "--overwrite"], "There is no option --overwrite. See"),
         ],
     )
     def test_a_word_that_is_mistyped_suggests_the_nearest(self, arguments, said, capsys):

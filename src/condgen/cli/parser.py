@@ -82,10 +82,11 @@ class Parser(ArgumentParser):
     """Wrong usage is one line, too."""
 
     command = "condgen"
+    options: frozenset[str] = frozenset()  # names of the options that the command takes
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Say which option expected what, and exit with 2."""
-        print(f"condgen: {one_line(usage(message))} See {self.command} --help.", file=sys.stderr)
+        print(f"condgen: {one_line(usage(message, self.options))} See {self.command} --help.", file=sys.stderr)
         sys.exit(2)
 
     def _get_option_tuples(self, option_string: str) -> list[Any]:
@@ -93,17 +94,17 @@ class Parser(ArgumentParser):
         return []
 
 
-def usage(message: str) -> str:
-    r"""What the parser says of an option, in a sentence.
+def usage(message: str, options: Iterable[str] = ()) -> str:
+    r"""What the parser says of an option, in a sentence; `options` are the names among which a mistyped one is sought.
 
     Example:
-        >>> usage("unrecognized arguments: --epoch 3")
+        >>> usage("unrecognized arguments: --epoch 3", ["epochs", "out"])
         'There is no option --epoch. Did you mean --epochs?'
         >>> usage("Parser key \"n\":\n  Expected a <class 'int'>. Got value: many")
         "Expected a value of type int for --n; got 'many'."
     """
     if unknown := re.search(r"unrecognized arguments: (--\w+)", message):
-        return f"There is no option {unknown[1].replace('_', '-')}.{nearest(unknown[1][2:], OPTIONS, '--')}"
+        return f"There is no option {unknown[1].replace('_', '-')}.{nearest(unknown[1][2:], options, '--')}"
     if wrong := re.search(r"subcommand: invalid choice: '(.*?)' \(choose from (.*)\)", message):
         return f"There is no command {wrong[1]!r}.{nearest(wrong[1], re.findall(r'[a-z]+', wrong[2]))}"
     if missing := re.search(r"arguments are required: (?:\w+\.)*(\w+)", message):
@@ -186,6 +187,8 @@ def parser_for(
         own.add_function_arguments(function, as_group=False, as_positional=True, fail_untyped=True, skip=skip)
         for group in settings:
             add_settings(own, group)
+        if name == command:
+            kind.options = frozenset(action.dest for action in own._actions)
         if not everything and hasattr(function, "shown"):
             known = {entry.name for group in settings for entry in fields(group)}
             hide(own, known - set(function.shown))  # type: ignore[attr-defined]
