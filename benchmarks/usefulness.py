@@ -16,7 +16,9 @@ on too.
 
 import argparse
 import json
+import shlex
 import statistics
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -52,18 +54,21 @@ GENERATED = {  # times as many images as real ones, how far labels and latents a
 
 
 def generated(
-    name: str, data: Any, seed: int, times: float, mixing: float, latents: float, folder: Path
+    options: argparse.Namespace, data: Any, seed: int, times: float, mixing: float, latents: float
 ) -> condgen.LabelledImages:
     """So many times as many images of each class as the training set has, drawn once and kept."""
-    file = folder / f"{Path(name).name}_{seed}_{times}_{mixing}{f'_{latents}' if latents else ''}.npz"
+    how = f"{f'_{latents}' if latents else ''}{f'_steps{options.flow_steps}' if options.flow_steps else ''}"
+    file = options.work / f"{Path(options.model).name}_{seed}_{times}_{mixing}{how}.npz"
     counts = np.ceil(times * np.bincount(data.train.labels)).astype(int)
     labels = np.repeat(np.arange(data.num_classes), counts)
     if not file.exists():
-        folder.mkdir(parents=True, exist_ok=True)
+        options.work.mkdir(parents=True, exist_ok=True)
         from condgen.sampling.shards import write_samples
 
-        model = condgen.load(name)
+        model = condgen.load(options.model)
         model.label_mixing, model.latent_mixing = mixing, latents
+        if options.flow_steps:
+            model.sampler.steps = options.flow_steps
         write_samples(model, labels, file, seed=seed, progress=True)
     with np.load(file) as found:
         return condgen.LabelledImages(np.moveaxis(found["images"], -1, 1), found["labels"], data.class_names)
@@ -84,7 +89,7 @@ def run(options: argparse.Namespace, data: Any, arm: str, seed: int) -> dict[str
     images, settings = data.train, REAL.get(arm, {})
     if arm in GENERATED:
         times, mixing, latents, soft = GENERATED[arm]
-        images = generated(options.model, data, seed, times, mixing, latents, folder)
+        images = generated(options, data, seed, times, mixing, latents)
         if soft or times == SPARE:
             factors = {PROBABILITIES: condgen.label(images.images, condgen.load_classifier(teacher))}
             judged = condgen.LabelledImages(images.images, images.labels, images.class_names, factors=factors)
@@ -149,13 +154,14 @@ def main() -> None:
         "--arms", nargs="*", default=[*REAL, *GENERATED], choices=[*REAL, *GENERATED], help="some of them"
     )
     parser.add_argument("--steps", type=int, help="updates of each classifier, instead of those that converge")
+    parser.add_argument("--flow-steps", type=int, help="draw along the flow in so many steps, not by its student")
     parser.add_argument("--work", type=Path, default=Path("runs/usefulness"), help="folder of generated images")
     parser.add_argument("--out", type=Path, help="a name without ending, for .md and .json")
     options = parser.parse_args()
     data = condgen.load_data(options.data)
     kept = options.out and options.out.with_suffix(".json")
     runs = json.loads(kept.read_text())["runs"] if kept and kept.exists() else []
-    command = f"python benchmarks/usefulness.py {options.model} --seeds {options.seeds} --out {options.out}"
+    command = shlex.join(["python", "benchmarks/usefulness.py", *sys.argv[1:]])
     for seed in range(options.seeds):
         for arm in options.arms:
             if any((run["arm"], run["seed"]) == (arm, seed) for run in runs):
