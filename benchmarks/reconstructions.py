@@ -6,7 +6,9 @@ What the networks around the latents lose shows here; what is lost beyond that (
 loses. Latents of an image that are decoded under the label of another class (`--mixing`) tell how much of a class the
 decoder paints by itself. With `--learn` a classifier that converges is trained on reconstructions of the training
 images, under their true labels, and tested on real images: what it is short of one trained on the images themselves is
-what the networks add or take away that a judge does not see, such as a trace of the label.
+what the networks add or take away that a judge does not see, such as a trace of the label. `--told random` or `first`
+tells encoder and decoder a label that says nothing of the image: what a classifier is short of then, no trace explains.
+`--mixing` without a number leaves the judge out.
 """
 
 import argparse
@@ -37,22 +39,33 @@ def decoded(model: Any, part: condgen.LabelledImages) -> torch.Tensor:
         return model.decode_from(*mixed(model, z, model.condition(y), noise)).mean
 
 
+def reconstructed(model: Any, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Images through the posterior's mean and back as uint8, encoder and decoder told these labels."""
+    parts = (slice(k, k + 512) for k in range(0, len(images), 512))
+    return np.concatenate([to_uint8(model.reconstruct(torch.as_tensor(images[k]), labels[k])).numpy() for k in parts])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run")
     parser.add_argument("--data", default="bloodmnist")
     parser.add_argument("--cache", type=Path, default=Path("runs/judges"))
     kinds = ("images", "reconstructions")
-    parser.add_argument("--mixing", type=float, nargs="+", default=[0.0], help="of labels (model.label_mixing)")
+    parser.add_argument("--mixing", type=float, nargs="*", default=[0.0], help="of labels (model.label_mixing)")
     parser.add_argument("--learn", nargs="*", choices=kinds, help="train a classifier on each of these, or on both")
+    parser.add_argument(
+        "--told", nargs="+", default=["own"], choices=("own", "random", "first"), help="label, to encoder and decoder"
+    )
+    parser.add_argument("--updates", type=int, help="of these classifiers, instead of those that converge")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     data, model = condgen.load_data(options.data), condgen.load(options.run)
-    judge = load_judge(data, cache=options.cache)
-    lines = [
-        "| split | labels mixed | images, macro | reconstructions, macro | FID | FID, early | coverage | sharpness |",
-        "|---" * 8 + "|",
-    ]
+    lines = []
+    if options.mixing:
+        judge = load_judge(data, cache=options.cache)
+        columns = ("split", "labels mixed", "images, macro", "reconstructions, macro")
+        columns += ("FID", "FID, early", "coverage", "sharpness")
+        lines += [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     splits = (("validation", data.validation), ("test", data.test))
     for (name, part), model.label_mixing in itertools.product(splits, options.mixing):
         back = to_uint8(decoded(model, part)).numpy()
@@ -61,14 +74,19 @@ def main() -> None:
         lines.append(f"| {name} | {model.label_mixing} | {' | '.join(f'{figure:.3f}' for figure in figures)} |")
     if options.learn is not None:
         train = data.train
-        parts = [train.subset(slice(k, k + 512)) for k in range(0, len(train), 512)]
-        back = [to_uint8(model.reconstruct(torch.as_tensor(part.images), part.labels)).numpy() for part in parts]
+        labels = {
+            "own": train.labels,
+            "random": np.random.default_rng(0).integers(data.num_classes, size=len(train)),
+            "first": np.zeros_like(train.labels),
+        }
+        learnt = {} if options.learn == ["reconstructions"] else {"images": train.images}
+        for told in options.told if options.learn != ["images"] else []:
+            learnt[f"reconstructions, told {told}"] = reconstructed(model, train.images, labels[told])
+        how = {"steps": options.updates} if options.updates else {}
         lines += ["", "| trained on | accuracy on real test images | macro-F1 | recall by class |", "|---|---|---|---|"]
-        for name, images in (("images", train.images), ("reconstructions", np.concatenate(back))):
-            if name not in (options.learn or kinds):
-                continue
-            learnt = condgen.LabelledImages(images, train.labels, train.class_names)
-            found = condgen.train_classifier(learnt, validation=data.validation, progress=True).score(data.test)
+        for name, images in learnt.items():
+            known = condgen.LabelledImages(images, train.labels, train.class_names)
+            found = condgen.train_classifier(known, validation=data.validation, progress=True, **how).score(data.test)
             recall = ", ".join(f"{value or 0:.2f}" for value in found.recall.values())
             lines.append(f"| {name} | {found.accuracy:.4f} | {found.macro_f1:.4f} | {recall} |")
             print(lines[-1], flush=True)
