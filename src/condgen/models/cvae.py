@@ -61,7 +61,8 @@ class ConditionalVAE(Generator):
         label_mixing: how far the condition that samples and variations are decoded under is moved towards that of
             another class, drawn at random for each image, in [0, 1]. A decoder that is told the label draws a texture
             for it, which real images do not have; a classifier that is trained on samples learns that texture instead
-            of the class. At 0.5 it can no longer rely on it. To look at, images are best at 0. May be changed later.
+            of the class. At 0.5 it can no longer rely on it. Larger images lose their class with it: at 64x64 it helps
+            only where a teacher labels them. To look at, images are best at 0. May be changed later.
         latent_mixing: how far at most, in [0, 1], the latents of every second sample or variation are moved towards a
             draw of that other class. Such images are of no class for certain. They are for classifiers that learn a
             teacher's probabilities, and show them where classes end. May be changed later.
