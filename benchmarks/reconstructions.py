@@ -39,6 +39,20 @@ def decoded(model: Any, part: condgen.LabelledImages) -> torch.Tensor:
         return model.decode_from(*mixed(model, z, model.condition(y), noise)).mean
 
 
+def judged(model: Any, data: Any, judge: Any, mixing: list[float]) -> list[str]:
+    """A table of what a judge makes of reconstructions whose labels are mixed by so much."""
+    columns = ("split", "labels mixed", "images, macro", "reconstructions, macro")
+    columns += ("FID", "FID, early", "coverage", "sharpness")
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    splits = (("validation", data.validation), ("test", data.test))
+    for (name, part), model.label_mixing in itertools.product(splits, mixing):
+        back = to_uint8(decoded(model, part)).numpy()
+        truth, found = label_truth(judge.embed(part.images).probabilities, part.labels), measured(judge, part, back)
+        figures = (truth.macro, *(found[key] for key in ("macro", "FID", "FID early", "coverage", "sharpness")))
+        lines.append(f"| {name} | {model.label_mixing} | {' | '.join(f'{figure:.3f}' for figure in figures)} |")
+    return lines
+
+
 def reconstructed(model: Any, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Images through the posterior's mean and back as uint8, encoder and decoder told these labels."""
     parts = (slice(k, k + 512) for k in range(0, len(images), 512))
@@ -50,9 +64,10 @@ def main() -> None:
     parser.add_argument("run")
     parser.add_argument("--data", default="bloodmnist")
     parser.add_argument("--cache", type=Path, default=Path("runs/judges"))
-    kinds = ("images", "reconstructions")
     parser.add_argument("--mixing", type=float, nargs="*", default=[0.0], help="of labels (model.label_mixing)")
-    parser.add_argument("--learn", nargs="*", choices=kinds, help="train a classifier on each of these, or on both")
+    parser.add_argument(
+        "--learn", nargs="*", choices=("images", "reconstructions"), help="train a classifier on each; on both if empty"
+    )
     parser.add_argument(
         "--told", nargs="+", default=["own"], choices=("own", "random", "first"), help="label, to encoder and decoder"
     )
@@ -62,16 +77,7 @@ def main() -> None:
     data, model = condgen.load_data(options.data), condgen.load(options.run)
     lines = []
     if options.mixing:
-        judge = load_judge(data, cache=options.cache)
-        columns = ("split", "labels mixed", "images, macro", "reconstructions, macro")
-        columns += ("FID", "FID, early", "coverage", "sharpness")
-        lines += [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
-    splits = (("validation", data.validation), ("test", data.test))
-    for (name, part), model.label_mixing in itertools.product(splits, options.mixing):
-        back = to_uint8(decoded(model, part)).numpy()
-        truth, found = label_truth(judge.embed(part.images).probabilities, part.labels), measured(judge, part, back)
-        figures = (truth.macro, *(found[key] for key in ("macro", "FID", "FID early", "coverage", "sharpness")))
-        lines.append(f"| {name} | {model.label_mixing} | {' | '.join(f'{figure:.3f}' for figure in figures)} |")
+        lines += judged(model, data, load_judge(data, cache=options.cache), options.mixing)
     if options.learn is not None:
         train = data.train
         labels = {
