@@ -8,7 +8,8 @@ CutMix; and on generated images alone, as many as real ones (of each class) and 
 were drawn for, and with a teacher's probabilities: the teacher is the classifier of real images of the same seed.
 "Labels mixed" are decoded under conditions half-way to those of other classes (`model.label_mixing = 0.5`). "Latents
 mixed" are twice as many, of which every second one's latents, too, lie on the way to a draw of another class
-(`model.latent_mixing = 0.5`); only a teacher can say what they are. "Believed" are as many as real ones, of half as
+(`model.latent_mixing = 0.5`); only a teacher can say what they are. "Labels of others": decoded under
+the condition of a class drawn at random (`model.label_mixing = 1`). "Believed" are as many as real ones, of half as
 many again, that the teacher takes for the class they were drawn for. All are tested on real test images. A run that is
 done is kept beside the table (`.json`); the same command goes on with the others, and a training that was stopped goes
 on too.
@@ -48,6 +49,7 @@ GENERATED = {  # times as many images as real ones, how far labels and latents a
     "generated, labels mixed, teacher's labels": (1, 0.5, 0.0, True),
     f"{MANY} times as many, labels mixed, teacher's labels": (MANY, 0.5, 0.0, True),
     "twice as many, labels and latents mixed, teacher's labels": (2, 0.5, 0.5, True),
+    "twice as many, labels of others, latents mixed, teacher's labels": (2, 1.0, 0.5, True),
     "generated, believed": (SPARE, 0.0, 0.0, False),
     "generated, believed, teacher's labels": (SPARE, 0.0, 0.0, True),
 }
