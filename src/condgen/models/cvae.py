@@ -7,7 +7,6 @@ Generative story: a label y gives a condition c, a latent z is drawn from :math:
 
 __all__ = ["ConditionalVAE", "conditional_vae"]
 
-import math
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
@@ -32,10 +31,9 @@ from condgen.losses.elbo import (
 from condgen.models.generator import Generator, Images, Labels, shape
 from condgen.models.latents import Latent, check_latents, gathered, latent_noise, latent_shapes, levels
 from condgen.models.mixing import mixed, mixing_noise
+from condgen.models.networks import plain_networks, residual_networks
 from condgen.nn.conditioners import OneHot, Unconditional
-from condgen.nn.decoders import DeconvDecoder, ResNetDecoder
-from condgen.nn.encoders import ConvEncoder, ResNetEncoder
-from condgen.nn.layers import Modulation, Norm, halvings
+from condgen.nn.layers import Modulation, Norm
 from condgen.nn.parts import evaluating
 from condgen.random import Use, normals, stream, uniform
 
@@ -404,16 +402,10 @@ def conditional_vae(
     planes: int = likelihood.params * image_shape[0]  # type: ignore[operator]
     output_shape = (planes + (dim if output_labels else 0), *image_shape[1:])
     if network == "resnet":
-        stages = len(halvings(image_shape[1:], (z[1], z[2]) if len(z) == 3 else None)) - 1
-        widths = [width * min(2**k, 4) for k in range(stages)]
-        encoder = ResNetEncoder(image_shape, dim, latent, Gaussian.params, widths, depth)
-        decoder = ResNetDecoder(output_shape, latent, dim, widths, depth)
+        encoder, decoder = residual_networks(image_shape, output_shape, dim, latent, width, depth)
     else:
-        layers = max(1, math.ceil(math.log2(max(image_shape[1:]) / 4)))
-        channels, strides = [width * 2**k for k in range(layers)], [2] * layers
         shared = {"norm": norm, "modulation": modulation}
-        encoder = ConvEncoder(image_shape, dim, z[0], Gaussian.params, channels, strides, **shared)
-        decoder = DeconvDecoder(output_shape, z[0], dim, channels[::-1], strides, **shared)
+        encoder, decoder = plain_networks(image_shape, output_shape, dim, z[0], width, **shared)
     return ConditionalVAE(
         conditioner=conditioner,
         encoder=encoder,
