@@ -6,13 +6,13 @@ Classifiers of one kind (`condgen.train_classifier` as it comes: 1,500 updates f
 passes, so more updates) learn from real images as they are, with every class drawn equally often, and the same with
 CutMix; and on generated images alone, as many as real ones (of each class) and five times as many, with the labels they
 were drawn for, and with a teacher's probabilities: the teacher is the classifier of real images of the same seed.
-"Labels mixed" are decoded under conditions half-way to those of other classes (`model.label_mixing = 0.5`). "Latents
-mixed" are twice as many, of which every second one's latents, too, lie on the way to a draw of another class
-(`model.latent_mixing = 0.5`); only a teacher can say what they are. "Labels of others": decoded under
-the condition of a class drawn at random (`model.label_mixing = 1`). "Believed" are as many as real ones, of half as
-many again, that the teacher takes for the class they were drawn for. All are tested on real test images. A run that is
-done is kept beside the table (`.json`); the same command goes on with the others, and a training that was stopped goes
-on too.
+"Labels mixed" are decoded under conditions half-way to those of other classes (`model.label_mixing = 0.5`), "labels of
+others" under the condition of a class drawn at random (`model.label_mixing = 1`). "Latents mixed" are twice as many, of
+which every second one's latents, too, lie on the way to a draw of another class (`model.latent_mixing = 0.5`); only a
+teacher can say what they are. "Believed" are as many as real ones, of half as many again (three times as many where
+labels are mixed), that the teacher takes for the class they were drawn for. All are tested on real test images. A run
+that is done is kept beside the table (`.json`); the same command goes on with the others, and a training that was
+stopped goes on too.
 """
 
 import argparse
@@ -22,7 +22,7 @@ import statistics
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -40,35 +40,47 @@ REAL = {
     "real, rare ones drawn more often": {"balance": True},
     "real, drawn more often, CutMix": {"balance": True, "cutmix": 0.5},
 }
-GENERATED = {  # times as many images as real ones, how far labels and latents are mixed, whether a teacher labels them
-    "generated": (1, 0.0, 0.0, False),
-    f"{MANY} times as many generated": (MANY, 0.0, 0.0, False),
-    "generated, teacher's labels": (1, 0.0, 0.0, True),
-    f"{MANY} times as many, teacher's labels": (MANY, 0.0, 0.0, True),
-    "generated, labels mixed": (1, 0.5, 0.0, False),
-    "generated, labels mixed, teacher's labels": (1, 0.5, 0.0, True),
-    f"{MANY} times as many, labels mixed, teacher's labels": (MANY, 0.5, 0.0, True),
-    "twice as many, labels and latents mixed, teacher's labels": (2, 0.5, 0.5, True),
-    "twice as many, labels of others, latents mixed, teacher's labels": (2, 1.0, 0.5, True),
-    "generated, believed": (SPARE, 0.0, 0.0, False),
-    "generated, believed, teacher's labels": (SPARE, 0.0, 0.0, True),
+
+
+class Drawn(NamedTuple):
+    """How the images of an arm are generated, and what a teacher does for them."""
+
+    times: float = 1  # as many as real ones
+    mixing: float = 0.0  # of labels
+    latents: float = 0.0  # how far every second image's latents are mixed
+    soft: bool = False  # whether a teacher labels them
+    believed: bool = False  # whether only as many as real ones are kept, which the teacher takes for their class
+
+
+GENERATED = {
+    "generated": Drawn(),
+    f"{MANY} times as many generated": Drawn(MANY),
+    "generated, teacher's labels": Drawn(soft=True),
+    f"{MANY} times as many, teacher's labels": Drawn(MANY, soft=True),
+    "generated, labels mixed": Drawn(mixing=0.5),
+    "generated, labels mixed, teacher's labels": Drawn(mixing=0.5, soft=True),
+    f"{MANY} times as many, labels mixed, teacher's labels": Drawn(MANY, mixing=0.5, soft=True),
+    "twice as many, labels and latents mixed, teacher's labels": Drawn(2, 0.5, 0.5, soft=True),
+    "twice as many, labels of others, latents mixed, teacher's labels": Drawn(2, 1.0, 0.5, soft=True),
+    "generated, believed": Drawn(SPARE, believed=True),
+    "generated, believed, teacher's labels": Drawn(SPARE, soft=True, believed=True),
+    "generated, labels mixed, believed": Drawn(2 * SPARE, 0.5, believed=True),
+    "generated, labels of others, believed": Drawn(2 * SPARE, 1.0, believed=True),
 }
 
 
-def generated(
-    options: argparse.Namespace, data: Any, seed: int, times: float, mixing: float, latents: float
-) -> condgen.LabelledImages:
+def generated(options: argparse.Namespace, data: Any, seed: int, how: Drawn) -> condgen.LabelledImages:
     """So many times as many images of each class as the training set has, drawn once and kept."""
-    how = f"{f'_{latents}' if latents else ''}{f'_steps{options.flow_steps}' if options.flow_steps else ''}"
-    file = options.work / f"{Path(options.model).name}_{seed}_{times}_{mixing}{how}.npz"
-    counts = np.ceil(times * np.bincount(data.train.labels)).astype(int)
+    more = f"{f'_{how.latents}' if how.latents else ''}{f'_steps{options.flow_steps}' if options.flow_steps else ''}"
+    file = options.work / f"{Path(options.model).name}_{seed}_{how.times}_{how.mixing}{more}.npz"
+    counts = np.ceil(how.times * np.bincount(data.train.labels)).astype(int)
     labels = np.repeat(np.arange(data.num_classes), counts)
     if not file.exists():
         options.work.mkdir(parents=True, exist_ok=True)
         from condgen.sampling.shards import write_samples
 
         model = condgen.load(options.model)
-        model.label_mixing, model.latent_mixing = mixing, latents
+        model.label_mixing, model.latent_mixing = how.mixing, how.latents
         if options.flow_steps:
             model.sampler.steps = options.flow_steps
         write_samples(model, labels, file, seed=seed, progress=True)
@@ -90,13 +102,13 @@ def run(options: argparse.Namespace, data: Any, arm: str, seed: int) -> dict[str
     teacher = folder / f"teacher_{seed}.safetensors"
     images, settings = data.train, REAL.get(arm, {})
     if arm in GENERATED:
-        times, mixing, latents, soft = GENERATED[arm]
-        images = generated(options, data, seed, times, mixing, latents)
-        if soft or times == SPARE:
+        own = GENERATED[arm]
+        images = generated(options, data, seed, own)
+        if own.soft or own.believed:
             factors = {PROBABILITIES: condgen.label(images.images, condgen.load_classifier(teacher))}
             judged = condgen.LabelledImages(images.images, images.labels, images.class_names, factors=factors)
-            kept = believed(judged, np.bincount(data.train.labels)) if times == SPARE else slice(None)
-            images = (judged if soft else images).subset(kept)
+            kept = believed(judged, np.bincount(data.train.labels)) if own.believed else slice(None)
+            images = (judged if own.soft else images).subset(kept)
     started = time.perf_counter()
     states = Checkpoints(folder / f"state_{list(REAL | GENERATED).index(arm)}_{seed}", keep=1)
     how = {"seed": seed, **settings, **({"steps": options.steps} if options.steps else {})}

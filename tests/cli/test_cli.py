@@ -239,6 +239,10 @@ class TestSample:
         few = ["--images", str(tmp_path / "split.npz"), "--per-image", "1", "--out", str(tmp_path / "part.npz")]
         assert main(["vary", str(run), *few]) == 0
         assert len(condgen.load_npz(tmp_path / "part.npz")) == len(cells)  # the training images alone
+        assert main(["vary", str(run), *few, "--strength", "1", "--max-copies", "0.5"]) == 0
+        assert "are near copies, to" in capsys.readouterr().out
+        assert main(["vary", str(run), *few, "--max-copies", "2"]) == 1
+        assert "Expected --max-copies from 0 to 1; got 2" in capsys.readouterr().err
         few = ["--images", "smears", "--out", str(tmp_path / "x.txt")]
         assert main(["vary", str(run), *few]) == 1
         assert "an .npz file or a .png grid" in capsys.readouterr().err

@@ -205,8 +205,20 @@ class TestNearCopies:
         assert copies.share == 1
         assert copies.ratio.isfinite().all()
 
+    def test_without_held_out_images_each_is_compared_with_the_others(self):
+        train = drawn((40, 6), 2)
+        found = near_copies(train, train[:3] + 0.01)
+        distances = torch.cdist(train, train).fill_diagonal_(torch.inf).sort(1).values
+        reach = 0.5 * distances[:, 4].quantile(0.05)
+        torch.testing.assert_close(found.held_out_distance, distances[:, 0])
+        torch.testing.assert_close(found.held_out_ratio, distances[:, 0] / distances[:, 4].maximum(reach))
+        assert found.near.all()
+        assert near_copies(train[:3], drawn((4, 6), 3)).held_out_ratio.lt(1).any()  # of two others, one is nearer
+
     def test_wrong_input(self, unchecked):
         x = torch.rand(5, 4)
+        with pytest.raises(ValueError, match="three different training images; got 1 and 2"):
+            near_copies(x[:2], x)
         with pytest.raises(ValueError, match="0 generated"):
             near_copies(x, x[:0], x)
         with pytest.raises(ValueError, match="two different training images"):

@@ -19,6 +19,7 @@ def vary(
     per_image: int = 5,
     strength: float = 0.5,
     background: str | None = None,
+    max_copies: float | None = None,
     seed: int = 0,
     accelerator: Accelerator = "auto",
     given: Mapping[str, Any] | None = None,
@@ -35,6 +36,8 @@ def vary(
         strength: how far to go: 0 is what the model makes of the image itself, 1 another image of its kind.
         background: images from which the surroundings are taken, of any class, as --images; needs a model with a map of
             latents.
+        max_copies: the largest share of variations, from 0 to 1, that may be near copies of the images; these are drawn
+            again. By default nothing is compared.
         seed: of the variations.
         accelerator: where to draw.
         given: settings by name, of :class:`condgen.cli.settings.Drawing`, instead of the model's.
@@ -44,15 +47,14 @@ def vary(
         raise ValueError("Expected --images: a folder with one subfolder per class, an .npz file, or a name.")
     if per_image < 1:
         raise ValueError(f"Expected --per-image of 1 or more; got {per_image}.")
+    if not 0 <= (max_copies or 0) <= 1:
+        raise ValueError(f"Expected --max-copies from 0 to 1; got {max_copies}.")
 
-    import numpy as np
-
+    from condgen.apps.variations import variations
     from condgen.data.images import LabelledImages
     from condgen.data.readers import in_splits, load_data
-    from condgen.io.pictures import check_png, save_grid, to_uint8
+    from condgen.io.pictures import check_png, save_grid
     from condgen.models.saving import load
-    from condgen.sampling.variations import vary as varied
-    from condgen.sampling.variations import write_variations
 
     model = drawing_as(given, on(accelerator, load(run)), run)
     out = out or (run if run.exists() else Path()) / "varied.npz"
@@ -69,25 +71,28 @@ def vary(
     originals, behind = read(images), None if background is None else read(background)
     if picture:
         check_png(out, len(originals), 1 + per_image, originals.image_shape)
-    number = np.repeat(np.arange(len(originals)), per_image)
-    made = varied(
+    found = variations(
         model,
-        originals.images[number],
-        originals.labels[number],
+        originals,
+        per_image,
         strength=strength,
         background=behind,
+        max_copies=max_copies,
         seed=seed,
         progress=True,
-    ).cpu()
+    )
+    made = f"Wrote {len(found.images)} variations of {len(originals)} images"
+    made += "" if found.copies is None else f", of which {found.copies:.1%} are near copies,"
     if picture:
         import torch
 
-        rows = torch.cat([model.images(originals.images).cpu()[:, None], made.unflatten(0, (-1, per_image))], 1)
+        images = torch.as_tensor(found.images).float() / 255
+        rows = torch.cat([model.images(originals.images).cpu()[:, None], images.unflatten(0, (-1, per_image))], 1)
         save_grid(rows, out, [str(originals.class_names[label]) for label in originals.labels])
-        say(f"Wrote {len(made)} variations of {len(originals)} images to {out}.")
+        say(f"{made} to {out}.")
         return
-    table = write_variations(model, to_uint8(made).numpy(), originals, number, out, strength=strength, seed=seed)
-    say(f"Wrote {len(made)} variations of {len(originals)} images to {out}, and which is of which image to {table}.")
+    table = found.write(out)
+    say(f"{made} to {out}, and which is of which image to {table}.")
 
 
 vary.examples = (  # type: ignore[attr-defined]

@@ -194,7 +194,9 @@ def closest(
     return torch.cdist(tried, there, compute_mode=mode).amin(1)
 
 
-def near_copies(train: Images, generated: Images, held_out: Images, k: int = 5, *, invariant: bool = False) -> Copies:
+def near_copies(
+    train: Images, generated: Images, held_out: Images | None = None, k: int = 5, *, invariant: bool = False
+) -> Copies:
     """Generated images that lie much nearer to one training image than to the next ones.
 
     The distance to the nearest training image alone tells little: blurred images lie near many of them and copy none.
@@ -207,14 +209,15 @@ def near_copies(train: Images, generated: Images, held_out: Images, k: int = 5, 
     Args:
         train: all training images (n, channels, height, width), or features of them (n, d).
         generated: the same of generated images.
-        held_out: the same of real images that were not trained on.
+        held_out: the same of real images that were not trained on; where there are none, each training image is
+            compared with the others.
         k: of the neighbour to compare with; fewer where there are fewer different training images.
         invariant: whether a flipped, turned, slightly shifted, brightened or dimmed image counts as a copy; see
             :func:`nearest`. Takes about ten times as long.
 
     Raises:
-        ValueError: if sizes differ, there are fewer than two different training images or no others, or `invariant` is
-            asked of features.
+        ValueError: if sizes differ, there are fewer than two different training images (three where none are held out)
+            or no others, or `invariant` is asked of features.
 
     References:
         A non-parametric test to detect data-copying in generative models (Meehan, Chaudhuri & Dasgupta, 2020),
@@ -227,15 +230,22 @@ def near_copies(train: Images, generated: Images, held_out: Images, k: int = 5, 
         >>> near_copies(train, train[:20], other).share
         1.0
     """
-    if not (len(generated) and len(held_out)):
-        raise ValueError(f"Expected images to compare; got {len(generated)} generated and {len(held_out)} held out.")
-    kept = distinct(train)
-    if k < 2 or len(kept) < 2:
+    if not (len(generated) and (held_out is None or len(held_out))):
         raise ValueError(
-            f"Expected k of at least 2 and at least two different training images; got {k} and {len(kept)}."
+            f"Expected images to compare; got {len(generated)} generated and "
+            f"{0 if held_out is None else len(held_out)} held out."
         )
-    some, k = torch.as_tensor(train)[kept], min(k, len(kept))
-    (own, index), (theirs, _) = (nearest(some, images, k, invariant=invariant) for images in (generated, held_out))
+    kept, alone = distinct(train), held_out is None  # alone: of its neighbours an image itself is one
+    k = min(k, len(kept) - alone)
+    if k < 2:
+        raise ValueError(
+            f"Expected k of at least 2 and at least {'three' if alone else 'two'} different training images; got {k} "
+            f"and {len(kept)}."
+        )
+    some = torch.as_tensor(train)[kept]
+    own, index = nearest(some, generated, k, invariant=invariant)
+    theirs, _ = nearest(some, some if held_out is None else held_out, k + alone, invariant=invariant)
+    theirs = theirs[:, alone:]
     # Equal to the k-th nearest means far from a copy, except where both are 0. Where the training set repeats an image
     # (turned, dimmed, with noise) the k-th nearest of a copy is another repeat, and nearer than different images are.
     reach = REACH[1] * theirs[:, -1].double().quantile(REACH[0]).to(theirs)

@@ -1,23 +1,16 @@
 """Variations: new images near given ones."""
 
-__all__ = ["can_vary", "has_surroundings", "vary", "write_variations"]
+__all__ = ["can_vary", "has_surroundings", "vary"]
 
-import csv
-import io
-import json
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from condgen.data.adapters import as_labelled
-from condgen.data.images import LabelledImages
-from condgen.io.archives import weights_hash
-from condgen.io.atomic import replacing, write_atomically
 from condgen.io.pictures import Images
 from condgen.io.progress import working
 from condgen.models.latents import gathered, latent_noise, levels, with_border
@@ -164,59 +157,3 @@ def background_of(index: Int64[Tensor, " n"], others: int, seed: int) -> Int64[n
     """Which of so many other images gives each variation its background; a function of seed and number."""
     u = uniform(seed, index, stream(Use.VARIATION, level=BACKGROUND_LEVEL), ())
     return (u * others).long().numpy()
-
-
-def write_variations(
-    model: Any,
-    made: UInt8[np.ndarray, "n channels height width"],
-    given: LabelledImages,
-    number: Int64[np.ndarray, " n"],
-    path: str | Path,
-    *,
-    strength: float,
-    seed: int,
-) -> Path:
-    """Write variations to an npz file that `load_npz` reads, and beside it a table of which image each comes from.
-
-    Args:
-        model: that made them.
-        made: the variations, numbered from 0.
-        given: the images that were varied.
-        number: of the image among them that each comes from.
-        path: of the file.
-        strength: how far each went.
-        seed: of the variations.
-
-    Returns:
-        The path of the table, `NAME.provenance.csv`.
-
-    Raises:
-        OSError: if nothing can be written there.
-
-    Example:
-        >>> import condgen, tempfile
-        >>> cells = condgen.load_smears(20, size=16).train
-        >>> model = condgen.conditional_vae(cells.image_shape, 8, latent=4, width=4)
-        >>> made, number = (255 * vary(model, cells.images, cells.labels)).byte().numpy(), np.arange(len(cells))
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     table = write_variations(model, made, cells, number, Path(folder) / "near.npz", strength=0.5, seed=0)
-        ...     table.name, len(table.read_text().splitlines()) == 1 + len(cells)
-        ('near.provenance.csv', True)
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    labels = given.labels[number]
-    arrays = {"images": np.moveaxis(made, 1, -1), "labels": labels, "class_names": np.array(given.class_names)}
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-    text, weights = io.StringIO(), weights_hash(model.state_dict())
-    writer = csv.writer(text, lineterminator="\n")
-    columns = ("place", "kind", "label", "class", "of", "of_set", "strength", "weights", "seed", "number", "drawing")
-    writer.writerow(columns)
-    for place, (label, of) in enumerate(zip(labels.tolist(), number.tolist(), strict=True)):
-        name = given.class_names[label]
-        row = (place, "variation", label, name, of, given.fingerprint, strength, weights, seed, place)
-        writer.writerow((*row, json.dumps(model.drawing)))
-    table = path.with_suffix(".provenance.csv")
-    write_atomically(table, text.getvalue().encode())
-    return table
