@@ -242,11 +242,11 @@ def test_recipes_are_stated_in_passes():
 @pytest.mark.slow
 def test_a_budget_covers_the_prior_too(tmp_path):
     data = condgen.load_smears(2000, size=16)
-    started = time.perf_counter()
+    started = time.process_time()  # of all threads, and of this process alone: other work on the machine is not in it
     model, _ = RECIPES["sharp"].fit(data, tmp_path, minutes=0.15, progress=False, accelerator="cpu")
-    taken = time.perf_counter() - started
+    taken = time.process_time() - started
     assert type(model.sampler).__name__ == "FlowMatching"
-    assert taken < 1.1 * 9 + 10
+    assert taken < torch.get_num_threads() * (1.1 * 9 + 10)
     run = json.loads((tmp_path / "run.json").read_text())
     assert run["planned"] == "0.15 minutes"
     assert 0 < run["passes"] < 30

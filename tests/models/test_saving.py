@@ -832,10 +832,10 @@ def test_what_would_take_minutes_to_build_is_refused_at_once(changes, tmp_path, 
     with monkeypatch.context() as patch:
         patch.setattr(condgen.models.saving, "check_rebuilt", lambda *_: None)  # a tampered file
         condgen.save(model, tmp_path)
-    started = time.perf_counter()
+    started = time.process_time()  # whatever else the machine does
     with pytest.raises(ValueError, match="is damaged: it describes"):
         condgen.load(tmp_path)
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 1
 
 
 class TestDepths:
