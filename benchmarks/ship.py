@@ -19,9 +19,14 @@ def main() -> None:
     parser.add_argument("run")
     parser.add_argument("--name", default="bloodmnist")
     parser.add_argument("--images", type=int, default=1024)
+    parser.add_argument("--moments", metavar="DATA", help="match the moments of its distilled network to these images'")
     parser.add_argument("--grain", metavar="DATA", help="estimate the model's grain first, by these training images")
     options = parser.parse_args()
     model = condgen.load(options.run)
+    if options.moments:
+        flow = condgen.match_moments(model, condgen.load_data(options.moments), symmetries=True)
+        values = torch.linalg.eigvalsh(flow.student.matrix)
+        print(f"latents are stretched by {values.min():.3f} to {values.max():.3f}")
     if options.grain:
         condgen.fit_grain(model, condgen.load_data(options.grain))
     folder = condgen.save(model, SHIPPED / options.name, half=True)

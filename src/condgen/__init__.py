@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from condgen.training.fit_grain import fit_grain
     from condgen.training.fit_prior import fit_prior
     from condgen.training.history import History
+    from condgen.training.match_moments import match_moments
     from condgen.training.settings import Hardware, Training
 
 __all__ = [
@@ -70,6 +71,7 @@ __all__ = [
     "load_medmnist",
     "load_npz",
     "load_smears",
+    "match_moments",
     "recipes",
     "save",
     "train_classifier",
@@ -93,6 +95,7 @@ _HOMES = {
     "training.fit_grain": ("fit_grain",),
     "training.fit_prior": ("fit_prior",),
     "training.history": ("History",),
+    "training.match_moments": ("match_moments",),
     "training.settings": ("Hardware", "Training"),
     "evaluation": ("Evaluation", "evaluate"),
     "evaluation.classifier": ("Classifier", "load_classifier", "train_classifier"),

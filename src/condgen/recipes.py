@@ -19,6 +19,7 @@ from condgen.data.images import LabelledImages
 from condgen.distributions.likelihoods import Bernoulli, Laplace
 from condgen.distributions.priors.flow_matching import FlowMatching
 from condgen.distributions.priors.mixture import GaussianMixture
+from condgen.distributions.priors.moments import MomentMatched
 from condgen.distributions.priors.normalizing_flow import Flow
 from condgen.distributions.priors.standard import StandardNormal
 from condgen.distributions.reparameterizers import Gaussian
@@ -44,8 +45,9 @@ from condgen.training.fit_grain import IMAGES, fit_grain
 from condgen.training.fit_prior import USUAL as PRIOR
 from condgen.training.fit_prior import fit_prior
 from condgen.training.history import History
+from condgen.training.match_moments import FEW_DRAWS, match_moments
 from condgen.training.run_folder import budget_for
-from condgen.training.settings import Hardware, Sampler, Training, VAELoss, changed, recorded
+from condgen.training.settings import Hardware, Sampler, Training, VAELoss, changed, check_useful, recorded
 from condgen.training.work import learns_turns, work_of
 
 REFERENCE_CHANNELS = (16, 32, 64, 128, 256, 512)
@@ -310,7 +312,7 @@ class Recipe:
         share: float,
         **shared: Any,
     ) -> None:
-        """Fit what a trained model samples from, and distil it, if the recipe says so; saved after each.
+        """Fit what a trained model samples from, distil it and match moments, if the recipe says so; saved after each.
 
         Args:
             model: to be fitted in place.
@@ -334,6 +336,12 @@ class Recipe:
             distil(model, data, teacher, chosen, checkpoints=folder and folder / STUDENT, **shared)
             if self.sampler.steps > 1:
                 model.sampler.steps, model.sampler.guidance = self.sampler.steps, self.sampler.guidance
+            if out is not None:
+                save(model, out)
+        student = getattr(model.sampler, "student", None)
+        if self.sampler.moments and student is not None and not isinstance(student, MomentMatched):
+            how = {"symmetries": turns} if budget is None else {"draws": FEW_DRAWS}
+            match_moments(model, data, **how, seed=self.training.seed, progress=shared["progress"])
             if out is not None:
                 save(model, out)
 
@@ -393,16 +401,6 @@ class Recipe:
         return changed(usual, **passes, seed=self.training.seed, precision=self.training.precision)[0]
 
 
-def check_useful(model: Callable[..., Any], given: set[str]) -> None:
-    """Raise if a setting is given that only a VAE has a use for, unless the model itself takes it.
-
-    Raises:
-        ValueError: naming it.
-    """
-    if useless := sorted(given - set(inspect.signature(model).parameters)):
-        raise ValueError(f"{model.__name__} has no use for {', '.join(useless)}. Leave it out.")
-
-
 TURNS = Augmentation(flips=True, quarter_turns=True)
 LATENT_MAP = Training(
     epochs=50,
@@ -426,7 +424,9 @@ SHARP = Recipe(
     latent_map,
     replace(LATENT_MAP, epochs=30),
     SHARP_LOSS,
-    Sampler("flow_matching", components=8, em=5, sampler_epochs=10, steps=1, distil_pairs=20_000, grain=True),
+    Sampler(
+        "flow_matching", components=8, em=5, sampler_epochs=10, steps=1, distil_pairs=20_000, moments=True, grain=True
+    ),
 )
 diffusion = partial(conditional_flow, path="cosine")
 diffusion.__name__ = "conditional_flow"  # type: ignore[attr-defined]

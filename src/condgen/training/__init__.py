@@ -1,12 +1,12 @@
 """Training: one loop for every loss, from settings to a run folder.
 
-`fit` trains a model, `fit_prior` the prior that samples are drawn from, `distil` a network that draws them in one step,
-and `fit_grain` finds the fine texture that they lack. Noise, order and augmentation are functions of (seed, epoch,
-image index), so that a run which was stopped goes on bit for bit. Four things are kept apart: settings (fixed), state
-(what a checkpoint holds), the step of a phase, and the loop over epochs.
+`fit` trains a model, `fit_prior` the prior that samples are drawn from, and `distil` a network that draws them in one
+step; `match_moments` makes these vary as images do, and `fit_grain` finds the fine texture that they lack. Noise, order
+and augmentation are functions of (seed, epoch, image index), so that a run which was stopped goes on bit for bit. Four
+things are kept apart: settings (fixed), state (what a checkpoint holds), the step of a phase, and the loop over epochs.
 
 * `settings`: everything that can be chosen, declared once; imports no torch;
-* `fit`, `fit_prior`, `distil`, `fit_grain`: the calls; `set_up`: what comes before the first step;
+* `fit`, `fit_prior`, `distil`, `match_moments`, `fit_grain`: the calls; `set_up`: what comes before the first step;
 * `loop`: epochs, batches and validation; `step`: forward, backward, clipping and update of one phase; `finite`: looks
   for losses that are not;
 * `state`: how far a training is; `checkpoints`: states on disk; `history`: what was recorded; `run_folder`: the files

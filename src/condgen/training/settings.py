@@ -13,11 +13,13 @@ __all__ = [
     "Training",
     "VAELoss",
     "changed",
+    "check_useful",
     "differences",
     "recorded",
 ]
 
 import difflib
+import inspect
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -248,6 +250,8 @@ class Sampler(Checked):
         distil_epochs: passes over these pairs.
         teacher_steps: steps of flow matching to the sample of such a pair.
         teacher_guidance: guidance of flow matching for the sample of such a pair.
+        moments: give the draws of the distilled network the mean and the covariance of the latents; see
+            :func:`condgen.match_moments`.
         grain: draw the fine texture that decoded images lack as noise on samples and variations; see
             :func:`condgen.fit_grain`.
 
@@ -266,6 +270,7 @@ class Sampler(Checked):
     distil_epochs: int = setting(10, 1, 10**6)
     teacher_steps: int = setting(4, 1, 1000)
     teacher_guidance: float = setting(0.8, 0, 10**6)
+    moments: bool = setting(False)
     grain: bool = setting(False)
 
     def __post_init__(self) -> None:
@@ -301,6 +306,16 @@ def changed(*settings: Any, **changes: Any) -> tuple[Any, ...]:
         replace(own, **{name: value for name, value in changes.items() if name in known})
         for own, known in zip(settings, names, strict=True)
     )
+
+
+def check_useful(model: Callable[..., Any], given: set[str]) -> None:
+    """Raise if a setting is given that only a VAE has a use for, unless the model itself takes it.
+
+    Raises:
+        ValueError: naming it.
+    """
+    if useless := sorted(given - set(inspect.signature(model).parameters)):
+        raise ValueError(f"{model.__name__} has no use for {', '.join(useless)}. Leave it out.")
 
 
 def recorded(*settings: Any) -> dict[str, Any]:

@@ -1,0 +1,130 @@
+"""Moment matching: draws are moved so that they have the mean and the covariance of what they stand for."""
+
+__all__ = ["MomentMatched"]
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from condgen.nn.parts import Part
+
+TRUST = (0.0, 0.25, 0.5, 0.7, 0.85, 0.95, 1.0)  # how far the latents' moments are believed; the best one is taken
+Latents = Float[Tensor, "_ *latent"]
+
+
+class MomentMatched(Part, registered="priors.MomentMatched"):
+    r"""A network that draws in one step, corrected: its ends have the mean and the covariance of the latents.
+
+    A network that learns by squared error where a flow ends takes the mean of what it cannot tell apart, and a guided
+    flow goes to what is typical. So its ends vary less than latents do. The affine map that carries one normal
+    distribution to another along the shortest way mends both moments and keeps everything else,
+
+    .. math:: T(z) = m + A (z - m_0), \qquad
+              A = \Sigma_0^{-1/2} \left( \Sigma_0^{1/2} \Sigma \, \Sigma_0^{1/2} \right)^{1/2} \Sigma_0^{-1/2}
+
+    from mean :math:`m_0` and covariance :math:`\Sigma_0` of the ends to those of the latents, all classes together, in
+    standardised coordinates. Until :meth:`fit` it changes nothing.
+
+    Args:
+        network: a velocity network whose one step is corrected; see :mod:`condgen.nn.velocities`.
+        latent: number of latents, or the shape of z.
+
+    Attributes:
+        centre: (latents,), the mean of the network's ends.
+        target: (latents,), the mean that they get.
+        matrix: (latents, latents), A.
+
+    References:
+        Computational optimal transport (Peyré & Cuturi, 2019), remark 2.31, https://arxiv.org/abs/1803.00567
+
+    Example:
+        >>> from condgen.nn.velocities import MLPVelocity
+        >>> matched = MomentMatched(MLPVelocity(2, condition_dim=1), 2)
+        >>> ends, latents, others = torch.randn(500, 2), 3 + 2 * torch.randn(500, 2), 3 + 2 * torch.randn(500, 2)
+        >>> trust = matched.fit(ends, latents, others)
+        >>> moved = matched.moved(ends)
+        >>> bool((moved.mean(0) - 3).abs().max() < 0.5), bool((moved.std(0) - 2).abs().max() < 0.5)
+        (True, True)
+    """
+
+    centre: Float[Tensor, " latents"]
+    target: Float[Tensor, " latents"]
+    matrix: Float[Tensor, "latents latents"]
+
+    def __init__(self, network: nn.Module, latent: int | Sequence[int]) -> None:
+        super().__init__()
+        size = latent if isinstance(latent, int) else math.prod(latent)
+        self.network: Any = network
+        self.register_buffer("centre", torch.zeros(size))
+        self.register_buffer("target", torch.zeros(size))
+        self.register_buffer("matrix", torch.eye(size))
+
+    def forward(
+        self,
+        z: Float[Tensor, "batch *latent"],
+        t: Float[Tensor, " batch"],
+        c: Float[Tensor, "batch dim"],
+        component: Int64[Tensor, " batch"],
+        dropped: Float[Tensor, " batch"],
+    ) -> Float[Tensor, "batch *latent"]:
+        """The way from z to where the network's step ends, corrected."""
+        return self.moved(z + self.network(z, t, c, component, dropped)) - z
+
+    def moved(self, z: Float[Tensor, "n *latent"]) -> Float[Tensor, "n *latent"]:
+        """Apply the affine map T to ends of the network."""
+        return ((z.flatten(1) - self.centre) @ self.matrix.mT + self.target).reshape(z.shape)
+
+    @torch.no_grad()
+    def fit(self, ends: Latents, latents: Latents, others: Latents) -> float:
+        """Find the map by which the network's ends have the moments of latents.
+
+        Moments of few latents in many dimensions are not to be believed. So the moments that the ends get lie between
+        their own and those of the latents, where held-out latents are most likely under a normal distribution.
+
+        Args:
+            ends: where the network ends, in standardised coordinates.
+            latents: of the training images, in standardised coordinates.
+            others: the same of held-out images.
+
+        Returns:
+            How far the latents' moments are believed, in [0, 1]; at 0 the map changes nothing.
+        """
+        (m0, own), (m, theirs), (held, spread) = (moments(z) for z in (ends, latents, others))
+
+        def likely(trust: float) -> float:
+            mean, covariance = torch.lerp(m0, m, trust), torch.lerp(own, theirs, trust)
+            away = (held - mean)[:, None]
+            solved = torch.linalg.solve(covariance, spread + away * away.mT)
+            return float(-torch.linalg.slogdet(covariance).logabsdet - solved.diagonal().sum())
+
+        trust = max(TRUST, key=likely)
+        back, there = power(own, -0.5), power(own, 0.5)
+        matrix = back @ power(there @ torch.lerp(own, theirs, trust) @ there, 0.5) @ back
+        self.centre.copy_(m0)
+        self.target.copy_(torch.lerp(m0, m, trust))
+        self.matrix.copy_(matrix)
+        return trust
+
+
+def moments(z: Latents) -> tuple[Float[Tensor, " latents"], Float[Tensor, "latents latents"]]:
+    """Mean and covariance, in double precision; the covariance a little larger, so that it can be inverted."""
+    rows = z.flatten(1).double()
+    mean = rows.mean(0)
+    covariance = (rows - mean).mT @ (rows - mean) / len(rows)
+    return mean, covariance + 1e-4 * covariance.diagonal().mean() * torch.eye(len(mean), dtype=rows.dtype)
+
+
+def power(matrix: Float[Tensor, "n n"], exponent: float) -> Float[Tensor, "n n"]:
+    """A power of a symmetric positive matrix.
+
+    Example:
+        >>> power(torch.tensor([[4.0, 0.0], [0.0, 9.0]]), 0.5)
+        tensor([[2., 0.],
+                [0., 3.]])
+    """
+    values, vectors = torch.linalg.eigh(matrix)
+    return vectors @ torch.diag(values.clamp(min=1e-12) ** exponent) @ vectors.mT
