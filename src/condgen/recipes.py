@@ -340,7 +340,7 @@ class Recipe:
                 save(model, out)
         student = getattr(model.sampler, "student", None)
         if self.sampler.moments and student is not None and not isinstance(student, MomentMatched):
-            how = {"symmetries": turns} if budget is None else {"draws": FEW_DRAWS}
+            how: dict[str, Any] = {"symmetries": turns} if budget is None else {"draws": FEW_DRAWS}
             match_moments(model, data, **how, seed=self.training.seed, progress=shared["progress"])
             if out is not None:
                 save(model, out)

@@ -86,8 +86,8 @@ def vary(
     if picture:
         import torch
 
-        images = torch.as_tensor(found.images).float() / 255
-        rows = torch.cat([model.images(originals.images).cpu()[:, None], images.unflatten(0, (-1, per_image))], 1)
+        drawn = torch.as_tensor(found.images).float() / 255
+        rows = torch.cat([model.images(originals.images).cpu()[:, None], drawn.unflatten(0, (-1, per_image))], 1)
         save_grid(rows, out, [str(originals.class_names[label]) for label in originals.labels])
         say(f"{made} to {out}.")
         return
