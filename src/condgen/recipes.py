@@ -45,7 +45,7 @@ from condgen.training.fit_grain import IMAGES, fit_grain
 from condgen.training.fit_prior import USUAL as PRIOR
 from condgen.training.fit_prior import fit_prior
 from condgen.training.history import History
-from condgen.training.match_moments import FEW_DRAWS, match_moments
+from condgen.training.match_moments import SHARE, match_moments
 from condgen.training.run_folder import budget_for
 from condgen.training.settings import Hardware, Sampler, Training, VAELoss, changed, check_useful, recorded
 from condgen.training.work import learns_turns, work_of
@@ -330,7 +330,8 @@ class Recipe:
             if out is not None:
                 save(model, out)
         if self.distils and model.sampler.student is None:
-            chosen, train = self.student_training(budget), data.train if data.splits else data
+            own_budget = budget and (budget.part(1 - SHARE) if self.sampler.moments else budget)
+            chosen, train = self.student_training(own_budget), data.train if data.splits else data
             latents = len(train) * (count_symmetries(*train.image_shape[1:]) if turns else 1)
             teacher = replace(self.sampler, distil_pairs=min(self.sampler.distil_pairs, latents))
             distil(model, data, teacher, chosen, checkpoints=folder and folder / STUDENT, **shared)
@@ -340,8 +341,8 @@ class Recipe:
                 save(model, out)
         student = getattr(model.sampler, "student", None)
         if self.sampler.moments and student is not None and not isinstance(student, MomentMatched):
-            how: dict[str, Any] = {"symmetries": turns} if budget is None else {"draws": FEW_DRAWS}
-            match_moments(model, data, **how, seed=self.training.seed, progress=shared["progress"])
+            how = {"minutes": budget, "seed": self.training.seed, "progress": shared["progress"]}
+            match_moments(model, data, symmetries=turns, **how)
             if out is not None:
                 save(model, out)
 

@@ -6,7 +6,7 @@ from torch import nn
 
 import condgen
 from condgen.distributions.priors.flow_matching import FlowMatching, one_step
-from condgen.distributions.priors.moments import MomentMatched, moments, power
+from condgen.distributions.priors.moments import MomentMatched, between, moments, power
 from condgen.nn.velocities import MLPVelocity, ResNetVelocity
 
 
@@ -85,21 +85,37 @@ def test_its_step_ends_where_the_map_takes_the_networks_end():
 
 
 def test_few_latents_in_many_dimensions_are_hardly_believed():
-    same, ends = torch.eye(60), normal(20_000, torch.eye(60))
-    few, trust = fitted(ends, normal(40, same, seed=1), normal(400, same, seed=2))
-    assert trust <= 0.25
-    torch.testing.assert_close(few.matrix, torch.eye(60), atol=0.2, rtol=0)
-    _, trust = fitted(ends, normal(20_000, 2 * same, seed=1), normal(400, 2 * same, seed=2))
-    assert trust >= 0.95
+    """All alike are stretched by the one number that few latents tell well; the shape is taken from many of them."""
+    shape = torch.diag(torch.linspace(0.25, 4.0, 60))
+    ends, held = normal(20_000, torch.eye(60)), normal(400, shape, seed=2)
+    few, trust = fitted(ends, normal(40, 2 * torch.eye(60), seed=1), normal(400, 2 * torch.eye(60), seed=2))
+    assert trust == 0
+    torch.testing.assert_close(few.matrix.diagonal(), torch.full((60,), 2**0.5), atol=0.25, rtol=0)
+    many, trust = fitted(ends, normal(20_000, shape, seed=1), held)
+    assert trust == 1
+    torch.testing.assert_close(many.matrix.diagonal(), shape.diagonal().sqrt(), atol=0.1, rtol=0)
 
 
-def test_half_believed_moments_lie_half_way(monkeypatch):
+def test_few_draws_are_hardly_believed_either():
+    """A map to many latents from the covariance of 120 draws in 60 dimensions would mostly undo chance."""
+    latents, held = normal(20_000, torch.eye(60), seed=1), normal(400, torch.eye(60), seed=2)
+    few, trust = fitted(normal(120, torch.eye(60)), latents, held)
+    assert trust <= 0.5
+    fresh = normal(20_000, torch.eye(60), seed=3)
+    spread = torch.linalg.eigvalsh(moments(few.moved(fresh.float()))[1])
+    wrong = torch.linalg.eigvalsh(between(moments(normal(120, torch.eye(60)))[1], moments(latents)[1]))
+    assert spread.max() / spread.min() < (wrong.max() / wrong.min())
+
+
+def test_a_half_believed_map_lies_half_way(monkeypatch):
     monkeypatch.setattr("condgen.distributions.priors.moments.TRUST", (0.5,))
     ends, latents = normal(2000, covariance(3, 1)), normal(2000, covariance(3, 2), 4.0, seed=3)
-    (m0, own), (m, theirs) = moments(ends.float()), moments(latents.float())
-    found = moments(fitted(ends, latents, latents)[0].moved(ends.float()))
-    torch.testing.assert_close(found[0], (m0 + m) / 2, atol=1e-4, rtol=0)
-    torch.testing.assert_close(found[1], (own + theirs) / 2, atol=1e-3, rtol=1e-2)
+    (_, own), (m, theirs) = moments(ends.float()), moments(latents.float())
+    stretch = (theirs.trace() / own.trace()).sqrt()
+    found, _ = fitted(ends, latents, latents)
+    expected = (stretch * torch.eye(3) + between(own, theirs)) / 2
+    torch.testing.assert_close(found.matrix, expected.float(), atol=1e-4, rtol=0)
+    torch.testing.assert_close(found.target, m.float(), atol=1e-4, rtol=0)
 
 
 def test_latents_that_do_not_vary_in_one_direction():

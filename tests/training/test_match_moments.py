@@ -106,10 +106,29 @@ def test_what_has_no_distilled_network(sampler, cells):
 
 
 def test_too_few(model, cells):
-    with pytest.raises(ValueError, match="at least two draws, training images and held-out images; got 1, "):
-        match_moments(model, cells, draws=1, progress=False)
+    with pytest.raises(ValueError, match="at least four draws, two training images and two held-out ones; got 3, "):
+        match_moments(model, cells, draws=3, progress=False)
     with pytest.raises(ValueError, match="got 30000, 1 and 1"):
         match_moments(model, cells.train.subset(slice(0, 2)), progress=False)
+
+
+@pytest.mark.parametrize("symmetries", [False, True])
+def test_a_budget_takes_what_it_has_time_for(symmetries, model, cells, monkeypatch):
+    seen, fit = [], MomentMatched.fit
+
+    def watched(self, ends, latents, others):
+        seen.append((len(ends), len(latents)))
+        return fit(self, ends, latents, others)
+
+    monkeypatch.setattr(MomentMatched, "fit", watched)
+    for minutes in (1e-9, 10, None):
+        match_moments(model, cells, symmetries=symmetries, minutes=minutes, progress=False)
+    images = len(cells.train)
+    assert seen[0] == ((120, 30) if symmetries else (500, 240))
+    turns = 8 if symmetries else 1
+    taken = turns * -(-images // turns)  # an eighth of the images in eight turns
+    assert seen[1] == (4 * taken, taken)
+    assert seen[2] == (4 * turns * images, turns * images)
 
 
 CHOSEN = {"epochs": 1, "components": 1, "sampler_epochs": 1, "distil_pairs": 40, "distil_epochs": 1}

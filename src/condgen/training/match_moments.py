@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from condgen.data.adapters import as_labelled
+from condgen.data.augmentation import symmetries as count_symmetries
 from condgen.data.images import LabelledImages
 from condgen.distributions.priors.flow_matching import FlowMatching, one_step
 from condgen.distributions.priors.moments import MomentMatched
@@ -15,13 +16,15 @@ from condgen.io.progress import working
 from condgen.models.cvae import ConditionalVAE
 from condgen.nn.parts import evaluating
 from condgen.random import Use, normals, permutation
+from condgen.training.budget import Budget, budget_of
 from condgen.training.fit import resolve_splits
 from condgen.training.fit_prior import encode_latents
 
-DRAWS, FEW_DRAWS = 30_000, 3_000  # at most, by which the moments of the draws are found; the same under a budget
+DRAWS = 30_000  # at most, by which the moments of the draws are found
 EACH = 4  # draws for every latent, at most
 BLOCK = 500  # of them at once
 HELD_OUT = 0.1  # of the training images, where there are no validation images
+SHARE, ENCODING = 0.06, 0.5  # of a budget of several stages, for this one; of that, at most, for encoding
 
 
 def match_moments(
@@ -31,6 +34,7 @@ def match_moments(
     validation: Any = None,
     symmetries: bool = False,
     draws: int = DRAWS,
+    minutes: float | Budget | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> FlowMatching:
@@ -43,11 +47,12 @@ def match_moments(
     Args:
         model: that samples from flow matching with a distilled network (:func:`condgen.distil`).
         data: what it was trained on; of a set with splits its `train` part.
-        validation: images whose latents say how far the moments of the training images are believed; by default the
+        validation: images whose latents say how far the map is believed; by default the
             `validation` part of a set with splits, or else a tenth of the training images.
         symmetries: take the latents of images in all their flips and quarter turns, for models that were trained on
             these.
         draws: of the network, whose moments are compared; at most four for every latent.
+        minutes: a budget: fewer images and draws are taken, as many as there is time for.
         seed: of the draws.
         progress: tell how far it is.
 
@@ -55,8 +60,8 @@ def match_moments(
         The model's sampler, whose `student` is corrected. Called again, the correction is found anew.
 
     Raises:
-        ValueError: if the model does not sample from flow matching with a distilled network, or for fewer than two
-            draws or images.
+        ValueError: if the model does not sample from flow matching with a distilled network, or for fewer than four
+            draws or two images.
 
     Example:
         >>> import condgen
@@ -76,19 +81,23 @@ def match_moments(
         )
     train, held_out = resolve_splits(as_labelled(data), None if validation is None else as_labelled(validation))
     train, held_out = parted(train.ordered(model.class_names), held_out, seed)
-    if min(draws, len(train), len(held_out)) < 2:
+    if draws < 4 or min(len(train), len(held_out)) < 2:
         raise ValueError(
-            f"Expected at least two draws, training images and held-out images; got {draws}, {len(train)} and "
+            f"Expected at least four draws, two training images and two held-out ones; got {draws}, {len(train)} and "
             f"{len(held_out)}."
         )
-    z, c = encode_latents(model, train, symmetries=symmetries, seed=seed, progress=progress)
+    budget = budget_of(minutes)
+    encoding = budget and budget.part(ENCODING)
+    if budget and symmetries:  # few images in all their turns rather than many in one
+        train = train.subset(permutation(len(train), seed, 0).numpy()[:: count_symmetries(*train.image_shape[1:])])
+    z, c = encode_latents(model, train, symmetries=symmetries, seed=seed, budget=encoding, progress=progress)
     draws = min(draws, EACH * len(z))
     others, _ = encode_latents(model, held_out.ordered(model.class_names), symmetries=symmetries, seed=seed)
     network = flow.student.network if isinstance(flow.student, MomentMatched) else flow.student
     matched = MomentMatched(network, flow.shape).to(model.device)
     places = torch.arange(draws) * len(c) // draws  # every class as often as among the images
     with torch.no_grad(), evaluating(flow):
-        ends = ends_of(flow, network, c[places].to(model.device), seed, progress)
+        ends = ends_of(flow, network, c[places].to(model.device), seed, budget, progress)
         matched.fit(ends, flow.scale(z.to(model.device)).cpu(), flow.scale(others.to(model.device)).cpu())
     flow.student = matched.to(model.dtype).eval()
     return flow
@@ -103,8 +112,8 @@ def parted(train: LabelledImages, held_out: LabelledImages | None, seed: int) ->
     return train.subset(order[some:]), train.subset(order[:some])
 
 
-def ends_of(flow: FlowMatching, network: Any, c: Tensor, seed: int, progress: bool) -> Tensor:
-    """Where a network of one step ends under these conditions, in standardised coordinates, on the CPU."""
+def ends_of(flow: FlowMatching, network: Any, c: Tensor, seed: int, budget: Budget | None, progress: bool) -> Tensor:
+    """Where a network of one step ends under these conditions, as far as there is time; standardised, on the CPU."""
     ends = []
     with working("drawing latents to match", len(c), progress) as advance:
         for first in range(0, len(c), BLOCK):
@@ -114,4 +123,6 @@ def ends_of(flow: FlowMatching, network: Any, c: Tensor, seed: int, progress: bo
             start, component = flow.start(own, noise)
             ends.append(one_step(network, start, own, component).cpu())
             advance(len(own))
+            if budget and budget.left() < 0:
+                break
     return torch.cat(ends)

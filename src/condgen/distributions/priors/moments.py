@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from condgen.nn.parts import Part
 
-TRUST = (0.0, 0.25, 0.5, 0.7, 0.85, 0.95, 1.0)  # how far the latents' moments are believed; the best one is taken
+TRUST = (0.0, 0.25, 0.5, 0.75, 1.0)  # how far the map is believed; the best one is taken
 Latents = Float[Tensor, "_ *latent"]
 
 
@@ -82,8 +82,9 @@ class MomentMatched(Part, registered="priors.MomentMatched"):
     def fit(self, ends: Latents, latents: Latents, others: Latents) -> float:
         """Find the map by which the network's ends have the moments of latents.
 
-        Moments of few latents in many dimensions are not to be believed. So the moments that the ends get lie between
-        their own and those of the latents, where held-out latents are most likely under a normal distribution.
+        Covariances of few latents in many dimensions, and so the map between two of them, are not to be believed. So
+        the map that is taken lies between it and one that stretches all latents alike; where in between, the likelihood
+        of held-out latents decides, under the normal distribution that ends of the other half get by the map of one.
 
         Args:
             ends: where the network ends, in standardised coordinates.
@@ -91,23 +92,36 @@ class MomentMatched(Part, registered="priors.MomentMatched"):
             others: the same of held-out images.
 
         Returns:
-            How far the latents' moments are believed, in [0, 1]; at 0 the map changes nothing.
+            How far the map between the covariances is believed, in [0, 1]; at 0 latents are stretched, all alike.
         """
         (m0, own), (m, theirs), (held, spread) = (moments(z) for z in (ends, latents, others))
+        half, other = (moments(z)[1] for z in (ends[::2], ends[1::2]))
+        alike = (theirs.trace() / own.trace()).sqrt() * torch.eye(len(m), dtype=m.dtype)
+        away, map_of_half = (held - m)[:, None], between(half, theirs)
 
         def likely(trust: float) -> float:
-            mean, covariance = torch.lerp(m0, m, trust), torch.lerp(own, theirs, trust)
-            away = (held - mean)[:, None]
+            matrix = torch.lerp(alike, map_of_half, trust)
+            covariance = matrix @ other @ matrix
             solved = torch.linalg.solve(covariance, spread + away * away.mT)
             return float(-torch.linalg.slogdet(covariance).logabsdet - solved.diagonal().sum())
 
         trust = max(TRUST, key=likely)
-        back, there = power(own, -0.5), power(own, 0.5)
-        matrix = back @ power(there @ torch.lerp(own, theirs, trust) @ there, 0.5) @ back
         self.centre.copy_(m0)
-        self.target.copy_(torch.lerp(m0, m, trust))
-        self.matrix.copy_(matrix)
+        self.target.copy_(m)
+        self.matrix.copy_(torch.lerp(alike, between(own, theirs), trust))
         return trust
+
+
+def between(own: Float[Tensor, "n n"], theirs: Float[Tensor, "n n"]) -> Float[Tensor, "n n"]:
+    """Find the symmetric matrix that carries one covariance to another along the shortest way.
+
+    Example:
+        >>> between(torch.diag(torch.tensor([1.0, 4.0])), torch.diag(torch.tensor([9.0, 1.0])))
+        tensor([[3.0000, 0.0000],
+                [0.0000, 0.5000]])
+    """
+    back, there = power(own, -0.5), power(own, 0.5)
+    return back @ power(there @ theirs @ there, 0.5) @ back
 
 
 def moments(z: Latents) -> tuple[Float[Tensor, " latents"], Float[Tensor, "latents latents"]]:
