@@ -9,7 +9,6 @@ from torch import Tensor
 
 from condgen.data.adapters import as_labelled
 from condgen.data.augmentation import symmetries as count_symmetries
-from condgen.data.images import LabelledImages
 from condgen.distributions.priors.flow_matching import FlowMatching, one_step
 from condgen.distributions.priors.moments import MomentMatched
 from condgen.io.progress import working
@@ -23,7 +22,6 @@ from condgen.training.fit_prior import encode_latents
 DRAWS = 30_000  # at most, by which the moments of the draws are found
 EACH = 4  # draws for every latent, at most
 BLOCK = 500  # of them at once
-HELD_OUT = 0.1  # of the training images, where there are no validation images
 SHARE, ENCODING = 0.06, 0.5  # of a budget of several stages, for this one; of that, at most, for encoding
 
 
@@ -31,7 +29,6 @@ def match_moments(
     model: ConditionalVAE,
     data: Any,
     *,
-    validation: Any = None,
     symmetries: bool = False,
     draws: int = DRAWS,
     minutes: float | Budget | None = None,
@@ -47,8 +44,6 @@ def match_moments(
     Args:
         model: that samples from flow matching with a distilled network (:func:`condgen.distil`).
         data: what it was trained on; of a set with splits its `train` part.
-        validation: images whose latents say how far the map is believed; by default the
-            `validation` part of a set with splits, or else a tenth of the training images.
         symmetries: take the latents of images in all their flips and quarter turns, for models that were trained on
             these.
         draws: of the network, whose moments are compared; at most four for every latent.
@@ -60,8 +55,8 @@ def match_moments(
         The model's sampler, whose `student` is corrected. Called again, the correction is found anew.
 
     Raises:
-        ValueError: if the model does not sample from flow matching with a distilled network, or for fewer than four
-            draws or two images.
+        ValueError: if the model does not sample from flow matching with a distilled network, or for fewer than two
+            draws or images.
 
     Example:
         >>> import condgen
@@ -79,37 +74,23 @@ def match_moments(
             "Expected a model that samples from flow matching with a distilled network. Distil one first: "
             "condgen.distil(model, data)."
         )
-    train, held_out = resolve_splits(as_labelled(data), None if validation is None else as_labelled(validation))
-    train, held_out = parted(train.ordered(model.class_names), held_out, seed)
-    if draws < 4 or min(len(train), len(held_out)) < 2:
-        raise ValueError(
-            f"Expected at least four draws, two training images and two held-out ones; got {draws}, {len(train)} and "
-            f"{len(held_out)}."
-        )
+    train = resolve_splits(as_labelled(data), None)[0].ordered(model.class_names)
+    if min(draws, len(train)) < 2:
+        raise ValueError(f"Expected at least two draws and two training images; got {draws} and {len(train)}.")
     budget = budget_of(minutes)
     encoding = budget and budget.part(ENCODING)
     if budget and symmetries:  # few images in all their turns rather than many in one
         train = train.subset(permutation(len(train), seed, 0).numpy()[:: count_symmetries(*train.image_shape[1:])])
     z, c = encode_latents(model, train, symmetries=symmetries, seed=seed, budget=encoding, progress=progress)
     draws = min(draws, EACH * len(z))
-    others, _ = encode_latents(model, held_out.ordered(model.class_names), symmetries=symmetries, seed=seed)
     network = flow.student.network if isinstance(flow.student, MomentMatched) else flow.student
     matched = MomentMatched(network, flow.shape).to(model.device)
     places = torch.arange(draws) * len(c) // draws  # every class as often as among the images
     with torch.no_grad(), evaluating(flow):
         ends = ends_of(flow, network, c[places].to(model.device), seed, budget, progress)
-        matched.fit(ends, flow.scale(z.to(model.device)).cpu(), flow.scale(others.to(model.device)).cpu())
+        matched.fit(ends, flow.scale(z.to(model.device)).cpu())
     flow.student = matched.to(model.dtype).eval()
     return flow
-
-
-def parted(train: LabelledImages, held_out: LabelledImages | None, seed: int) -> tuple[LabelledImages, LabelledImages]:
-    """Training and held-out images; where none are held out, a tenth of the training images is."""
-    if held_out is not None:
-        return train, held_out
-    order = permutation(len(train), seed, 0).numpy()
-    some = max(1, int(HELD_OUT * len(train)))
-    return train.subset(order[some:]), train.subset(order[:some])
 
 
 def ends_of(flow: FlowMatching, network: Any, c: Tensor, seed: int, budget: Budget | None, progress: bool) -> Tensor:
