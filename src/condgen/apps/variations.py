@@ -23,6 +23,7 @@ from condgen.io.progress import working
 from condgen.sampling.variations import vary
 
 ROUNDS = 8  # in which near copies are drawn again
+COLUMNS = "place kind label class of of_set strength weights seed number drawing".split()  # of the table
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,20 +69,7 @@ class Variations:
             np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
         text, mark = io.StringIO(), self.given.fingerprint
         writer = csv.writer(text, lineterminator="\n")
-        columns = (
-            "place",
-            "kind",
-            "label",
-            "class",
-            "of",
-            "of_set",
-            "strength",
-            "weights",
-            "seed",
-            "number",
-            "drawing",
-        )
-        writer.writerow(columns)
+        writer.writerow(COLUMNS)
         for place, (label, of, number) in enumerate(zip(labels.tolist(), self.of, self.number, strict=True)):
             row = (place, "variation", label, names[label], of, mark, self.strength, self.weights, self.seed, number)
             writer.writerow((*row, self.drawing))
