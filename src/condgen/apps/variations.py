@@ -23,7 +23,8 @@ from condgen.io.progress import working
 from condgen.sampling.variations import vary
 
 ROUNDS = 8  # in which near copies are drawn again
-COLUMNS = "place kind label class of of_set strength weights seed number drawing".split()  # of the table
+# Of the table.
+COLUMNS = ["place", "kind", "label", "class", "of", "of_set", "strength", "weights", "seed", "number", "drawing"]
 
 
 @dataclass(frozen=True, eq=False)
