@@ -41,6 +41,14 @@ class Variations:
         weights: hash of the model's weights.
         drawing: how the model draws, as JSON.
         copies: share of near copies among them, in [0, 1]; None if nobody looked.
+
+    Example:
+        >>> import condgen
+        >>> cells = condgen.load_smears(20, size=16).train
+        >>> model = condgen.conditional_vae(cells.image_shape, 8, latent=4, width=4)
+        >>> near = variations(model, cells, per_image=2)
+        >>> near.images.shape[0] == 2 * len(cells), near.of[:4].tolist(), near.copies
+        (True, [0, 0, 1, 1], None)
     """
 
     images: UInt8[np.ndarray, "n channels height width"]

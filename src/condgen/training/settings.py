@@ -313,6 +313,13 @@ def check_useful(model: Callable[..., Any], given: set[str]) -> None:
 
     Raises:
         ValueError: naming it.
+
+    Example:
+        >>> def gan(width: int) -> None: ...
+        >>> check_useful(gan, {"width"})
+        >>> check_useful(gan, {"beta"})
+        Traceback (most recent call last):
+        ValueError: gan has no use for beta. Leave it out.
     """
     if useless := sorted(given - set(inspect.signature(model).parameters)):
         raise ValueError(f"{model.__name__} has no use for {', '.join(useless)}. Leave it out.")
