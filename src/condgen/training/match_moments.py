@@ -39,7 +39,7 @@ def match_moments(
 
     A network distilled from a flow draws latents that vary less than those of images: rare colours and shapes come too
     seldom. One affine map behind it mends that (:class:`~condgen.distributions.priors.moments.MomentMatched`). It takes
-    a minute, costs next to nothing at sampling, and leaves the flow as it is.
+    a minute or two, costs next to nothing at sampling, and leaves the flow as it is.
 
     Args:
         model: that samples from flow matching with a distilled network (:func:`condgen.distil`).
