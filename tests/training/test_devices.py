@@ -13,9 +13,10 @@ import torch
 from condgen.data.batches import batches
 
 SCRIPT = """
-import json, sys
+import atexit, json, sys
 from functools import partial
 import torch
+atexit.register(lambda: print("left behind:", torch.distributed.is_initialized()))  # the last thing that is done
 import condgen
 from condgen.losses.vaegan import VAEGANLoss
 from condgen.nn.discriminators import ConvDiscriminator
@@ -54,6 +55,7 @@ def curves(devices, folder):
     command = [sys.executable, *launcher, str(script), str(devices), str(out)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("left behind: False") == devices  # or gloo's threads may abort a process that ends
     return {kind: json.loads((out / f"{kind}.json").read_text()) for kind in ("accumulated", "adversarial")}
 
 

@@ -2,6 +2,7 @@
 
 __all__ = []
 
+import atexit
 import sys
 import warnings
 from collections.abc import Callable, Mapping
@@ -76,6 +77,8 @@ def set_up(
     )
     if processes > 1:
         fabric.launch()
+        atexit.unregister(leave_group)  # once, however often there is training
+        atexit.register(leave_group)
     made = [optimizer_for(phase, training)(list(phase.parameters(model))) for phase in network.phases]
     home = next(model.parameters()).device
     wrapped, *optimizers = fabric.setup(network, *made)
@@ -102,6 +105,15 @@ def set_up(
         home=home,
     )
     return trainer, state
+
+
+def leave_group() -> None:
+    """Leave the group of processes while Python still runs: gloo's threads may abort a process that ends with them.
+
+    See https://github.com/pytorch/pytorch/pull/179291; Lightning does it for NCCL alone.
+    """
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def try_once(network: Any, example: tuple[Tensor, Any], prepare: Callable[[Tensor], Tensor] | None) -> None:
