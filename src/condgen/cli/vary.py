@@ -4,12 +4,15 @@ __all__ = ["vary"]
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from condgen.cli.settings import Drawing
 from condgen.cli.shared import Accelerator, drawing_as, on, say
 from condgen.io.atomic import check_writable
 from condgen.io.places import weights_file
+
+if TYPE_CHECKING:
+    from condgen.apps.variations import Variations
 
 
 def vary(
@@ -53,7 +56,7 @@ def vary(
     from condgen.apps.variations import variations
     from condgen.data.images import LabelledImages
     from condgen.data.readers import in_splits, load_data
-    from condgen.io.pictures import check_png, save_grid
+    from condgen.io.pictures import check_png
     from condgen.models.saving import load
 
     model = drawing_as(given, on(accelerator, load(run)), run)
@@ -84,11 +87,7 @@ def vary(
     made = f"Wrote {len(found.images)} variations of {len(originals)} images"
     made += "" if found.copies is None else f", of which {found.copies:.1%} are near copies,"
     if picture:
-        import torch
-
-        drawn = torch.as_tensor(found.images).float() / 255
-        rows = torch.cat([model.images(originals.images).cpu()[:, None], drawn.unflatten(0, (-1, per_image))], 1)
-        save_grid(rows, out, [str(originals.class_names[label]) for label in originals.labels])
+        save_rows(model, found, out)
         say(f"{made} to {out}.")
         return
     table = found.write(out)
@@ -99,3 +98,15 @@ vary.examples = (  # type: ignore[attr-defined]
     "condgen vary bloodmnist --images FOLDER --per-image 10 --out varied.npz",
 )
 vary.settings = (Drawing,)  # type: ignore[attr-defined]
+
+
+def save_rows(model: Any, found: "Variations", out: Path) -> None:
+    """Save a grid with one row for each varied image: the image as the model sees it, then its variations."""
+    import torch
+
+    from condgen.io.pictures import save_grid
+
+    given = found.given
+    drawn = torch.as_tensor(found.images).float() / 255
+    rows = torch.cat([model.images(given.images).cpu()[:, None], drawn.unflatten(0, (len(given), -1))], 1)
+    save_grid(rows, out, [str(given.class_names[label]) for label in given.labels])

@@ -75,7 +75,7 @@ class MomentMatched(Part, registered="priors.MomentMatched"):
         return self.moved(z + self.network(z, t, c, component, dropped)) - z
 
     def moved(self, z: Float[Tensor, "n *latent"]) -> Float[Tensor, "n *latent"]:
-        """Apply the affine map T to ends of the network."""
+        """Move latents that the network drew by the affine map, so that they have the moments of those of images."""
         return ((z.flatten(1) - self.centre) @ self.matrix.mT + self.target).reshape(z.shape)
 
     @torch.no_grad()
