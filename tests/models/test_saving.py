@@ -145,6 +145,21 @@ class TestRoundTrip:
         """
         subprocess.run([sys.executable, "-W", "error", "-c", script, str(tmp_path)], check=True, env=environment())
 
+    def test_what_is_shipped_is_loaded_without_the_compiler(self):
+        """PyTorch's compiler takes a second to import, and SymPy with it: what is made without memory asks for it."""
+        script = """if True:
+            import sys, condgen
+            from pathlib import Path
+            for model in ("bloodmnist", "bloodmnist64"):
+                condgen.load(model)
+            judges = list(Path(condgen.__file__).parent.glob("models/weights/judges/*.safetensors"))
+            assert judges
+            for judge in judges:
+                condgen.load_classifier(judge)
+            assert not {"torch._dynamo", "sympy"} & set(sys.modules)
+        """
+        subprocess.run([sys.executable, "-W", "error", "-c", script], check=True, env=environment())
+
     def test_what_else_a_model_knows(self, tmp_path):
         model = small()
         model.class_names = ("lobed", "round", "ηλεκτρόνιο")

@@ -12,7 +12,7 @@ import hashlib
 import inspect
 import json
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
@@ -40,6 +40,12 @@ CONFIG = "config.json"  # of format 1
 PREPROCESSING = "uint8 images divided by 255, channels first"
 MODULE_LISTS = (nn.Sequential, nn.ModuleList)
 PLAIN = bool | int | float | str
+MAKING: dict[Any, Callable[..., Tensor]] = {  # functions of torch that make a filled tensor; the same, not filled
+    torch.rand: torch.empty,
+    torch.randn: torch.empty,
+    torch.eye: lambda n, m=None, **options: torch.empty(n, n if m is None else m, **options),
+    torch.linspace: lambda _start, _end, steps, **options: torch.empty(steps, **options),
+}
 FILLING = ("normal_", "uniform_", "trunc_normal_", "kaiming_uniform_")
 
 
@@ -210,9 +216,9 @@ class Uninitialised(TorchFunctionMode):
     """Weights without memory are not filled: what fills them on the device "meta" imports PyTorch's compiler first."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Leave tensors without memory as they are where they would be filled with random numbers."""
-        if func in (torch.randn, torch.rand):
-            return torch.empty(*args, **(kwargs or {}))
+        """Leave tensors without memory as they are where they would be filled."""
+        if func in MAKING:
+            return MAKING[func](*args, **(kwargs or {}))
         filled = args[0] if args else (kwargs or {}).get("tensor")
         if getattr(func, "__name__", "") in FILLING and isinstance(filled, Tensor) and filled.is_meta:
             return filled
