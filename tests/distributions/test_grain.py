@@ -117,15 +117,32 @@ def test_what_is_the_same_in_every_image_is_no_grain():
 
 
 @pytest.mark.parametrize("size", [1, 3])
-def test_a_small_kernel_has_all_of_the_power(size):
+def test_a_small_kernel_is_the_nearest_to_that_of_the_noise(size):
+    """Known truth: it is the middle of the large kernel, whatever frequencies lie outside."""
     shape, truth, found = (1, 16, 16), Grain((1, 16, 16), 7), Grain((1, 16, 16), size)
-    truth.kernel.normal_(std=0.02, generator=torch.Generator().manual_seed(5))
+    ridge = torch.tensor([0.01, -0.02, 0.05, -0.1, 0.05, -0.02, 0.01])  # symmetric, of positive transfer, fine detail
+    truth.kernel.copy_(-ridge * ridge[:, None] / ridge.min())
     truth.strength.fill_(1.0)
     flat = torch.full((COUNT, *shape), 0.5)
     noise = grained(truth, flat) - flat
     found.estimate(flat + noise, flat)
-    lacking = (spectrum(noise) * fine(shape[1:])).mean()
-    assert float((grained(found, flat) - flat).square().mean()) == pytest.approx(float(lacking), rel=0.05)
+    middle = truth.kernel[:, :, 3 - size // 2 : 4 + size // 2, 3 - size // 2 : 4 + size // 2]
+    added = grained(found, flat) - flat
+    assert float(added.square().mean()) == pytest.approx(float(middle.square().sum()), rel=0.1)
+    assert torch.allclose(found.kernel / found.kernel.norm(), middle / middle.norm(), atol=0.1)
+
+
+def test_all_channels_together_get_no_more_than_they_lack():
+    """Known truth: grey noise is missing, and drawn images have too much of coloured noise, a third of its power."""
+    shape, colour = (2, 16, 16), torch.tensor([1.0, -1.0])[:, None, None]
+    grey, coloured = white((1, 16, 16), 5).expand(-1, 2, -1, -1), white((1, 16, 16), 6) * colour
+    drawn, grain = smooth(shape) + 0.03 / 3**0.5 * coloured, Grain(shape)
+    grain.estimate(smooth(shape) + 0.03 * grey, drawn)
+    added = grained(grain, drawn) - drawn
+    mask = fine(shape[1:]) == 1
+    power = float(spectrum(added).diagonal().sum(-1)[mask].mean())
+    assert power == pytest.approx(2 * 0.03**2 * 2 / 3, rel=0.1)
+    assert np.corrcoef(added.transpose(0, 1).flatten(1).numpy()).min() > 0.98
 
 
 def test_it_is_as_strong_at_the_border_as_within():

@@ -30,7 +30,8 @@ class Grain(Part):
 
     so that a smooth background stays smooth. :meth:`estimate` finds both: the spectrum from what drawn images lack at
     every frequency above a quarter of a cycle per pixel, in every channel and between channels; the strength from what
-    they lack at places of equal activity. As a mean over images their power is then that of real ones.
+    they lack at places of equal activity. As a mean over images their power is then that of real ones, all channels
+    together: where drawn images have too much power in one mix of channels, the others get as much less.
 
     The log-likelihood of a model is not changed by its grain.
 
@@ -89,7 +90,7 @@ class Grain(Part):
     def estimate(self, real: Images, drawn: Float[Tensor, "_ channels height width"]) -> None:
         """Find the kernel and the strength that give drawn images the fine texture of real ones.
 
-        Where drawn images have as much power as real ones, or more, there is no grain.
+        At frequencies where drawn images have as much power as real ones, or more, there is no grain.
 
         Args:
             real: images in [0, 1].
@@ -106,15 +107,14 @@ class Grain(Part):
         all_of_it, fast = spectrum(real), fine(real.shape[-2:]).to(real)
         lacking = (all_of_it - spectrum(drawn)) * fast
         values, vectors = torch.linalg.eigh(lacking.permute(2, 3, 0, 1))
-        values = values.clamp(min=0)
+        together, values = values.sum(-1, keepdim=True).clamp(min=0), values.clamp(min=0)
+        values = values * (together / values.sum(-1, keepdim=True).clamp(min=1e-12))
         root = vectors @ torch.diag_embed(values.sqrt()) @ vectors.mT
         whole = torch.fft.fftshift(torch.fft.ifft2(root.permute(2, 3, 0, 1)).real, dim=(2, 3))
         reach = self.kernel.shape[-1] // 2
         down, across = (slice(side // 2 - reach, side // 2 + reach + 1) for side in whole.shape[2:])
         kernel = whole[:, :, down, across]
-        # What lies beyond the kernel's edge is power, too.
-        kernel = kernel * (power(whole) / power(kernel).clamp(min=1e-12)).sqrt()
-        variance = power(whole).mean()
+        variance = power(kernel).mean()
         self.kernel.copy_(kernel / variance.clamp(min=1e-12).sqrt())
         # Where they lack it: seen through a filter that lets a frequency pass as far as it is lacking.
         share = values.sum(-1) / all_of_it.diagonal().sum(-1).clamp(min=1e-12)
