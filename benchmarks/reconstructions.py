@@ -8,6 +8,7 @@ decoder paints by itself. With `--learn` a classifier that converges is trained 
 images, under their true labels, and tested on real images: what it is short of one trained on the images themselves is
 what the networks add or take away that a judge does not see, such as a trace of the label. `--told random` or `first`
 tells encoder and decoder a label that says nothing of the image: what a classifier is short of then, no trace explains.
+A classifier that is tested on reconstructions of test images, too ("its like"), tells what latents keep of the class.
 `--mixing` without a number leaves the judge out.
 """
 
@@ -59,6 +60,13 @@ def reconstructed(model: Any, images: np.ndarray, labels: np.ndarray) -> np.ndar
     return np.concatenate([to_uint8(model.reconstruct(torch.as_tensor(images[k]), labels[k])).numpy() for k in parts])
 
 
+def told_labels(part: condgen.LabelledImages, told: str) -> np.ndarray:
+    """The labels that encoder and decoder are told: an image's own, random ones, or the first for all."""
+    if told == "random":
+        return np.random.default_rng(0).integers(part.num_classes, size=len(part))
+    return part.labels if told == "own" else np.zeros_like(part.labels)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run")
@@ -79,22 +87,21 @@ def main() -> None:
     if options.mixing:
         lines += judged(model, data, load_judge(data, cache=options.cache), options.mixing)
     if options.learn is not None:
-        train = data.train
-        labels = {
-            "own": train.labels,
-            "random": np.random.default_rng(0).integers(data.num_classes, size=len(train)),
-            "first": np.zeros_like(train.labels),
-        }
-        learnt = {} if options.learn == ["reconstructions"] else {"images": train.images}
+        train, test = data.train, data.test
+        learnt = {} if options.learn == ["reconstructions"] else {"images": (train.images, test.images)}
         for told in options.told if options.learn != ["images"] else []:
-            learnt[f"reconstructions, told {told}"] = reconstructed(model, train.images, labels[told])
+            back, like = (reconstructed(model, part.images, told_labels(part, told)) for part in (train, test))
+            learnt[f"reconstructions, told {told}"] = back, like
         how = {"steps": options.updates} if options.updates else {}
-        lines += ["", "| trained on | accuracy on real test images | macro-F1 | recall by class |", "|---|---|---|---|"]
-        for name, images in learnt.items():
+        lines += ["", "| trained on | on real test images: accuracy | macro-F1 | recall by class | on its like |"]
+        lines += ["|---" * 5 + "|"]
+        for name, (images, like) in learnt.items():
             known = condgen.LabelledImages(images, train.labels, train.class_names)
-            found = condgen.train_classifier(known, validation=data.validation, progress=True, **how).score(data.test)
+            classifier = condgen.train_classifier(known, validation=data.validation, progress=True, **how)
+            found = classifier.score(test)
+            own = classifier.score(condgen.LabelledImages(like, test.labels, test.class_names)).accuracy
             recall = ", ".join(f"{value or 0:.2f}" for value in found.recall.values())
-            lines.append(f"| {name} | {found.accuracy:.4f} | {found.macro_f1:.4f} | {recall} |")
+            lines.append(f"| {name} | {found.accuracy:.4f} | {found.macro_f1:.4f} | {recall} | {own:.4f} |")
             print(lines[-1], flush=True)
     keep(options.out, "Reconstructions", "\n".join(lines))
 
