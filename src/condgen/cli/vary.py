@@ -13,6 +13,7 @@ from condgen.io.places import weights_file
 
 if TYPE_CHECKING:
     from condgen.apps.variations import Variations
+    from condgen.data.images import LabelledImages
 
 
 def vary(
@@ -54,8 +55,6 @@ def vary(
         raise ValueError(f"Expected --max-copies from 0 to 1; got {max_copies}.")
 
     from condgen.apps.variations import variations
-    from condgen.data.images import LabelledImages
-    from condgen.data.readers import in_splits, load_data
     from condgen.io.pictures import check_png
     from condgen.models.saving import load
 
@@ -65,13 +64,7 @@ def vary(
     if not picture and out.suffix != ".npz":
         raise ValueError(f"Expected --out as an .npz file or a .png grid; got {out}.")
     check_writable(out.parent)
-    size = (model.image_shape or (0, 28, 28))[1]
-
-    def read(source: str) -> LabelledImages:
-        found = load_data(source, size=size).ordered(model.class_names)
-        return found.train if in_splits(source) else found
-
-    originals, behind = read(images), None if background is None else read(background)
+    originals, behind = read_for(model, images), None if background is None else read_for(model, background)
     if picture:
         check_png(out, len(originals), 1 + per_image, originals.image_shape)
     found = variations(
@@ -98,6 +91,14 @@ vary.examples = (  # type: ignore[attr-defined]
     "condgen vary bloodmnist --images FOLDER --per-image 10 --out varied.npz",
 )
 vary.settings = (Drawing,)  # type: ignore[attr-defined]
+
+
+def read_for(model: Any, source: str) -> "LabelledImages":
+    """Read images at a model's size, with its classes; of a source in splits, the training images."""
+    from condgen.data.readers import in_splits, load_data
+
+    found = load_data(source, size=(model.image_shape or (0, 28, 28))[1]).ordered(model.class_names)
+    return found.train if in_splits(source) else found
 
 
 def save_rows(model: Any, found: "Variations", out: Path) -> None:

@@ -216,7 +216,7 @@ class Uninitialised(TorchFunctionMode):
     """Weights without memory are not filled: what fills them on the device "meta" imports PyTorch's compiler first."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Leave tensors without memory as they are where they would be filled."""
+        """Call a function of torch, but fill no tensor that has no memory."""
         if func in MAKING:
             return MAKING[func](*args, **(kwargs or {}))
         filled = args[0] if args else (kwargs or {}).get("tensor")

@@ -108,9 +108,10 @@ def set_up(
 
 
 def leave_group() -> None:
-    """Leave the group of processes while Python still runs: gloo's threads may abort a process that ends with them.
+    """End this process's part in training on several devices, before Python itself ends.
 
-    See https://github.com/pytorch/pytorch/pull/179291; Lightning does it for NCCL alone.
+    Threads of gloo may abort a process that ends while they run: https://github.com/pytorch/pytorch/pull/179291.
+    Lightning ends it for NCCL alone.
     """
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()

@@ -75,7 +75,7 @@ class MomentMatched(Part, registered="priors.MomentMatched"):
         return self.moved(z + self.network(z, t, c, component, dropped)) - z
 
     def moved(self, z: Float[Tensor, "n *latent"]) -> Float[Tensor, "n *latent"]:
-        """Move latents that the network drew by the affine map, so that they have the moments of those of images."""
+        """Apply the affine map to the network's draws, which gives them the mean and covariance of images' latents."""
         return ((z.flatten(1) - self.centre) @ self.matrix.mT + self.target).reshape(z.shape)
 
     @torch.no_grad()
